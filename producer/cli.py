@@ -1,0 +1,214 @@
+"""The command line: one group, whose commands are imported only when they are called.
+
+`modelyard --help` shows what there is from the table here, in a tenth of a second, without Redis,
+Flask or NumPy. Commands of the other packages register under the entry-point group
+``modelyard.commands``. Whatever a command raises leaves here as one line on stderr and a status: 1
+for what went wrong, 2 for what was asked wrongly or is not installed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module, metadata
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from producer import extras
+from producer.errors import ModelyardError
+
+ENTRY_POINTS = "modelyard.commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A command as help shows it: where, what it does, and, if it is `producer`'s, its home."""
+
+    section: str
+    summary: str
+    target: str | None = None
+
+
+COMMANDS: Mapping[str, Known] = {
+    "up": Known("Run", "Everything on this machine: Redis, gateway, workers.", "producer.up:up"),
+    "gateway": Known("Run", "The HTTP gateway."),
+    "pool": Known("Run", "A pool of workers."),
+    "publish": Known("Models", "Publish a fitted estimator as a version of a model."),
+    "examples": Known("Models", "Publish the example models."),
+    "models": Known("Models", "List models and their versions.", "producer.commands:models"),
+    "route": Known("Models", "Show how a model's traffic splits.", "producer.commands:route"),
+    "activate": Known(
+        "Models", "Send a model's traffic to one version.", "producer.commands:activate"
+    ),
+    "weights": Known("Models", "Split a model's traffic.", "producer.commands:weights"),
+    "alias": Known("Models", "Let a name stand for a version.", "producer.commands:alias"),
+    "rollback": Known("Models", "Go back to a model's last route.", "producer.commands:rollback"),
+    "submit": Known(
+        "Jobs", "Queue a job, and wait for it if asked to.", "producer.commands:submit"
+    ),
+    "result": Known("Jobs", "Show a job.", "producer.commands:result"),
+    "cancel": Known("Jobs", "Cancel a job that has not ended.", "producer.commands:cancel"),
+    "jobs": Known("Jobs", "List the latest jobs.", "producer.commands:jobs"),
+    "doctor": Known("Help", "Find what is wrong with this set-up.", "producer.doctor:doctor"),
+    "completion": Known("Help", "Print a shell's completion script.", "producer.cli:completion"),
+}
+
+#: What pyproject.toml registers, for a checkout that is not installed.
+_CHECKOUT = {
+    "gateway": "gateway.cli:gateway",
+    "pool": "worker.cli:pool",
+    "publish": "models.cli:publish",
+    "examples": "models.cli:examples",
+}
+
+
+class Failure(click.ClickException):
+    """An error as the command line shows it: one line, and the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = status  # type: ignore[misc]  # click means it for subclasses only
+
+    def show(self, file: Any = None) -> None:
+        """Write the line to stderr."""
+        click.echo(f"error: {self.message}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """The group that looks its commands up in the tables."""
+
+    @cached_property
+    def targets(self) -> dict[str, str]:
+        """Command -> ``module:attribute``. Our own names cannot be taken by another package."""
+        found = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+        own = {name: known.target for name, known in COMMANDS.items() if known.target}
+        return (found if extras.is_installed() else _CHECKOUT | found) | own
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, those that the table knows first."""
+        return [name for name in COMMANDS if name in self.targets] + sorted(
+            self.targets.keys() - COMMANDS.keys()
+        )
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command.
+
+        Raises:
+            Failure: It, or a library that it needs, is not installed.
+        """
+        target = self.targets.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise _not_installed(cmd_name, target, error) from error
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what it raises becomes a `Failure`."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of our output has left; click ends quietly
+            name = ctx.invoked_subcommand or ""
+            raise _failure(name, self.targets.get(name, ""), error) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by section, from the table: nothing is imported."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            known = COMMANDS.get(name) or Known("More", f"From {self.targets[name]}.")
+            sections.setdefault(known.section, []).append((name, known.summary))
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names that begin so, from the table, and options."""
+        names = [
+            CompletionItem(name, help=COMMANDS[name].summary if name in COMMANDS else None)
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def _failure(name: str, target: str, error: Exception) -> Failure:
+    """One line for whatever a command raised."""
+    if isinstance(error, ModelyardError):
+        return Failure(error.message)
+    if isinstance(error, ModuleNotFoundError):
+        return _not_installed(name, target, error)
+    redis = sys.modules.get("redis.exceptions")  # if it is not imported, it has not raised
+    if redis is not None and isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
+        return Failure(f"Redis does not answer ({error}): is it running? `modelyard doctor` looks")
+    if isinstance(error, OSError) and error.strerror:
+        return Failure(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
+    if os.environ.get("MODELYARD_LOG_LEVEL") == "debug":
+        click.echo(traceback.format_exc(), err=True)
+    return Failure(
+        f"unexpected {type(error).__name__}: {error} (MODELYARD_LOG_LEVEL=debug shows where)"
+    )
+
+
+def _not_installed(name: str, target: str, error: ModuleNotFoundError) -> Failure:
+    package = target.partition(".")[0]
+    if (error.name or "").partition(".")[0] in extras.PACKAGES:
+        return Failure(f"`modelyard {name}` is not in this installation: {error}", 2)
+    return Failure(f"`modelyard {name}` needs {error.name}: {extras.advice(package)}", 2)
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not ctx.resilient_parsing:
+        click.echo(f"modelyard {extras.version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    name="modelyard",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings are flags, then MODELYARD_* variables, then defaults. Completion: "
+    'eval "$(modelyard completion bash)", or zsh, or fish.',
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+def main() -> None:
+    """Serve machine-learning models from queues.
+
+    `modelyard up` starts everything on this machine; `modelyard doctor` says what is wrong.
+    """
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes `modelyard` in a shell.
+
+    For bash: put  eval "$(modelyard completion bash)"  into ~/.bashrc.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has all three
+    click.echo(kind(main, {}, "modelyard", "_MODELYARD_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main(prog_name="modelyard")

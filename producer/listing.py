@@ -1,0 +1,128 @@
+"""The latest jobs, for people who look: from RQ's queues and registries, in four round trips.
+
+Nothing scans the database. Each queue and registry is kept in the order in which jobs came to it,
+so its newest few are read from its end; of those the newest by creation are shown. A job that was
+created long before it ended may therefore be missed when a registry holds more than ``limit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+
+from producer import keys
+from producer.contract import Job, JobStatus, check_name, is_job_id
+from producer.errors import UnknownModel
+from producer.results import decode_job, read_raw
+
+#: Jobs that one call lists at most.
+MOST_JOBS = 1_000
+
+#: Where jobs of a status are: a list whose end is the newest, or a set by time of expiry.
+_PLACES = {
+    JobStatus.QUEUED: "queue",
+    JobStatus.STARTED: "wip",
+    JobStatus.FINISHED: "finished",
+    JobStatus.FAILED: "failed",
+    JobStatus.CANCELED: "canceled",
+}
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+def list_jobs(
+    redis: Redis,
+    model: str | None = None,
+    status: JobStatus | Collection[JobStatus] | None = None,
+    limit: int = 20,
+) -> list[Job]:
+    """The latest jobs, newest first.
+
+    Args:
+        redis: Where they are.
+        model: Only this model's; None for those of every published model.
+        status: Only jobs that stand so, or in one of these ways; None or empty for all.
+        limit: At most so many, `MOST_JOBS` at most.
+
+    Raises:
+        InvalidName: ``model`` is no name.
+        UnknownModel: ``model`` is not published.
+    """
+    limit = min(max(limit, 1), MOST_JOBS)
+    wanted = frozenset([status] if isinstance(status, JobStatus) else status or JobStatus)
+    queues = _queues(redis, model)
+    ids = _newest_ids(redis, queues, wanted, limit)
+    newest = _by_creation(redis, ids)[:limit]
+    found = (
+        decode_job(job_id, raw)
+        for job_id, raw in zip(newest, read_raw(redis, newest) if newest else (), strict=True)
+    )
+    return [job for job in found if job is not None and job.status in wanted]
+
+
+def _queues(redis: Redis, model: str | None) -> list[str]:
+    """The queues of one model, or of all published ones; others' queues are left out."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.smembers(keys.QUEUES)
+    pipe.smembers(keys.MODELS)
+    names, models = pipe.execute()
+    published = {raw.decode("utf-8", "replace") for raw in models}
+    if model is not None and check_name("model", model) not in published:
+        raise UnknownModel(f"no version of model {model!r} is published")
+    wanted = published if model is None else {model}
+    found = []
+    for raw in names:
+        name = raw.decode("utf-8", "replace").removeprefix(keys.PREFIXES["queue"])
+        parsed = keys.parse_queue(name)
+        if parsed is not None and parsed[0] in wanted:
+            found.append(name)
+    return sorted(found)
+
+
+def _newest_ids(
+    redis: Redis, queues: Iterable[str], wanted: Collection[JobStatus], limit: int
+) -> list[str]:
+    """The ids at the new end of each queue and registry, each once."""
+    pipe = redis.pipeline(transaction=False)
+    for queue in queues:
+        for status in wanted:
+            place = keys.key(_PLACES[status], queue)
+            if status is JobStatus.QUEUED:
+                pipe.lrange(place, -limit, -1)
+            else:
+                pipe.zrevrange(place, 0, limit - 1)
+    return list(dict.fromkeys(_valid_ids(pipe.execute(raise_on_error=False))))
+
+
+def _valid_ids(replies: Iterable[Any]) -> Iterator[str]:
+    for reply in replies:
+        for raw in reply if isinstance(reply, list) else ():  # else somebody's key of another type
+            # The started registry's members are "id:execution".
+            job_id = raw.decode("utf-8", "replace").partition(":")[0]
+            if is_job_id(job_id):
+                yield job_id
+
+
+def _by_creation(redis: Redis, ids: list[str]) -> list[str]:
+    """``ids`` of jobs that still are, the latest created first."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in ids:
+        pipe.hget(keys.key("job", job_id), "created_at")
+    created = [
+        (_moment(reply), job_id)
+        for job_id, reply in zip(ids, pipe.execute(raise_on_error=False), strict=True)
+        if isinstance(reply, bytes)
+    ]
+    return [job_id for _, job_id in sorted(created, reverse=True)]
+
+
+def _moment(raw: bytes) -> datetime:
+    """When a job was created; a date without a zone is UTC, one that is none is long ago."""
+    try:
+        moment = datetime.fromisoformat(raw.decode("utf-8", "replace"))
+    except ValueError:
+        return _EPOCH
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,181 @@
+"""Every metric of jobs, once: its name, labels, help text and buckets, and how Redis keeps it.
+
+Workers and the reaper count in one hash, `producer.keys.METRICS`, inside the scripts that end jobs,
+so that a count is as durable as the job; the gateway reads the hash when it is scraped. A field is
+one number: ``name|label=value|label=value``. A histogram has a field for each bucket,
+``name_bucket|...|le=0.005``, which counts only what fell between the bound before and its own (so
+that a worker adds to one field; the gateway adds them up), and ``name_sum`` and ``name_count``.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+#: Upper bounds of buckets of seconds, from a bare predict to a job's timeout.
+SECONDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+#: Upper bounds of buckets of jobs in a batch; the last is the largest that a setting allows.
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+_VERSION = ("model", "model_version")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric that workers keep in Redis.
+
+    Attributes:
+        name: As Prometheus shows it; a histogram's fields add ``_bucket``, ``_sum`` and ``_count``.
+        kind: What it is.
+        help: One sentence for people.
+        labels: Names of its labels, in the order of a field.
+        bounds: Upper bounds of a histogram's buckets, rising; beyond the last is ``+Inf``.
+    """
+
+    name: str
+    kind: Literal["counter", "histogram"]
+    help: str
+    labels: tuple[str, ...] = _VERSION
+    bounds: tuple[float, ...] = ()
+
+
+MEASURES: Mapping[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure(
+            "model_prediction_requests_total",
+            "counter",
+            "Jobs that a worker ended, by how: finished or failed.",
+            (*_VERSION, "status"),
+        ),
+        Measure(
+            "model_prediction_errors_total",
+            "counter",
+            "Jobs that failed, by the code of their error.",
+            (*_VERSION, "error_type"),
+        ),
+        Measure(
+            "model_inference_latency_seconds",
+            "histogram",
+            "How long one predict of a batch took.",
+            bounds=SECONDS,
+        ),
+        Measure(
+            "model_load_time_seconds",
+            "histogram",
+            "How long a worker took to load a version.",
+            bounds=SECONDS,
+        ),
+        Measure(
+            "queue_wait_seconds",
+            "histogram",
+            "How long jobs waited in the queue before a worker claimed them.",
+            bounds=SECONDS,
+        ),
+        Measure("batch_size", "histogram", "Jobs that one predict served.", bounds=SIZES),
+        Measure(
+            "jobs_reaped_total",
+            "counter",
+            "Jobs that were taken back from a worker that died or went silent.",
+        ),
+        Measure("worker_crashes_total", "counter", "Workers that died with a batch in hand."),
+        Measure(
+            "jobs_quarantined_total",
+            "counter",
+            "Entries of a queue that were set aside because they are no job.",
+            labels=(),
+        ),
+    )
+}
+
+
+def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:
+    """The hash field of one series.
+
+    Args:
+        name: A counter's name, or a histogram's with ``_bucket``, ``_sum`` or ``_count``.
+        labels: Every label of the measure; the order does not matter.
+        le: The bucket's upper bound as `bucket` gives it, only with ``_bucket``.
+    """
+    parts = [name, *(f"{label}={labels[label]}" for label in _measure_of(name).labels)]
+    return "|".join(parts if le is None else [*parts, f"le={le}"])
+
+
+def bucket(measure: Measure, value: float) -> str:
+    """The upper bound of the bucket of ``value``, as text: ``0.005``, ``64.0``, ``+Inf``."""
+    place = bisect_left(measure.bounds, value)
+    return str(measure.bounds[place]) if place < len(measure.bounds) else "+Inf"
+
+
+def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str, float]:
+    """What one observed ``value`` adds to a histogram: hash field to increment."""
+    return {
+        field(f"{name}_bucket", labels, bucket(MEASURES[name], value)): 1,
+        field(f"{name}_sum", labels): value,
+        field(f"{name}_count", labels): 1,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A hash field, read back.
+
+    Attributes:
+        measure: The metric that it belongs to.
+        part: Which of a histogram's fields it is; ``total`` for a counter.
+        labels: Every label of the measure.
+        le: The upper bound, of a bucket only.
+    """
+
+    measure: Measure
+    part: Literal["total", "bucket", "sum", "count"]
+    labels: Mapping[str, str]
+    le: str | None = None
+
+
+def parse_field(text: str) -> Series | None:
+    """The series of a hash field; None if `field` does not write it, whoever did."""
+    name, *pairs = text.split("|")
+    labels = {label: value for label, _, value in (pair.partition("=") for pair in pairs)}
+    le = labels.pop("le", None)
+    measure, part = _parse_name(name)
+    if (
+        measure is None
+        or labels.keys() != set(measure.labels)
+        or len(pairs) != len(labels) + bool(le)
+    ):
+        return None
+    if not all(map(_LABEL_VALUE.fullmatch, labels.values())):
+        return None
+    if (le is not None) != (part == "bucket"):
+        return None
+    if le is not None and le not in (*map(str, measure.bounds), "+Inf"):
+        return None
+    return Series(measure, part, labels, le)
+
+
+def _parse_name(name: str) -> tuple[Measure | None, Literal["total", "bucket", "sum", "count"]]:
+    found = MEASURES.get(name)
+    if found is not None and found.kind == "counter":
+        return found, "total"
+    base, _, part = name.rpartition("_")
+    found = MEASURES.get(base)
+    if found is not None and found.kind == "histogram":
+        match part:
+            case "bucket" | "sum" | "count":
+                return found, part
+    return None, "total"
+
+
+def _measure_of(name: str) -> Measure:
+    measure, _ = _parse_name(name)
+    if measure is None:
+        raise KeyError(f"no measure has a field {name!r}")
+    return measure

@@ -1,0 +1,98 @@
+"""What is published, how it is routed and what waits, as ``GET /v1/models`` names it.
+
+Read from the catalogue, the routes, the queues' lengths and the workers' presence, for people who
+look at a terminal: two round trips for each model, and four for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis import Redis
+
+from producer import keys
+from producer.catalog import Entry, model_names, read_versions
+from producer.contract import Route
+from producer.presence import Presence, read_presence
+from producer.routing import read_route
+
+
+def read_models(redis: Redis) -> list[dict[str, Any]]:
+    """Every published model with its route and its versions, in order of their names."""
+    known = {name: list(read_versions(redis, name).values()) for name in model_names(redis)}
+    queues = [*known, *(_queue(entry) for entries in known.values() for entry in entries)]
+    depths, presence = _depths(redis, queues), read_presence(redis)
+    return [
+        _model(read_route(redis, name), entries, depths, presence)
+        for name, entries in known.items()
+        if entries
+    ]
+
+
+def _model(
+    route: Route, entries: list[Entry], depths: Mapping[str, int], presence: Presence
+) -> dict[str, Any]:
+    versions = [_version(entry, route, depths[_queue(entry)], presence) for entry in entries]
+    front_door = depths[route.model]
+    return {
+        "model": route.model,
+        "route": route.to_dict(),
+        "queue_depth": front_door + sum(version["queue_depth"] for version in versions),
+        "versions": versions,
+    }
+
+
+def _version(entry: Entry, route: Route, depth: int, presence: Presence) -> dict[str, Any]:
+    """One version; its manifest is whatever was published, so nothing in it is sure."""
+    version, manifest = entry.ref.version, entry.manifest
+    aliases = route.keys["aliases"]
+    return {
+        "model": entry.ref.model,
+        "version": version,
+        "queue": _queue(entry),
+        "queue_depth": depth,
+        "active": route.active == version,
+        "share": route.shares.get(version, 0.0),
+        "aliases": sorted(alias for alias, named in aliases.items() if named == version),
+        "signature": entry.signature.model_dump(mode="json"),
+        "signature_id": entry.signature.id,
+        "digest": _text(manifest.get("digest")),
+        "size_bytes": _size_bytes(manifest.get("files")),
+        "created_at": _text(manifest.get("created_at")),
+        "note": _text(manifest.get("note")) or "",
+        "loaded": [
+            {
+                "worker": worker.name,
+                "host": _text(worker.known.get("host")),
+                "bytes": worker.versions[_queue(entry)],
+            }
+            for worker in presence.holders(_queue(entry))
+        ],
+    }
+
+
+def _queue(entry: Entry) -> str:
+    return keys.queue_name(entry.ref)
+
+
+def _depths(redis: Redis, queues: list[str]) -> dict[str, int]:
+    """How many jobs wait on each queue, in one round trip; what is no list counts as empty."""
+    pipe = redis.pipeline(transaction=False)
+    for queue in queues:
+        pipe.llen(keys.key("queue", queue))
+    replies = pipe.execute(raise_on_error=False)
+    return {
+        queue: reply if isinstance(reply, int) else 0
+        for queue, reply in zip(queues, replies, strict=True)
+    }
+
+
+def _size_bytes(files: Any) -> int | None:
+    known = files if isinstance(files, list) else []
+    sizes = [file.get("size_bytes") for file in known if isinstance(file, dict)]
+    return sum(size for size in sizes if isinstance(size, int)) if sizes else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

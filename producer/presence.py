@@ -1,0 +1,108 @@
+"""Who is alive: the pools, and the workers with the versions that each has loaded.
+
+Pools and workers say so every few seconds under keys that expire; the gateway and the doctor read.
+What cannot be read, whoever wrote it, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import Redis
+
+from producer import keys, wire
+from producer.errors import InvalidJson
+
+#: What a worker can be doing, as pools report it.
+WORKER_STATES = ("starting", "idle", "busy", "suspended")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool as it last announced itself.
+
+    Attributes:
+        name: Its name.
+        workers: How many of its workers are in each state; every state of `WORKER_STATES` is named.
+        known: All that it announced: ``host``, ``pid``, ``min``, ``max``, ...
+    """
+
+    name: str
+    workers: Mapping[str, int]
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker as it last announced itself.
+
+    Attributes:
+        name: Its name.
+        versions: Bytes of each version that it has loaded, by ``model@version``.
+        known: All that it announced: ``pool``, ``host``, ``pid``, ...
+    """
+
+    name: str
+    versions: Mapping[str, int]
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """The pools and workers that are alive by Redis' clock, in order of their names."""
+
+    pools: tuple[Pool, ...] = ()
+    workers: tuple[Worker, ...] = ()
+
+    def holders(self, ref: str) -> tuple[Worker, ...]:
+        """The workers that have a version loaded, ``ref`` being its ``model@version``."""
+        return tuple(worker for worker in self.workers if ref in worker.versions)
+
+    def count(self, state: str) -> int:
+        """How many workers of all pools are in one of the `WORKER_STATES`."""
+        return sum(pool.workers.get(state, 0) for pool in self.pools)
+
+
+def read_presence(redis: Redis) -> Presence:
+    """Who is alive now, in two round trips."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    pipe.zrange(keys.PRESENCE, 0, -1, withscores=True)
+    (seconds, micros), members = pipe.execute()
+    now_ms = seconds * 1000 + micros / 1000
+    alive = sorted(
+        (kind, name)
+        for raw, expiry_ms in members
+        for kind, colon, name in [raw.decode("utf-8", "replace").partition(":")]
+        if colon and kind in ("pool", "worker") and expiry_ms > now_ms
+    )
+    if not alive:
+        return Presence()
+    families = {"pool": "pool", "worker": "loaded"}
+    found = redis.mget([keys.key(families[kind], name) for kind, name in alive])
+    pools, workers = [], []
+    for (kind, name), raw in zip(alive, found, strict=True):
+        known = _read(raw)
+        if known is not None and kind == "pool":
+            pools.append(Pool(name, _counts(known.get("workers"), WORKER_STATES), known))
+        elif known is not None:
+            workers.append(Worker(name, _counts(known.get("versions")), known))
+    return Presence(tuple(pools), tuple(workers))
+
+
+def _read(raw: bytes | str | None) -> dict[str, Any] | None:
+    """What was announced; None if it has expired or is no JSON object."""
+    try:
+        value = wire.loads(raw) if raw else None
+    except InvalidJson:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _counts(value: Any, names: tuple[str, ...] = ()) -> dict[str, int]:
+    """The whole numbers from 0 on in ``value``; the ``names`` that have none get 0."""
+    known = value if isinstance(value, dict) else {}
+    counts = {name: n for name, n in known.items() if type(n) is int and n >= 0}
+    return {name: counts.get(name, 0) for name in names} if names else counts

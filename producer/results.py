@@ -1,0 +1,186 @@
+"""Jobs as they stand, read from RQ's hash and result stream.
+
+Reads known fields only and never unpickles, so that whatever somebody wrote there becomes at worst
+a job that failed with ``invalid_job``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from producer import keys, wire
+from producer.contract import Failure, Job, JobStatus, Timings, check_job_id
+from producer.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
+
+_FIELDS = (
+    "status", "origin", "created_at", "started_at", "ended_at", "my_attempts", "my_run", "my_error",
+)  # fmt: skip
+
+#: Bytes of a traceback that is looked at; a longer one is somebody's bomb.
+_MOST_BYTES = 2**20
+
+#: RQ's other words for how a job stands.
+_STATUSES = {status.value.encode(): status for status in JobStatus} | {
+    b"stopped": JobStatus.CANCELED
+}
+
+#: The last line of the traceback that a stock ``rq worker`` keeps: "producer.errors.Expired: ...".
+_TRACEBACK_END = re.compile(r"^(?:[\w.]+\.)?(\w+)(?:: (.*))?$", re.DOTALL)
+
+Raw = tuple[list[bytes | None], list[tuple[bytes, dict[bytes, bytes]]]]
+
+
+def read_job(redis: Redis, job_id: str) -> Job:
+    """A job as it stands.
+
+    Raises:
+        InvalidName: The id is outside the alphabet.
+        UnknownJob: There is none, or its result has expired.
+    """
+    (raw,) = read_raw(redis, [check_job_id(job_id)])
+    job = decode_job(job_id, raw)
+    if job is None:
+        raise UnknownJob(f"no job {job_id!r}: it never was, or its result has expired")
+    return job
+
+
+def read_raw(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
+    """What Redis holds of several jobs, in one round trip, for `decode_job`."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.hmget(keys.key("job", job_id), _FIELDS)
+        pipe.xrevrange(keys.key("results", job_id), count=1)
+    # A key of another type is somebody's own, and no job of ours.
+    replies = [
+        None if isinstance(reply, ResponseError) else reply
+        for reply in pipe.execute(raise_on_error=False)
+    ]
+    nothing: list[bytes | None] = [None] * len(_FIELDS)
+    pairs = zip(replies[::2], replies[1::2], strict=True)
+    return [(values or nothing, entries or []) for values, entries in pairs]
+
+
+def decode_job(job_id: str, raw: Raw) -> Job | None:
+    """The job that ``raw`` tells of; None if there is none."""
+    values, entries = raw
+    if values[0] is None:
+        return None
+    _, origin, created_at, started_at, ended_at, attempts, run, error = map(_text, values)
+    status = _STATUSES.get(values[0], JobStatus.QUEUED)
+    model, _, version = origin.partition("@")
+    result: dict[str, Any] | None = None
+    failure: Failure | None = None
+    if status is JobStatus.FINISHED:
+        result, failure = _result(entries)
+        status = JobStatus.FAILED if failure else status
+    elif status is JobStatus.FAILED:
+        failure = _failure(error, entries)
+    ran = _mapping(run)
+    return Job(
+        id=job_id,
+        status=status,
+        model=model,
+        version=version or None,
+        queue=origin,
+        created_at=created_at or None,
+        started_at=started_at or None,
+        ended_at=ended_at or None,
+        attempts=_count(attempts),
+        result=result,
+        error=failure,
+        timings=_timings(created_at, started_at, ended_at, ran) if status.is_terminal else None,
+        batch_size=batch if type(batch := ran.get("batch")) is int else None,
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def _count(text: str) -> int:
+    """A small number; 0 for anything else, as for digits without end, which `int` refuses."""
+    return int(text) if text.isdecimal() and len(text) < 10 else 0
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = wire.loads(text) if text else {}
+    except InvalidJson:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _result(
+    entries: list[tuple[bytes, dict[bytes, bytes]]],
+) -> tuple[dict[str, Any] | None, Failure | None]:
+    """A finished job's result, or why it cannot be read."""
+    if not entries:
+        return None, Failure("invalid_job", "the job is finished, but its result is gone")
+    try:
+        value = wire.loads(base64.b64decode(entries[0][1].get(b"return_value", b""), validate=True))
+    except (InvalidJson, binascii.Error):
+        return None, Failure("invalid_job", "the job's result is not JSON")
+    return value if isinstance(value, dict) else {"predictions": value}, None
+
+
+def _failure(error: str, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Failure:
+    """Why a job failed: as our workers write it, else from the traceback that RQ keeps."""
+    known = _mapping(error)
+    if isinstance(known.get("code"), str):
+        row = known.get("row")
+        return Failure(
+            known["code"], str(known.get("message", "")), row if isinstance(row, int) else None
+        )
+    try:
+        packed = base64.b64decode(entries[0][1][b"exc_string"], validate=True)
+        lines = wire.inflate(packed, _MOST_BYTES).decode("utf-8", "replace").strip().splitlines()
+    except (IndexError, KeyError, binascii.Error, zlib.error, InvalidJson, TooLarge):
+        return Failure("predict_failed", "the job failed, and left no reason")
+    return _from_traceback(lines[-1] if lines else "")
+
+
+def _from_traceback(line: str) -> Failure:
+    match = _TRACEBACK_END.match(line)
+    name, message = (match.group(1), match.group(2) or "") if match else ("", line)
+    for code, cls in (JOB_FAILURES | {InvalidInput.code: InvalidInput}).items():
+        if cls.__name__ == name:
+            return Failure(code, message)
+    if name == "JobTimeoutException":
+        return Failure("timeout", message)
+    return Failure("predict_failed", f"{name}: {message}" if message else name)
+
+
+def _timings(created_at: str, started_at: str, ended_at: str, ran: dict[str, Any]) -> Timings:
+    created, started, ended = map(_moment, (created_at, started_at, ended_at))
+    return Timings(
+        queue=_ms(created, started or ended),
+        load=_number(ran.get("load")),
+        predict=_number(ran.get("predict")),
+        total=_ms(created, ended),
+    )
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _ms(start: datetime | None, end: datetime | None) -> float:
+    if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
+        return 0.0
+    return round((end - start).total_seconds() * 1000, 3)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,225 @@
+"""Which version gets a job: the pure choice, and the keys that decide it.
+
+The choice for a submission is made by ``route.lua`` inside the submitting script, by the keys as
+they are at that instant; `choose` is the same choice in Python, for reading and for tests that
+hold the two together. Operators change the keys by hand or through `set_route`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from redis import Redis
+
+from producer import keys, wire
+from producer.contract import Route, check_name
+from producer.errors import InvalidRoute, RevisionMismatch, UnknownModel
+from producer.scripting import Script
+
+#: Versions that one route splits between at most; ``route.lua`` has the same bound.
+MOST_WEIGHTS = 256
+
+_SET_ROUTE = Script("producer", "set_route")
+
+
+def point_of(model: str, routing_key: str | None) -> float:
+    """Where a job falls in [0, 1): the same for the same model and key, random without a key.
+
+    The first 53 bits of SHA-256, the most that a double holds.
+    """
+    if routing_key is None:
+        return random.random()  # no secret: it only splits traffic
+    digest = hashlib.sha256(f"{model}\0{routing_key}".encode("utf-8", "surrogatepass")).digest()
+    return (int.from_bytes(digest[:8]) >> 11) / 2**53
+
+
+def choose(weights: Mapping[str, float], point: float) -> str | None:
+    """The version that ``point`` in [0, 1) falls on, versions in the order of ``weights``.
+
+    The order of `Route.weights` is the script's. None if nothing has a weight above zero.
+    """
+    routed = {version: weight for version, weight in weights.items() if weight > 0}
+    total = 0.0
+    for weight in routed.values():  # not `sum`, which rounds otherwise than Lua from 3.12 on
+        total += weight
+    target = point * total
+    for version, weight in routed.items():
+        target -= weight
+        if target < 0:
+            return version
+    return next(reversed(routed), None)
+
+
+def parse_plan(plan: str) -> dict[str, float]:
+    """The split that ``route.lua`` writes as ``v1=90 v2=10``."""
+    entries = (entry.partition("=") for entry in plan.split())
+    return {version: float(weight) for version, _, weight in entries}
+
+
+def read_route(redis: Redis, model: str) -> Route:
+    """A model's route by the keys as they are now.
+
+    Raises:
+        UnknownModel: No version of it is published.
+    """
+    return _set(redis, model, None, ("keep", ""), ("keep", []))
+
+
+def set_route(
+    redis: Redis,
+    model: str,
+    *,
+    active: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    revision: int | None = None,
+) -> Route:
+    """Write a model's keys, all at one instant; what is not given goes as said below.
+
+    ``active`` alone sends all traffic there: weights are cleared. ``weights`` alone leave the
+    active version as it is, for when they are cleared; an empty mapping clears them.
+
+    Args:
+        redis: Where the keys are.
+        model: The model's name.
+        active: The version that gets the traffic.
+        weights: Version to weight, finite and not below zero, one above zero at least.
+        revision: Only if the route is still at this revision.
+
+    Raises:
+        InvalidRoute: The values could not be obeyed; nothing was changed.
+        RevisionMismatch: The route is at another revision.
+        UnknownModel: No version of the model is published.
+    """
+    if active is None and weights is None:
+        raise InvalidRoute("give an active version, weights, or both")
+    pairs = _checked_weights(weights or {})
+    for version in [active, *pairs[::2]]:
+        if version is not None:
+            check_name("version", str(version))
+    return _set(
+        redis,
+        model,
+        revision,
+        ("set", active) if active is not None else ("keep", ""),
+        ("set", pairs) if pairs else ("clear", []),
+    )
+
+
+def rollback(redis: Redis, model: str) -> Route:
+    """Put back the route that was in force before the present one.
+
+    Raises:
+        InvalidRoute: There was none, or one of its versions is gone.
+        RevisionMismatch: Somebody changed the route at the same time.
+        UnknownModel: No version of the model is published.
+    """
+    present = read_route(redis, model)
+    for entry in history(redis, model):
+        weights: dict[str, float] | None = parse_plan(entry["plan"])
+        if weights == present.weights and entry["mode"] == present.mode:
+            continue
+        active: str | None = entry["active"] or None
+        if entry["mode"] == "active":
+            weights = None
+        return set_route(redis, model, active=active, weights=weights, revision=present.revision)
+    raise InvalidRoute(f"model {model!r} has had no other route")
+
+
+def history(redis: Redis, model: str, count: int = 50) -> list[dict[str, Any]]:
+    """The routes that were in force, the latest first.
+
+    Each has ``revision``, ``mode``, ``plan``, ``active`` and ``at_ms`` by Redis' clock.
+    """
+    entries = redis.xrevrange(keys.key("history", model), count=count)
+    found = []
+    for entry_id, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries):
+        entry: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+        entry["revision"] = int(entry["revision"])
+        entry["at_ms"] = int(entry_id.partition(b"-")[0])
+        found.append(entry)
+    return found
+
+
+def set_alias(redis: Redis, model: str, alias: str, version: str | None) -> None:
+    """Let ``alias`` name ``version``; None takes the alias away.
+
+    Raises:
+        InvalidRoute: The version is not published, or the alias is itself a version's name, which
+            would always win.
+    """
+    check_name("alias", alias)
+    if version is None:
+        redis.hdel(keys.key("aliases", model), alias)
+        return
+    published = keys.key("signatures", model)
+    if not redis.hexists(published, check_name("version", version)):
+        raise InvalidRoute(f"version {version!r} of model {model!r} is not published")
+    if redis.hexists(published, alias):
+        raise InvalidRoute(f"{alias!r} is a version of model {model!r}, so it can be no alias")
+    redis.hset(keys.key("aliases", model), alias, version)
+
+
+def _checked_weights(weights: Mapping[str, float]) -> list[str]:
+    """Version, weight, version, weight, ... as text that ``route.lua`` obeys."""
+    pairs: list[str] = []
+    for version, weight in weights.items():
+        if not 0 <= weight <= 1e300:  # NaN compares false
+            raise InvalidRoute(f"the weight of {version!r} is {weight}: no finite number >= 0")
+        pairs += [version, f"{weight:.12g}"]
+    if len(weights) > MOST_WEIGHTS:
+        raise InvalidRoute(f"{len(weights)} weights, the bound is {MOST_WEIGHTS}")
+    if weights and not 0 < sum(weights.values()) <= 1e300:
+        raise InvalidRoute("the weights sum to zero, or beyond all bounds")
+    return pairs
+
+
+def _set(
+    redis: Redis,
+    model: str,
+    revision: int | None,
+    active: tuple[Literal["keep", "set", "clear"], str],
+    weights: tuple[Literal["keep", "set", "clear"], list[str]],
+) -> Route:
+    check_name("model", model)
+    expected = "" if revision is None else revision
+    reply = _SET_ROUTE(redis, [model, expected, *active, weights[0], *weights[1]])
+    match reply:
+        case [b"ok", *rest]:
+            return _route(model, rest)
+        case [b"revision", present]:
+            raise RevisionMismatch(
+                f"the route of {model!r} is at revision {present}, not {revision}"
+            )
+        case [b"unknown_version", version]:
+            raise InvalidRoute(f"version {version.decode()!r} of model {model!r} is not published")
+    raise UnknownModel(f"no version of model {model!r} is published")
+
+
+def _route(model: str, reply: list[Any]) -> Route:
+    revision, mode, plan, active, problems, changed_at, raw_active, raw_weights, aliases = reply
+    return Route(
+        model=model,
+        mode=mode.decode(),
+        weights=parse_plan(plan.decode()),
+        active=active.decode() or None,
+        revision=int(revision),
+        problems=tuple(wire.loads(problems)),
+        keys={
+            "active": _text(raw_active) or None,
+            "weights": _pairs(raw_weights),
+            "aliases": _pairs(aliases),
+        },
+        changed_at=changed_at.decode() or None,
+    )
+
+
+def _text(raw: bytes) -> str:
+    """What an operator wrote, whatever it was, short enough to show."""
+    return raw[:200].decode("utf-8", "replace")
+
+
+def _pairs(raw: list[bytes]) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in zip(raw[::2], raw[1::2], strict=True)}

@@ -1,0 +1,71 @@
+"""How a Lua file becomes a function: loaded once, run by its digest, one round trip a call.
+
+The scripts of the submitting side are in ``producer/scripts``, those of the engine in
+``worker/scripts``. Each is headed by the keys and arguments that it takes. A line ``--- use NAME``
+pulls in ``NAME.lua`` of the same folder or of ``producer/scripts``, and every script sees the key
+families of `producer.keys` as the table ``K``, so that no key is spelled twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoScriptError
+
+from producer import keys
+
+Argument = str | bytes | int | float
+
+_USE = re.compile(r"^--- use (\w+)\n", re.MULTILINE)
+
+
+class Script:
+    """One Lua file, ready to be called.
+
+    Args:
+        package: The package that has a folder ``scripts``.
+        name: The file's name without ``.lua``.
+    """
+
+    def __init__(self, package: str, name: str) -> None:
+        self.name = name
+        self.source = _constants() + _read(package, name)
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, redis: Redis, arguments: Sequence[Argument]) -> Any:
+        """Run it; a server that does not know it yet (new, or restarted) is taught first."""
+        try:
+            return redis.evalsha(self.sha, 0, *arguments)
+        except NoScriptError:
+            return redis.eval(self.source, 0, *arguments)
+
+
+@cache
+def _constants() -> str:
+    names = [f"{name}='{value}'" for name, value in (keys.PREFIXES | keys.SINGLES).items()]
+    numbers = [f"{name}={value}" for name, value in keys.NUMBERS.items()]
+    return "local K = {" + ",".join(names + numbers) + "}\n"
+
+
+def _read(package: str, name: str, seen: frozenset[str] = frozenset()) -> str:
+    """The file's text with what it uses in place, each used file once."""
+    file = files(package).joinpath("scripts", f"{name}.lua")
+    if not file.is_file():
+        file = files("producer").joinpath("scripts", f"{name}.lua")
+    text = file.read_text(encoding="utf-8")
+    included = set(seen)
+
+    def pull(match: re.Match[str]) -> str:
+        used = match.group(1)
+        if used in included:
+            return ""
+        included.add(used)
+        return _read(package, used, frozenset(included)) + "\n"
+
+    return _USE.sub(pull, text)

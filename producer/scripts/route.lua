@@ -1,0 +1,181 @@
+-- The route in force, by the keys as they are at this instant.
+--
+-- Reads   K.active..model (string), K.weights..model (hash version -> number),
+--         K.signatures..model (hash version -> signature id: which versions are published)
+-- Writes  K.route..model (hash: source, revision, mode, plan, active, problems, changed_at),
+--         K.history..model (stream: revision, mode, plan, active), only when the keys have changed
+--
+-- A value that cannot be obeyed never takes effect: the last good plan goes on, and `problems` says
+-- what is wrong. A plan is "v1=90 v2=10". What the keys said when the plan was made is kept as
+-- `source`, so that an unchanged route costs three reads, four where it splits.
+
+-- A value that an operator wrote, as harmless text for a message.
+local function shown(value)
+  local text = string.gsub(string.sub(value, 1, 60), '[^%w%p ]', '?')
+  return "'" .. text .. "'" .. (#value > 60 and '...' or '')
+end
+
+-- The reply of a read, or nil where the key holds another type.
+local function read(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then return nil end
+  return reply
+end
+
+local function is_published(model, version)
+  return #version <= 63 and redis.call('HEXISTS', K.signatures .. model, version) == 1
+end
+
+-- A weight that an operator wrote: a decimal number, finite, not below zero; else nil.
+local function weight_of(text)
+  if #text > 32 or not string.match(text, '^[%d.eE+-]+$') then return nil end
+  local number = tonumber(text)
+  if not number or number ~= number or number < 0 or number > 1e300 then return nil end
+  return number
+end
+
+-- The plan that the weights hash stands for; nil and a problem where it cannot be obeyed.
+local function plan_of_weights(model, raw)
+  local parts, sum = {}, 0
+  for i = 1, #raw, 2 do
+    local version, weight = raw[i], weight_of(raw[i + 1])
+    if not is_published(model, version) then
+      return nil, 'weights name ' .. shown(version) .. ', which is not published'
+    end
+    if not weight then
+      return nil, 'the weight of ' .. shown(version) .. ' is ' .. shown(raw[i + 1])
+        .. ', which is no finite number >= 0'
+    end
+    if weight > 0 then parts[#parts + 1] = version .. '=' .. raw[i + 1] end
+    sum = sum + weight
+  end
+  if sum <= 0 or sum > 1e300 then return nil, 'the weights sum to zero, or beyond all bounds' end
+  table.sort(parts)
+  return table.concat(parts, ' ')
+end
+
+-- Whether every version of a plan is still published.
+local function is_servable(model, plan)
+  if plan == '' then return false end
+  for version in string.gmatch(plan, '([^ =]+)=') do
+    if not is_published(model, version) then return false end
+  end
+  return true
+end
+
+-- The active version in force; '' where there is none. A bad value leaves the last good one.
+local function active_of(model, active, problem, old, problems)
+  if problem == '' and active == '' then return '' end
+  if problem == '' and is_published(model, active) then return active end
+  problems[#problems + 1] = problem ~= '' and problem
+    or 'active is ' .. shown(active) .. ', which is not published'
+  return is_published(model, old.active) and old.active or ''
+end
+
+-- The split in force; nil where there is none. Bad weights leave the last good split.
+local function split_of(model, weights, problem, old, problems)
+  if problem == '' and #weights == 0 then return nil end
+  local split
+  if problem == '' then split, problem = plan_of_weights(model, weights) end
+  if split then return split end
+  problems[#problems + 1] = problem
+  return old.mode == 'weights' and is_servable(model, old.plan) and old.plan or nil
+end
+
+-- Works the route out anew from what the keys say, and keeps it; but nothing of what is no model.
+local function renew_route(model, source, said, old)
+  if redis.call('SISMEMBER', K.models, model) == 0 then return old end
+  local problems = {}
+  local active = active_of(model, said.active.value, said.active.problem, old, problems)
+  local split = split_of(model, said.weights.value, said.weights.problem, old, problems)
+  local mode, plan = 'none', ''
+  if split then
+    mode, plan = 'weights', split
+  elseif active ~= '' then
+    mode, plan = 'active', active .. '=1'
+  elseif #problems > 0 and is_servable(model, old.plan) then
+    mode, plan, active = old.mode, old.plan, old.active
+  end
+  local route = {
+    revision = old.revision + 1, mode = mode, plan = plan, active = active,
+    problems = #problems > 0 and cjson.encode(problems) or '[]',
+  }
+  redis.call('HSET', K.route .. model, 'source', source, 'revision', route.revision,
+    'mode', mode, 'plan', plan, 'active', active, 'problems', route.problems,
+    'changed_at', iso(now_us()))
+  if (plan ~= old.plan or mode ~= old.mode) and plan ~= '' then
+    redis.call('XADD', K.history .. model, 'MAXLEN', '~', K.history_length, '*',
+      'revision', route.revision, 'mode', mode, 'plan', plan, 'active', active)
+  end
+  return route
+end
+
+-- What the active key says, at most one byte more than a name can have.
+local function read_active(model)
+  local key = K.active .. model
+  local value = read('GETRANGE', key, 0, 63)
+  if value then return {value = value, problem = ''} end
+  return {value = '', problem = 'the key ' .. key .. ' is no string'}
+end
+
+-- What the weights key says, as a list version, weight, ...
+local function read_weights(model)
+  local key = K.weights .. model
+  local count = read('HLEN', key)
+  if not count then return {value = {}, problem = 'the key ' .. key .. ' is no hash'} end
+  if count > 256 then return {value = {}, problem = 'weights name more than 256 versions'} end
+  if count == 0 then return {value = {}, problem = ''} end
+  return {value = redis.call('HGETALL', key), problem = ''}
+end
+
+-- The route of a model: {revision, mode, plan, active, problems}.
+local function route_of(model)
+  local said = {active = read_active(model), weights = read_weights(model)}
+  local source = said.active.problem .. said.weights.problem .. #said.active.value .. ':'
+    .. said.active.value .. table.concat(said.weights.value, '\0')
+  local kept = redis.call('HMGET', K.route .. model,
+    'source', 'revision', 'mode', 'plan', 'active', 'problems')
+  local old = {
+    revision = tonumber(kept[2] or '0') or 0, mode = kept[3] or 'none', plan = kept[4] or '',
+    active = kept[5] or '', problems = kept[6] or '[]',
+  }
+  if kept[1] == source then return old end
+  return renew_route(model, source, said, old)
+end
+
+-- The version that a point in [0, 1) falls on; nil where nothing is routed.
+local function choose(plan, point)
+  local versions, weights, sum = {}, {}, 0
+  for version, weight in string.gmatch(plan, '([^ =]+)=([^ ]+)') do
+    versions[#versions + 1] = version
+    weights[#weights + 1] = tonumber(weight)
+    sum = sum + weights[#weights]
+  end
+  local target = point * sum
+  for i = 1, #versions do
+    target = target - weights[i]
+    if target < 0 then return versions[i] end
+  end
+  return versions[#versions]
+end
+
+-- What a request asks for: a version, an alias, or '' for the route.
+-- Returns the version and its signature id, or nil and the code of the error.
+local function resolve(model, wanted, point)
+  local version = wanted
+  if wanted == '' then
+    version = choose(route_of(model).plan, point)
+    if not version then
+      local known = redis.call('SISMEMBER', K.models, model) == 1
+      return nil, known and 'no_active_version' or 'unknown_model'
+    end
+  end
+  local signature = redis.call('HGET', K.signatures .. model, version)
+  if not signature and wanted ~= '' then
+    version = read('HGET', K.aliases .. model, wanted)
+    signature = version and redis.call('HGET', K.signatures .. model, version)
+  end
+  if signature then return version, signature end
+  if redis.call('SISMEMBER', K.models, model) == 0 then return nil, 'unknown_model' end
+  return nil, wanted ~= '' and 'unknown_version' or 'no_active_version'
+end

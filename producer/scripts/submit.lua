@@ -1,0 +1,80 @@
+-- Accepts jobs: chooses each one's version by the keys as they are now, and queues it.
+--
+-- ARGV  1 queue bound (jobs)   2 timeout (s)       3 result TTL (s)   4 failure TTL (s)
+--       5 idempotency TTL (s)
+--       then for each job ten:
+--       id, model, wanted version or alias or '', point in [0, 1), signature id that the rows were
+--       checked against, rows, deadline (ms) or '', idempotency digest or '', body digest, data
+-- Reply for each job a list, the first its outcome:
+--       ok, queue, id                    queued (or was queued before by the same call, repeated)
+--       same, queue, id                  the idempotency key named this job before
+--       mismatch, '', id                 the idempotency key named a job with another body
+--       signature, version               the rows must be checked against this version's signature
+--       queue_full, queue, depth
+--       unknown_model | unknown_version | no_active_version
+-- Writes K.job..id (hash), K.queue..queue, K.bell..queue, K.deadlines, K.idempotency..model:digest,
+--        K.queues, and what route.lua writes
+--- use clock
+--- use route
+--- use bell
+
+local BOUND, TIMEOUT, RESULT_TTL, FAILURE_TTL = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4]
+local IDEMPOTENCY_TTL = ARGV[5]
+
+local us = now_us()
+local created_at = iso(us)
+local depths = {}
+
+-- The job that an idempotency key stands for: its id and body digest; nil where there is none.
+local function known_by(key)
+  local kept = redis.call('GET', key)
+  local id, body = string.match(kept or '', '^([^ ]+) ([^ ]+)$')
+  if id and redis.call('EXISTS', K.job .. id) == 1 then return id, body end
+end
+
+local function push(id, queue, rows, deadline, data)
+  local key = K.job .. id
+  redis.call('HSET', key, 'status', 'queued', 'origin', queue, 'created_at', created_at,
+    'enqueued_at', created_at, 'timeout', TIMEOUT, 'result_ttl', RESULT_TTL,
+    'failure_ttl', FAILURE_TTL, 'my_rows', rows, 'data', data)
+  if deadline ~= '' then
+    local due = us + tonumber(deadline) * 1000
+    redis.call('HSET', key, 'my_deadline', string.format('%.0f', due))
+    redis.call('ZADD', K.deadlines, string.format('%.0f', due), id)
+  end
+  redis.call('RPUSH', K.queue .. queue, id)
+  depths[queue] = depths[queue] + 1
+end
+
+local function submit(id, model, wanted, point, signature, rows, deadline, idem, body, data)
+  local queue_of_id = redis.call('HGET', K.job .. id, 'origin')
+  if queue_of_id then return {'ok', queue_of_id, id} end
+  local idem_key = K.idempotency .. model .. ':' .. idem
+  if idem ~= '' then
+    local known, known_body = known_by(idem_key)
+    if known and known_body ~= body then return {'mismatch', '', known} end
+    if known then return {'same', redis.call('HGET', K.job .. known, 'origin'), known} end
+  end
+  local version, found = resolve(model, wanted, tonumber(point))
+  if not version then return {found} end
+  if found ~= signature then return {'signature', version} end
+  local queue = model .. '@' .. version
+  if not depths[queue] then
+    depths[queue] = redis.call('LLEN', K.queue .. queue)
+    if depths[queue] == 0 then redis.call('SADD', K.queues, K.queue .. queue) end
+  end
+  if depths[queue] >= BOUND then return {'queue_full', queue, depths[queue]} end
+  push(id, queue, rows, deadline, data)
+  if idem ~= '' then redis.call('SET', idem_key, id .. ' ' .. body, 'EX', IDEMPOTENCY_TTL) end
+  return {'ok', queue, id}
+end
+
+local replies, pushed = {}, {}
+for i = 6, #ARGV, 10 do
+  local reply = submit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
+    ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9])
+  replies[#replies + 1] = reply
+  if reply[1] == 'ok' then pushed[reply[2]] = true end
+end
+for queue in pairs(pushed) do ring(queue) end
+return replies

@@ -1,0 +1,179 @@
+"""Every setting, once: its name, unit, default and meaning.
+
+Flags beat ``MODELYARD_*`` environment variables, which beat the defaults here. The table in
+``docs/settings.md`` is made from this class by `table`, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from producer.errors import ConfigurationError
+
+PREFIX = "MODELYARD_"
+
+
+class Settings(BaseModel):
+    """Frozen; made by `Settings.load`, passed on as an argument, never read from a global."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redis_url: str | None = Field(
+        default=None,
+        description="Redis to use: redis://, rediss:// or unix://. Unset, `modelyard up` starts "
+        "one of its own, and the other commands look for the running yard in the data folder.",
+    )
+    data: str = Field(
+        default="data", description="Folder of `modelyard up`: the embedded Redis' files and logs."
+    )
+    store: str = Field(
+        default="store", description="Folder of the artefacts: {store}/{model}/{version}/."
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port that the gateway listens on.")
+    gateway_processes: int = Field(default=1, ge=1, le=64, description="Gateway processes.")
+    gateway_threads: int = Field(
+        default=128,
+        ge=4,
+        le=4096,
+        description="Requests that one gateway process works on at once, waits included.",
+    )
+    gateway_waits: int = Field(
+        default=96,
+        ge=1,
+        le=4000,
+        description="Of these, requests that may wait for a job at once; one more gets its answer "
+        "without waiting.",
+    )
+    pool_min: int = Field(
+        default=1, ge=0, le=1024, description="Workers that the pool keeps running."
+    )
+    pool_max: int = Field(
+        default=2, ge=1, le=1024, description="Workers that the pool runs at most."
+    )
+    idle_s: float = Field(
+        default=60.0, gt=0, description="A worker above pool_min that is idle this long leaves."
+    )
+    drain_s: float = Field(
+        default=25.0,
+        gt=0,
+        description="On SIGTERM, how long a batch may go on before it is killed.",
+    )
+    lease_s: float = Field(
+        default=3.0,
+        ge=0.5,
+        le=60,
+        description="A worker that renews no lease for this long is taken for dead.",
+    )
+    look_s: float = Field(
+        default=0.1,
+        ge=0.01,
+        le=5,
+        description="How often an idle worker looks for jobs pushed without our client.",
+    )
+    batch_jobs: int = Field(default=64, ge=1, le=1024, description="Jobs in a batch, at most.")
+    batch_rows: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Rows in a batch, at most."
+    )
+    body_bytes: int = Field(
+        default=8 * 2**20,
+        ge=1024,
+        description="Bytes of a request body or a job's payload, at most.",
+    )
+    rows: int = Field(default=10_000, ge=1, description="Rows in one job, at most.")
+    queue_bound: int = Field(
+        default=100_000, ge=1, description="Jobs waiting for one version, at most."
+    )
+    result_ttl_s: int = Field(
+        default=3600, ge=1, le=604_800, description="How long a result lives."
+    )
+    failure_ttl_s: int = Field(
+        default=86_400, ge=1, le=604_800, description="How long a failure lives."
+    )
+    idempotency_ttl_s: int = Field(
+        default=86_400, ge=1, le=604_800, description="How long an idempotency key is remembered."
+    )
+    timeout_s: int = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="A job that runs longer than this fails with `timeout`.",
+    )
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="Crashes after which a job fails with `worker_crashed`.",
+    )
+    cache_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Loaded models of one worker, at most. Unset: 75 % of `worker_bytes`.",
+    )
+    worker_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Memory of one worker, at most: above it, it leaves after its batch and "
+        "another takes its place. Unset: its part of the machine's, or the container's, memory.",
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="^(debug|info|warning|error)$",
+        description="debug, info, warning or error.",
+    )
+    log_format: str = Field(
+        default="json", pattern="^(json|text)$", description="json, or text for people."
+    )
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
+        """Settings from ``environ`` (the process' own by default); ``flags`` that are not None win.
+
+        Raises:
+            ConfigurationError: A value is out of its bounds, or a ``MODELYARD_*`` name is unknown.
+        """
+        source = os.environ if environ is None else environ
+        values: dict[str, Any] = {
+            name: source[variable(name)]
+            for name in cls.model_fields
+            if source.get(variable(name), "") != ""
+        }
+        values |= {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise ConfigurationError(
+                f"{variable(name)}={values.get(name)!r}: {first['msg']}"
+            ) from None
+
+    @property
+    def store_path(self) -> Path:
+        """The store as an absolute path."""
+        return Path(self.store).resolve()
+
+    def environ(self) -> dict[str, str]:
+        """The variables that give a child process these settings."""
+        return {
+            variable(name): str(value) for name, value in self.model_dump(exclude_none=True).items()
+        }
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def table() -> str:
+    """The settings as a Markdown table."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, info in Settings.model_fields.items():
+        default = "unset" if info.default is None else f"`{info.default}`"
+        lines.append(f"| `{variable(name)}` | {default} | {info.description} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,280 @@
+"""`modelyard up`: Redis, a gateway and a pool of workers here, as children of one process.
+
+Starts what is needed, waits until the gateway says that it is ready, tells the person at the
+terminal what to try, and stays: a child that dies is started again. To stop, the order matters: the
+gateway first, so that nothing new comes and its waiting requests still get their answers; then the
+pool, which finishes its batches; then Redis, which writes its file. No process is left, whichever
+way this one ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producer import catalog, children, connect, endpoint, keys, yard
+from producer.banner import banner
+from producer.children import Child
+from producer.embedded import EmbeddedRedis
+from producer.errors import ConfigurationError
+from producer.settings import Settings
+from producer.signals import StopSignals
+from producer.tail import Tail, last_line
+
+#: A gateway that serves but is not ready after this long is shown as it is: the keys may be at
+#: fault.
+_READY_S = 20.0
+
+#: How long a gateway may go on with its requests; longer waits are cut, their jobs live on.
+_GATEWAY_DRAIN_S = 10.0
+
+#: How often something is said while there is nothing to show yet.
+_PATIENCE_S = 10.0
+
+
+class _StopRequested(Exception):
+    """Somebody wants this yard to stop."""
+
+
+class Up:
+    """One run of a yard, from start to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.data = Path(settings.data)
+        self.address = endpoint.address(settings.host, settings.port)
+        self.url = settings.redis_url or ""
+        self.redis: EmbeddedRedis | None = None
+        self.signals = StopSignals()
+        self.started_at = time.monotonic()
+        self._lock: int | None = None
+        self._children: dict[str, Child] = {}
+        self._tails: list[Tail] = []
+
+    def run(self) -> None:
+        """Start, serve until asked to stop, and stop.
+
+        Raises:
+            ConfigurationError: Something did not start; everything is stopped again.
+        """
+        with self.signals:
+            try:
+                self._lock = yard.hold(self.data, pause=self._pause)
+                self._find_redis(self._lock)
+                endpoint.check_free(self.settings.host, self.settings.port)
+                self._announce()
+                self._start_children()
+                detail = self._wait_until_ready()
+                self._show_banner(detail)
+                while True:
+                    self._pause(0.25)
+                    self._revive()
+                    self._show_news()
+            except _StopRequested:
+                _say("Stopping: requests and batches are finished first. Ctrl-C again kills.")
+                self._drain()
+                _say("Stopped.")
+            finally:
+                self._stop()
+
+    def _pause(self, timeout_s: float) -> None:
+        self.signals.wait(timeout_s)
+        if self.signals.count:
+            raise _StopRequested
+
+    def _find_redis(self, lock: int) -> None:
+        if self.url:
+            with connect.fast(self.url) as redis:
+                return connect.check_server(redis)
+        self.redis = EmbeddedRedis(self.data, lock)
+        self.redis.launch()
+        return self._wait_for_redis(self.redis)
+
+    def _announce(self) -> None:
+        """Tell the other commands where this yard is."""
+        me = os.getpid()
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        store = str(self.settings.store_path)
+        yard.write(self.data, yard.Yard(me, yard.birth(me), self.url, self.address, store, now))
+
+    def _wait_for_redis(self, redis: EmbeddedRedis) -> None:
+        patience = time.monotonic() + _PATIENCE_S
+        while not redis.is_ready():
+            if time.monotonic() > patience:
+                patience += _PATIENCE_S
+                _say(f"Redis loads its data (see {redis.log}) ...")
+            self._pause(0.005)
+        self.url = redis.url
+        if redis.has_moved:
+            _say(f"The path of {self.data} is too long for a socket; it is {redis.socket}.")
+
+    def _start_children(self) -> None:
+        _say("Starting the gateway and the workers ...")
+        # The next yard on this folder needs this one's port, so it has to wait for this gateway.
+        self._start_child("gateway", keeps=[self._lock] if self._lock is not None else [])
+        self._start_child("pool")
+        if self._needs_examples():
+            _say("Publishing the example models ...")
+            self._start_child("examples", "--if-empty")
+
+    def _start_child(self, name: str, *options: str, keeps: Sequence[int] = ()) -> None:
+        logs = self.data / "logs"
+        logs.mkdir(mode=0o700, exist_ok=True)
+        environ = self.settings.model_copy(update={"redis_url": self.url}).environ()
+        child = Child(
+            name, [name, *options], children.environ(environ), logs / f"{name}.log", keeps
+        )
+        self._tails.append(Tail(child.log))
+        child.start()
+        self._children[name] = child
+
+    def _needs_examples(self) -> bool:
+        is_stored = any(self.settings.store_path.glob("*/*/manifest.json"))
+        with connect.fast(self.url) as redis:
+            return not (is_stored and redis.exists(keys.MODELS))
+
+    def _wait_until_ready(self) -> str | None:
+        """Nothing, once ready; what is missing, if that may take a person to change."""
+        patience = time.monotonic() + _PATIENCE_S
+        while True:
+            self._check_start()
+            status, detail = endpoint.ask_ready(self.settings.host, self.settings.port)
+            now = time.monotonic()
+            is_settled = status is not None and "examples" not in self._children
+            if is_settled and status == 200:
+                return None
+            if is_settled and now - self.started_at > _READY_S:
+                return detail
+            if now > patience:
+                patience += _PATIENCE_S
+                _say(f"Not ready yet: {detail} ..." if is_settled else "Still at it ...")
+            self._show_news()
+            self._pause(0.05)
+
+    def _check_start(self) -> None:
+        """Forget the examples once they are there.
+
+        Raises:
+            ConfigurationError: A child has ended that should not have.
+        """
+        for name, child in list(self._children.items()):
+            if child.status == 0 and name == "examples":
+                del self._children[name]
+            elif child.status is not None:
+                raise ConfigurationError(
+                    f"`modelyard {name}` did not start: {last_line(child.log)} "
+                    f"(its log is {child.log})"
+                )
+        if self.redis is not None and self.redis.has_ended:
+            raise ConfigurationError(f"Redis has ended: {last_line(self.redis.log)}")
+
+    def _show_banner(self, detail: str | None) -> None:
+        with connect.fast(self.url) as redis:
+            models = [catalog.read_versions(redis, name) for name in catalog.model_names(redis)]
+        known = [entry for versions in models for entry in versions.values()]
+        took_s = time.monotonic() - self.started_at
+        _say(banner(self.address, self.url, self.data / "logs", known, took_s))
+        if detail:
+            _say(f"Not ready to predict: {detail} (`modelyard doctor` says more)")
+
+    def _show_news(self) -> None:
+        for tail in self._tails:
+            for line in tail.news():
+                _say(f"{tail.path.stem}: {line}")
+
+    def _revive(self) -> None:
+        """Start again what has died."""
+        if self.redis is not None and self.redis.has_ended:
+            _say(f"Redis has ended ({last_line(self.redis.log)}): starting it again.")
+            self.redis.launch()
+            self._wait_for_redis(self.redis)
+        for child in self._children.values():
+            if child.restart_at is not None:
+                if time.monotonic() >= child.restart_at:
+                    child.start()
+            elif child.status is not None:
+                delay_s = child.plan_restart()
+                _say(
+                    f"The {child.name} has ended ({_cause(child.status)}): "
+                    f"starting it again in {delay_s:g} s."
+                )
+
+    def _drain(self) -> None:
+        """Ask each in turn, and wait for it."""
+        waits_s = {
+            "examples": 1.0,
+            "gateway": _GATEWAY_DRAIN_S,
+            "pool": self.settings.drain_s + 5.0,
+        }
+        for name, wait_s in waits_s.items():
+            if name in self._children:
+                self._drain_child(self._children[name], wait_s)
+
+    def _drain_child(self, child: Child, wait_s: float) -> None:
+        until = time.monotonic() + wait_s
+        child.terminate()
+        while child.is_running and self.signals.count < 2 and time.monotonic() < until:
+            self.signals.wait(0.1)
+        if child.is_running and self.signals.count < 2:
+            _say(f"The {child.name} did not finish within {wait_s:g} s: killed.")
+            child.kill()
+
+    def _stop(self) -> None:
+        """Kill what still runs, let go of what is held."""
+        for child in self._children.values():
+            child.kill()
+            child.sweep(signal.SIGKILL)
+        if self.redis is not None:
+            self.redis.stop()
+        known = yard.running(self.data)
+        if known is not None and known.pid == os.getpid():
+            yard.remove(self.data)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    with suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
+
+
+def _say(text: str) -> None:
+    with suppress(
+        OSError
+    ):  # the terminal may be gone; what was started must be stopped all the same
+        click.echo(text)
+
+
+@click.command()
+@click.option("--host", metavar="ADDRESS", help="Address of the gateway. [127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the gateway. [8000]")
+@click.option("--data", metavar="FOLDER", help="Folder of Redis' files and the logs. [data]")
+@click.option("--store", metavar="FOLDER", help="Folder of the models' artefacts. [store]")
+@click.option("--redis-url", metavar="URL", help="A Redis of yours, instead of an own one.")
+@click.option("--min", "pool_min", type=click.IntRange(0), help="Workers at least. [1]")
+@click.option("--max", "pool_max", type=click.IntRange(1), help="Workers at most. [2]")
+def up(pool_min: int | None, pool_max: int | None, **flags: Any) -> None:
+    """Run everything on this machine: Redis, a gateway and workers.
+
+    Without MODELYARD_REDIS_URL it starts a Redis of its own, on a socket in the data folder; what
+    it holds is there again at the next start. If there are no models, the examples are published.
+    Stays in the foreground: Ctrl-C finishes what is under way and stops everything, a second Ctrl-C
+    kills.
+    """
+    if pool_min is not None and pool_max is None:
+        pool_max = max(pool_min, Settings.load().pool_max)
+    settings = Settings.load(pool_min=pool_min, pool_max=pool_max, **flags)
+    if settings.pool_min > settings.pool_max:
+        raise click.UsageError(f"--min {settings.pool_min} is above --max {settings.pool_max}")
+    Up(settings).run()

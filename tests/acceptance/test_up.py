@@ -1,0 +1,166 @@
+"""`modelyard up` as a new user meets it: all of Modelyard, from an empty folder, by its words."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.waiting import wait_until
+from tests.yards import RunningYard, running_yard
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[RunningYard]:
+    """A yard in an empty folder."""
+    with running_yard(tmp_path) as found:
+        yield found
+
+
+def ready(up: RunningYard) -> float:
+    """Start it and wait until it says that it is ready; the seconds that took."""
+    begun = time.perf_counter()
+    up.start()
+    up.wait_for("Modelyard is ready", 90)
+    return time.perf_counter() - begun
+
+
+def line_of(up: RunningYard, name: str) -> str:
+    """What the banner says after ``name``."""
+    rows = [line.split(maxsplit=1) for line in up.said.splitlines() if line.startswith("  ")]
+    return {row[0]: row[1] for row in rows}[name]
+
+
+def call(up: RunningYard, path: str, body: Any = None) -> tuple[int, Any]:
+    """One HTTP call: the status, and the JSON of the answer."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{up.port}{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=40) as answer:
+        return answer.status, json.loads(answer.read())
+
+
+def modelyard(up: RunningYard, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Another command, where the user stands."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "producer.cli", *arguments],
+        cwd=up.folder,
+        env=up.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+_IRIS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
+
+
+def test_the_curl_line_of_the_banner_predicts(up):
+    ready(up)
+    line = line_of(up, "try")
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    assert shlex.split(line)[0] == "curl"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=40)
+    job = json.loads(done.stdout)
+    assert (job["status"], job["model"], job["version"]) == ("finished", "iris", "v1")
+    assert job["result"]["predictions"] == ["setosa"]
+
+
+def test_the_docs_page_is_where_the_banner_says(up):
+    ready(up)
+    with urllib.request.urlopen(line_of(up, "docs"), timeout=10) as page:
+        assert page.status == 200
+
+
+def test_a_flip_in_redis_holds_for_the_very_next_job(up):
+    ready(up)
+    with Redis.from_url(up.redis_url) as redis:
+        for version in ("v2", "v1", "v2"):
+            redis.set("modelyard:active:iris", version)
+            _, job = call(up, "/v1/models/iris/predict", _IRIS)
+            assert job["version"] == version
+
+
+def test_jobs_results_routes_and_catalogue_survive_a_restart_that_is_quick(up):
+    first_s = ready(up)
+    _, job = call(up, "/v1/models/iris/predict", _IRIS)
+    with Redis.from_url(up.redis_url) as redis:
+        redis.set("modelyard:active:iris", "v2")
+    assert up.stop() == 0
+    again_s = ready(up)
+    print(f"ready after {first_s:.1f} s, the second time after {again_s:.1f} s")  # noqa: T201
+    assert again_s < 5
+    assert call(up, f"/v1/jobs/{job['id']}")[1]["result"] == job["result"]
+    assert call(up, "/v1/models/iris/predict", _IRIS)[1]["version"] == "v2"
+    assert "Publishing the example models" not in up.said
+
+
+def test_ctrl_c_drains_and_leaves_no_process(up):
+    ready(up)
+    accepted = [call(up, "/v1/models/iris/jobs", _IRIS)[1]["id"] for _ in range(20)]
+    assert up.stop() == 0
+    assert up.processes() == {}
+    ready(up)
+    for job_id in accepted:
+        assert call(up, f"/v1/jobs/{job_id}?wait=10")[1]["status"] == "finished"
+
+
+def test_a_killed_yard_leaves_no_process_and_the_next_one_starts(up):
+    ready(up)
+    up.process.kill()
+    up.process.wait()
+    wait_until(lambda: up.processes() == {}, 40, "all that it started is gone")
+    ready(up)
+    assert call(up, "/v1/models/iris/predict", _IRIS)[1]["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["gateway", "pool"])
+def test_a_killed_child_is_replaced_and_serves_again(up, name):
+    ready(up)
+    pid = next(p for p, words in up.processes().items() if words.endswith(f"producer.cli {name}"))
+    subprocess.run(["kill", "-9", str(pid)], check=True)
+    up.wait_for(f"The {name} has ended", 20)
+
+    def serves() -> bool:
+        try:
+            return bool(call(up, "/v1/models/iris/predict", _IRIS)[1]["status"] == "finished")
+        except OSError:
+            return False
+
+    wait_until(serves, 40, "a prediction")
+
+
+def test_the_doctor_finds_the_running_yard_and_nothing_wrong(up):
+    ready(up)
+    done = modelyard(up, "doctor", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ok"]) == (0, True), done.stdout
+    assert told["redis_url"] == up.redis_url
+    assert told["store"] == str(up.folder / "store")
+
+
+def test_a_taken_port_is_one_line_and_status_1(up):
+    ready(up)
+    with running_yard(up.folder / "other") as second:
+        second.folder.mkdir()
+        second.environ["MODELYARD_PORT"] = str(up.port)
+        second.start()
+        assert second.process.wait(20) == 1
+        assert second.said.startswith(f"error: port {up.port} on 127.0.0.1 is taken")
+        assert second.said.count("\n") == 1

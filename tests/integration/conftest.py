@@ -1,0 +1,25 @@
+"""Every test that uses Redis must leave no key behind that would stay for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.key_leaks import find_leaks
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(autouse=True)
+def no_key_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a key without a time to live; `leaks_keys` marks one that must."""
+    if "redis" not in request.fixturenames:
+        yield
+        return
+    server: RedisServer = request.getfixturevalue("redis_server")
+    yield
+    if request.node.get_closest_marker("leaks_keys") is None:
+        server.start()
+        with server.client() as client:
+            leaks = find_leaks(client)
+        assert not leaks, f"keys without a time to live: {', '.join(leaks[:20])}"

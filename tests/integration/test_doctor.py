@@ -1,0 +1,254 @@
+"""`modelyard doctor`: it finds what is wrong, says what to do, and is content with what is well."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from redis import Redis
+
+from producer import catalog, cli, keys, yard
+from producer.contract import Column, ModelRef, Output, Signature
+from producer.doctor import Report, examine
+from producer.settings import Settings
+
+_SIGNATURE = Signature(
+    inputs=(Column(name="x"),), outputs=(Output(name="predictions", type="float64"),)
+)
+
+
+class _Readyz(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" and self.server.is_ready else 503)  # type: ignore[attr-defined]
+        self.end_headers()
+        self.wfile.write(b'{"detail": "no pool is alive"}')
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway() -> Iterator[ThreadingHTTPServer]:
+    """Stands for the gateway; ready unless a test says otherwise."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Readyz)
+    server.is_ready = True  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(redis: Redis, redis_url: str, tmp_path: Path, gateway: Any) -> Settings:
+    """A set-up that is well: one version, published and stored, routed, a pool, a gateway."""
+    redis.config_set("appendonly", "yes")
+    files = tmp_path / "store" / "iris" / "v1"
+    files.mkdir(parents=True)
+    content = b"an artefact"
+    (files / "model.joblib").write_bytes(content)
+    manifest = {
+        "signature": _SIGNATURE.model_dump(mode="json"),
+        "digest": "d1",
+        "files": [
+            {
+                "name": "model.joblib",
+                "size_bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+        ],
+    }
+    (files / "manifest.json").write_text(json.dumps(manifest))
+    catalog.register(redis, ModelRef("iris", "v1"), json.dumps(manifest).encode(), _SIGNATURE)
+    redis.set(keys.key("active", "iris"), "v1")
+    announce_pool(redis)
+    return Settings(
+        redis_url=redis_url,
+        store=str(tmp_path / "store"),
+        data=str(tmp_path / "data"),
+        port=gateway.server_address[1],
+    )
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(redis: Redis) -> Iterator[None]:
+    """The server's configuration after the test."""
+    yield
+    redis.config_set("appendonly", "no")
+    redis.config_set("maxmemory-policy", "noeviction")
+
+
+def announce_pool(redis: Redis) -> None:
+    seconds, _ = redis.time()
+    redis.zadd(keys.PRESENCE, {"pool:p1": (seconds + 60) * 1000})
+    redis.set(keys.key("pool", "p1"), '{"workers": {"idle": 1}}', ex=60)
+
+
+def wrong(report: Report) -> dict[str, str]:
+    """What is not well: detail and hint by name."""
+    return {
+        check.name: f"{check.detail} -> {check.hint}" for check in report.checks if not check.ok
+    }
+
+
+def test_a_set_up_that_is_well_is_told_to_be_well(settings, redis_url, tmp_path):
+    report = examine(settings)
+    assert wrong(report) == {}
+    assert report.ok
+    assert report.redis_url == redis_url
+    assert report.store == str(tmp_path / "store")
+    assert {"python", "modelyard", "redis", "rq", "redis-server"} <= report.versions.keys()
+
+
+def test_the_command_exits_0_if_all_is_well_and_1_if_not(settings, gateway, monkeypatch):
+    for name, value in settings.environ().items():
+        monkeypatch.setenv(name, value)
+    well = CliRunner().invoke(cli.main, ["doctor", "--json"])
+    assert well.exit_code == 0, well.output
+    told = json.loads(well.output)
+    assert told["ok"] is True
+    assert told["redis_url"] == settings.redis_url
+    assert {"name", "ok", "detail", "hint"} == told["checks"][0].keys()
+    gateway.is_ready = False
+    ill = CliRunner().invoke(cli.main, ["doctor"])
+    assert ill.exit_code == 1
+    assert "WRONG  gateway" in ill.output
+    assert "no pool is alive" in ill.output
+
+
+def test_the_running_yard_s_redis_and_store_are_used(settings, redis, redis_url, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    me = os.getpid()
+    gateway = f"http://127.0.0.1:{settings.port}"
+    there = yard.Yard(me, yard.birth(me), redis_url, gateway, settings.store, "now")
+    yard.write(data, there)
+    report = examine(Settings(data=str(data), store="nowhere", port=1))
+    assert report.redis_url == redis_url
+    assert wrong(report) == {}
+
+
+def test_a_redis_that_is_away_is_told_and_the_password_only_to_programs(settings, monkeypatch):
+    url = "redis://:secret@127.0.0.1:1/0"
+    report = examine(settings.model_copy(update={"redis_url": url}))
+    assert "does not answer" in wrong(report)["redis"]
+    assert "secret" not in str(report.checks)
+    assert report.to_dict()["redis_url"] == url
+
+
+def test_no_redis_at_all_says_whether_up_could_start_one(settings):
+    report = examine(settings.model_copy(update={"redis_url": None}))
+    assert "modelyard up" in wrong(report)["redis"]
+    assert report.redis_url is None
+    assert any(check.name == "redis server" and check.ok for check in report.checks)
+
+
+def test_a_redis_that_forgets_is_told(settings, redis):
+    redis.config_set("appendonly", "no")
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    found = wrong(examine(settings))
+    assert "appendonly yes" in found["append-only file"]
+    assert "noeviction" in found["maxmemory-policy"]
+
+
+def test_no_pool_is_told_and_one_that_has_expired_is_none(settings, redis):
+    redis.zadd(keys.PRESENCE, {"pool:p1": 1})
+    assert "modelyard pool" in wrong(examine(settings))["workers"]
+
+
+def test_no_gateway_is_told(settings):
+    report = examine(settings.model_copy(update={"port": 1}))
+    assert "does not answer" in wrong(report)["gateway"]
+
+
+def test_a_misspelt_variable_is_told_with_what_was_meant(settings, monkeypatch):
+    monkeypatch.setenv("MODELYARD_PROT", "9000")
+    assert "did you mean MODELYARD_PORT?" in wrong(examine(settings))["settings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.joblib", b"an artefuct", "SHA-256"),
+        ("model.joblib", b"short", "5 bytes"),
+        ("model.joblib", None, "No such file"),
+        ("manifest.json", b"{", "not valid JSON"),
+        ("manifest.json", b"[]", ""),
+        ("manifest.json", None, "No such file"),
+    ],
+)
+def test_a_version_that_is_not_whole_is_told(settings, name, content, says):
+    file = Path(settings.store) / "iris" / "v1" / name
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    found = wrong(examine(settings))
+    assert "iris@v1" in found["store"]
+    assert says in found["store"]
+
+
+def test_a_store_that_is_not_there_is_told(settings, tmp_path):
+    report = examine(settings.model_copy(update={"store": str(tmp_path / "nowhere")}))
+    assert "MODELYARD_STORE" in wrong(report)["store"]
+    assert "not in the store" in wrong(report)["catalogue"]
+
+
+def test_a_version_that_redis_does_not_know_or_knows_otherwise_is_told(settings, redis):
+    manifest = {"signature": _SIGNATURE.model_dump(mode="json"), "digest": "other"}
+    catalog.register(redis, ModelRef("iris", "v1"), json.dumps(manifest).encode(), _SIGNATURE)
+    assert "other bytes" in wrong(examine(settings))["catalogue"]
+    redis.delete(keys.key("versions", "iris"))
+    assert "not published" in wrong(examine(settings))["catalogue"]
+
+
+def test_a_route_that_cannot_be_obeyed_is_told(settings, redis):
+    redis.set(keys.key("active", "iris"), "v9")
+    assert "v9" in wrong(examine(settings))["routes"]
+
+
+def test_a_model_without_an_active_version_is_told(settings, redis):
+    redis.delete(keys.key("active", "iris"), keys.key("route", "iris"))
+    assert "iris" in wrong(examine(settings))["routes"]
+
+
+def test_pushes_that_nobody_could_read_are_told(settings, redis):
+    redis.rpush(keys.QUARANTINE, "x", "y")
+    assert "2 pushes" in wrong(examine(settings))["quarantine"]
+
+
+def test_jobs_that_no_version_will_run_are_told(settings, redis):
+    redis.rpush(keys.key("queue", "iris@v1"), "waits-for-its-version")
+    redis.rpush(keys.key("queue", "iris"), "waits-to-be-routed")
+    redis.rpush(keys.key("queue", "default"), "somebody else's")
+    assert "queues" in wrong(examine(settings)), "no model is called default"
+    redis.delete(keys.key("queue", "default"))
+    assert wrong(examine(settings)) == {}
+    redis.rpush(keys.key("queue", "iris@v7"), "lost")
+    assert "iris@v7: 1 jobs" in wrong(examine(settings))["queues"]
+
+
+@pytest.mark.parametrize("key", ["rq:queue:iris@v1", "modelyard:quarantine"])
+@pytest.mark.leaks_keys
+def test_a_key_of_another_type_stops_no_check(settings, redis, key):
+    redis.set(key, "x")
+    assert len(examine(settings).checks) > 8
+
+
+@pytest.mark.leaks_keys
+def test_rubbish_in_every_key_stops_no_check(settings, redis):
+    redis.hset(keys.key("versions", "iris"), mapping={"v2": "{", "..": "x", "v3": "[]"})
+    redis.sadd(keys.MODELS, "../x", b"\xff", "ghost")
+    redis.set(keys.key("weights", "iris"), "no hash")
+    redis.set(b"rq:queue:\xff", "x")
+    redis.set(keys.key("pool", "p1"), "[")
+    report = examine(settings)
+    assert {"routes", "queues", "workers"} <= {check.name for check in report.checks}

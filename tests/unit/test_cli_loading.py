@@ -1,0 +1,187 @@
+"""The command group: light to start, lazy to load, and one line for whatever goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from producer import cli, extras
+from producer.errors import ConfigurationError, UnknownModel
+
+#: What makes a start slow, or belongs to another package.
+_HEAVY = ("redis", "rq", "pydantic", "flask", "numpy", "sklearn", "structlog", "gateway", "worker")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, list(arguments), prog_name="modelyard")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a command in the place of `modelyard doctor`."""
+
+    def put(does: Any) -> None:
+        module = ModuleType("producer.standin")
+        module.doctor = click.Command("doctor", callback=does)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "producer.standin", module)
+        targets = {"doctor": "producer.standin:doctor"}
+        monkeypatch.setattr(cli.main, "targets", cli.main.targets | targets, raising=False)
+
+    return put
+
+
+def raises(error: BaseException) -> Any:
+    def does() -> None:
+        raise error
+
+    return does
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from producer.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {_HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(extras.root())},
+    )
+    assert "modelyard" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_lists_every_command_with_what_it_does():
+    shown = run("--help").output
+    for name, known in cli.COMMANDS.items():
+        assert name in shown
+        assert known.summary in " ".join(shown.split())
+
+
+def test_the_contract_s_commands_are_there():
+    promised = """up gateway pool publish models route activate weights rollback submit result jobs
+    doctor completion examples"""
+    assert set(promised.split()) <= set(cli.main.list_commands(click.Context(cli.main)))
+
+
+def test_version_is_the_project_s():
+    assert run("--version").output == f"modelyard {extras.version()}\n"
+    assert extras.version()[0].isdigit()
+
+
+def test_an_unknown_command_is_a_usage_error():
+    result = run("no-such-command")
+    assert result.exit_code == 2
+    assert "no-such-command" in result.output
+
+
+def test_an_error_of_ours_is_one_line_and_status_1(command):
+    command(raises(UnknownModel("no version of model 'x' is published")))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert result.stderr == "error: no version of model 'x' is published\n"
+    assert result.stdout == ""
+
+
+def test_a_message_of_several_lines_becomes_one(command):
+    command(raises(ConfigurationError("first\n  second")))
+    assert run("doctor").stderr == "error: first second\n"
+
+
+def test_redis_away_is_one_line(command):
+    command(raises(RedisConnectionError("Connection refused.")))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: Redis does not answer (Connection refused.)")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_used_is_one_line(command):
+    command(raises(PermissionError(13, "Permission denied", "/somewhere")))
+    assert run("doctor").stderr == "error: Permission denied: /somewhere\n"
+
+
+def test_what_nobody_foresaw_is_one_line_and_names_the_way_to_more(command, monkeypatch):
+    monkeypatch.delenv("MODELYARD_LOG_LEVEL", raising=False)
+    command(raises(ZeroDivisionError("oh")))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: unexpected ZeroDivisionError: oh (MODELYARD_LOG_LEVEL")
+    assert "Traceback" not in result.stderr
+    monkeypatch.setenv("MODELYARD_LOG_LEVEL", "debug")
+    assert "Traceback" in run("doctor").stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "extra"),
+    [
+        ("gateway.nowhere:gateway", "modelyard[gateway]"),
+        ("worker.nowhere:pool", "modelyard[worker]"),
+        ("models.nowhere:publish", "modelyard[worker]"),
+    ],
+)
+def test_a_missing_library_names_the_extra_and_gives_status_2(target, extra, monkeypatch):
+    def no_flask(_name: str) -> ModuleType:
+        raise ModuleNotFoundError("No module named 'flask'", name="flask")
+
+    monkeypatch.setattr(cli.main, "targets", {"gateway": target}, raising=False)
+    monkeypatch.setattr(cli, "import_module", no_flask)
+    result = run("gateway")
+    assert result.exit_code == 2
+    assert result.stderr == f"error: `modelyard gateway` needs flask: pip install '{extra}'\n"
+
+
+def test_a_library_that_is_missed_only_while_the_command_runs_is_told_in_the_same_way(command):
+    command(raises(ModuleNotFoundError("No module named 'orjson'", name="orjson")))
+    result = run("doctor")
+    assert result.exit_code == 2
+    assert result.stderr == "error: `modelyard doctor` needs orjson: pip install modelyard\n"
+
+
+def test_a_command_whose_module_is_not_there_is_no_missing_extra(monkeypatch):
+    monkeypatch.setattr(cli.main, "targets", {"models": "producer.nowhere:models"}, raising=False)
+    result = run("models")
+    assert result.exit_code == 2
+    assert "not in this installation" in result.stderr
+
+
+def test_another_package_cannot_take_the_place_of_one_of_our_commands(monkeypatch):
+    point = ModuleType("point")
+    point.name, point.value = "doctor", "evil:doctor"  # type: ignore[attr-defined]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [point])
+    assert cli.Commands("modelyard").targets["doctor"] == "producer.doctor:doctor"
+
+
+def test_another_package_can_add_a_command(monkeypatch):
+    point = ModuleType("point")
+    point.name, point.value = "drift", "elsewhere.cli:drift"  # type: ignore[attr-defined]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [point])
+    group = cli.Commands("modelyard")
+    assert "drift" in group.list_commands(click.Context(group))
+    assert "From elsewhere.cli:drift." in CliRunner().invoke(group, ["--help"]).output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_shell_s_script(shell):
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_MODELYARD_COMPLETE" in result.output
+
+
+def test_completing_a_command_imports_none():
+    context = click.Context(cli.main)
+    before = set(sys.modules)
+    found = [item.value for item in cli.main.shell_complete(context, "ro")]
+    assert found == ["route", "rollback"]
+    assert not {name for name in set(sys.modules) - before if name.startswith("producer.")}
