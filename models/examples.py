@@ -1,0 +1,187 @@
+"""The example models: small, trained on the spot from data that scikit-learn or this package ships.
+
+`modelyard up` publishes them where the store is empty, so that there is something to try. Training
+is deterministic and takes less than a second in all; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from redis import Redis
+from redis.exceptions import RedisError
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from models.publish import publish, register_store
+from models.repository import Repository
+from models.runtimes import described
+from models.sentences import NEGATIVE, POSITIVE
+from producer import keys
+from producer.contract import ModelRef
+from producer.errors import Unavailable, UnknownModel, VersionExists
+
+_SEED = 0
+_ROWS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training an example yields: the arguments of `models.publish.publish`."""
+
+    estimator: Any
+    example: Sequence[Any]
+    note: str
+    feature_names: Sequence[str] | None = None
+    metrics: Mapping[str, float] | None = None
+
+
+def iris_by_regression() -> Trained:
+    """``iris`` v1: which of three irises a flower is, by logistic regression."""
+    return _iris(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)),
+        "Logistic regression on scaled measurements; fast.",
+    )
+
+
+def iris_by_forest() -> Trained:
+    """``iris`` v2: the same by 100 trees."""
+    return _iris(
+        RandomForestClassifier(n_estimators=100, random_state=_SEED),
+        "A random forest of 100 trees; slower, to flip to and to compare.",
+    )
+
+
+def diabetes() -> Trained:
+    """``diabetes`` v1: how far the disease has come after a year, a number."""
+    data = load_diabetes(scaled=False)  # in years, kg/m2 and so on, as one would measure them
+    estimator, score = _fitted(make_pipeline(StandardScaler(), Ridge()), data.data, data.target)
+    return Trained(
+        estimator,
+        data.data[:_ROWS_SHOWN].tolist(),
+        "Progression of diabetes one year after the measurements, by ridge regression.",
+        feature_names=[str(name) for name in data.feature_names],
+        metrics={"r2": score},
+    )
+
+
+def sentiment() -> Trained:
+    """``sentiment`` v1: whether a sentence praises or complains."""
+    texts = [*POSITIVE, *NEGATIVE]
+    labels = ["positive"] * len(POSITIVE) + ["negative"] * len(NEGATIVE)
+    estimator = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=1_000))
+    return Trained(
+        estimator.fit(texts, labels),
+        ["What a lovely film!", "It broke on the first day, what a waste of money."],
+        f"Praise or complaint, learned from {len(texts)} English sentences; a toy.",
+    )
+
+
+#: The examples in the order in which they are published.
+EXAMPLES: Mapping[ModelRef, Callable[[], Trained]] = {
+    ModelRef("iris", "v1"): iris_by_regression,
+    ModelRef("iris", "v2"): iris_by_forest,
+    ModelRef("diabetes", "v1"): diabetes,
+    ModelRef("sentiment", "v1"): sentiment,
+}
+#: The version of each that gets the traffic first.
+FIRST = "v1"
+
+
+def publish_examples(
+    repository: Repository,
+    redis: Redis | None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[ModelRef]:
+    """Publish the examples that the store lacks, and give traffic to those that nobody has routed.
+
+    Args:
+        repository: Where they go.
+        redis: Where they become known; None leaves that to `register_store`.
+        progress: Is told what is going on, a line at a time.
+
+    Returns:
+        The versions that were published.
+
+    Raises:
+        Unavailable: Redis is away; calling it again goes on.
+    """
+    published = []
+    for ref, train in EXAMPLES.items():
+        if not _is_stored(repository, ref):
+            progress(f"publishing {ref}")
+            if _publish(repository, redis, ref, train()):
+                published.append(ref)
+    if redis is not None:
+        register_store(repository, redis)
+        activate_examples(repository, redis)
+    return published
+
+
+def activate_examples(repository: Repository, redis: Redis) -> None:
+    """Give v1 the traffic of each example model in the store that has no active key.
+
+    Raises:
+        Unavailable: Redis is away.
+    """
+    for ref in EXAMPLES:
+        if ref.version == FIRST and _is_stored(repository, ref):
+            try:
+                redis.set(keys.key("active", ref.model), ref.version, nx=True)
+            except RedisError as error:
+                raise Unavailable(f"Redis does not answer: {described(error)}") from error
+
+
+def _publish(repository: Repository, redis: Redis | None, ref: ModelRef, trained: Trained) -> bool:
+    """Whether it was published here; another process may publish the examples at the same time."""
+    try:
+        publish(
+            repository,
+            redis,
+            trained.estimator,
+            ref.model,
+            ref.version,
+            trained.example,
+            feature_names=trained.feature_names,
+            note=trained.note,
+            metrics=trained.metrics,
+        )
+    except VersionExists:
+        return False
+    return True
+
+
+def _is_stored(repository: Repository, ref: ModelRef) -> bool:
+    try:
+        return ref.version in repository.versions(ref.model)
+    except UnknownModel:
+        return False
+
+
+def _iris(estimator: Any, note: str) -> Trained:
+    data = load_iris()
+    estimator, score = _fitted(estimator, data.data, np.array(data.target_names)[data.target])
+    return Trained(
+        estimator,
+        data.data[[0, 50, 100]].tolist(),  # one of each
+        note,
+        feature_names=[str(name) for name in data.feature_names],
+        metrics={"accuracy": score},
+    )
+
+
+def _fitted(estimator: Any, rows: Any, targets: Any) -> tuple[Any, float]:
+    """The estimator fitted to everything, and its score on a quarter that it had not seen."""
+    seen, unseen, seen_targets, unseen_targets = train_test_split(
+        rows, targets, test_size=0.25, random_state=_SEED
+    )
+    score = float(estimator.fit(seen, seen_targets).score(unseen, unseen_targets))
+    return estimator.fit(rows, targets), round(score, 4)

@@ -1,0 +1,235 @@
+"""The file that describes one version: what lies beside it, what it takes and gives, how to run it.
+
+Written once by `models.publish`, kept as ``manifest.json`` in the store and as a field of Redis'
+catalogue, read by everyone. It pins each file by size and SHA-256, so a version is as good as its
+manifest: whoever holds the manifest knows whether bytes are the published ones. Imports no numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from producer import wire
+from producer.contract import ModelRef, Signature, check_name
+from producer.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName, TooLarge
+from producer.rows import check_rows
+
+#: The manifest's own name in a version's folder.
+MANIFEST = "manifest.json"
+#: A manifest may have this many bytes: it travels through Redis with every look at the catalogue.
+MOST_BYTES = 2**20
+#: Rows that an example may have.
+MOST_EXAMPLES = 100
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+
+
+class _Described(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class File(_Described):
+    """One file of a version: its name in the version's folder, and what its bytes must be."""
+
+    name: str
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @field_validator("name")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        if _FILE_NAME.fullmatch(name) is None or name == MANIFEST:
+            raise ValueError(
+                "must be 1 to 128 of A-Z a-z 0-9 . _ -, the first a letter or digit, "
+                f"and not {MANIFEST}"
+            )
+        return name
+
+    @classmethod
+    def of(cls, name: str, content: bytes) -> File:
+        """The description of ``content``."""
+        digest = hashlib.sha256(content).hexdigest()
+        return cls(name=name, size_bytes=len(content), sha256=digest)
+
+
+def digest_of(files: Iterable[File]) -> str:
+    """SHA-256 hex over the canonical JSON of the files: by name, keys in order, no spaces."""
+    known = [
+        {"name": file.name, "sha256": file.sha256, "size_bytes": file.size_bytes}
+        for file in sorted(files, key=lambda file: file.name)
+    ]
+    return hashlib.sha256(wire.dumps(known)).hexdigest()
+
+
+class Manifest(_Described):
+    """One version, frozen.
+
+    Attributes:
+        model: The model's name.
+        version: The version's name.
+        format: How the artefact is written: ``joblib``.
+        runtime: What executes it: ``sklearn``.
+        files: The artefact first.
+        digest: `digest_of` the files; two versions with one digest have the same bytes.
+        signature: What it takes and gives.
+        example: Rows that it answers, in the form of a request's ``instances``.
+        libraries: What it was published with, name to version.
+        created_at: RFC 3339, UTC.
+        note: A sentence for people.
+        metrics: What was measured of it, say accuracy.
+        batchable: Whether a row's answer does not depend on the rows beside it, but for rounding.
+    """
+
+    model: str
+    version: str
+    format: str = Field(pattern="^[a-z0-9][a-z0-9_]{0,31}$")
+    runtime: str = Field(pattern="^[a-z0-9][a-z0-9_]{0,31}$")
+    files: tuple[File, ...] = Field(min_length=1, max_length=64, strict=False)
+    digest: str
+    signature: Signature
+    example: tuple[Any, ...] = Field(min_length=1, max_length=MOST_EXAMPLES, strict=False)
+    libraries: dict[str, str] = Field(default_factory=dict)
+    created_at: str
+    note: str = Field(default="", max_length=2_000)
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    batchable: bool = True
+
+    @field_validator("model", "version")
+    @classmethod
+    def _is_name(cls, name: str, info: ValidationInfo) -> str:
+        try:
+            return check_name(str(info.field_name), name)
+        except InvalidName as error:
+            raise ValueError(error.message) from None
+
+    @field_validator("files")
+    @classmethod
+    def _are_distinct(cls, files: tuple[File, ...]) -> tuple[File, ...]:
+        if len({file.name for file in files}) != len(files):
+            raise ValueError("names a file twice")
+        return files
+
+    @field_validator("digest")
+    @classmethod
+    def _is_of_files(cls, digest: str, info: ValidationInfo) -> str:
+        files = info.data.get("files")
+        if files is not None and digest != digest_of(files):
+            raise ValueError(f"is not that of the files, {digest_of(files)}")
+        return digest
+
+    @field_validator("example")
+    @classmethod
+    def _fits_signature(cls, example: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        signature = info.data.get("signature")
+        if signature is not None:
+            try:
+                check_rows(signature, instances=example)
+            except InvalidInput as error:
+                raise ValueError(error.message) from None
+        return example
+
+    @field_validator("created_at")
+    @classmethod
+    def _is_utc(cls, created_at: str) -> str:
+        if _TIME.fullmatch(created_at) is None:
+            raise ValueError("must be like 2026-01-02T03:04:05Z (RFC 3339, UTC)")
+        datetime.fromisoformat(created_at)
+        return created_at
+
+    @cached_property
+    def ref(self) -> ModelRef:
+        """The version that this describes."""
+        return ModelRef(self.model, self.version)
+
+    @cached_property
+    def rows(self) -> list[list[Any]]:
+        """The example as lists in signature order."""
+        return check_rows(self.signature, instances=self.example)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    def file(self, name: str | None = None) -> File:
+        """The file of that name; None for the artefact, which is the first.
+
+        Raises:
+            InvalidManifest: There is none of that name.
+        """
+        for file in self.files:
+            if name is None or file.name == name:
+                return file
+        raise InvalidManifest(f"manifest of {self.ref}: files: none is named {name!r}")
+
+    def to_json(self) -> bytes:
+        """The manifest in a form that is the same for the same values.
+
+        Raises:
+            InvalidManifest: It would be longer than `MOST_BYTES`.
+        """
+        known = self.model_dump(mode="json")
+        for mapping in ("libraries", "metrics"):
+            known[mapping] = dict(sorted(known[mapping].items()))
+        return _bounded(wire.dumps(known))
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Manifest:
+        """Read what `to_json` wrote; fields that are not known here are left out.
+
+        Raises:
+            InvalidManifest: Naming the faulty field.
+        """
+        try:
+            return cls.model_validate(wire.loads(_bounded(raw)))
+        except (InvalidJson, TooLarge) as error:
+            raise InvalidManifest(f"manifest: {error.message}") from None
+        except ValidationError as error:
+            raise InvalidManifest(f"manifest: {_first_fault(error)}") from None
+
+
+def build(**fields: Any) -> Manifest:
+    """A manifest from its fields; the digest is worked out.
+
+    Raises:
+        InvalidManifest: Naming the faulty field.
+    """
+    try:
+        return Manifest(digest=digest_of(fields["files"]), **fields)
+    except ValidationError as error:
+        raise InvalidManifest(f"manifest: {_first_fault(error)}") from None
+
+
+def _bounded(raw: bytes) -> bytes:
+    if len(raw) > MOST_BYTES:
+        raise InvalidManifest(f"manifest: has {len(raw)} bytes, the bound is {MOST_BYTES}")
+    return raw
+
+
+def _first_fault(error: ValidationError) -> str:
+    """``files[0].sha256: String should match ...``, and how many more there are."""
+    first, count = error.errors()[0], error.error_count()
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    place = _place(first["loc"])
+    msg = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {msg}{more}" if place else f"{msg}{more}"
+
+
+def _place(loc: Sequence[str | int]) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")

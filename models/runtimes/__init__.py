@@ -1,0 +1,94 @@
+"""What executes artefacts: a module for each runtime, imported only where a version names it.
+
+A worker asks `load` for a version of the store and gets something that predicts rows. A runtime
+module has one function, ``load(manifest, repository) -> Loaded``; importing this package imports
+none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from models.manifest import Manifest
+from models.repository import Repository
+from producer.contract import Signature
+from producer.errors import ModelUnavailable, ModelyardError
+
+#: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.
+RUNTIMES = {"sklearn": "models.runtimes.sklearn_joblib"}
+#: The extra that brings what a runtime imports.
+EXTRA = "modelyard[worker]"
+
+
+class Loaded(Protocol):
+    """A version that is ready to predict; safe for threads."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it takes, measured."""
+
+    def predict(self, rows: list[list[Any]]) -> dict[str, list[Any]]:
+        """The outputs by name, each with one element for every row, in plain Python values.
+
+        Args:
+            rows: ``(rows, columns)``, checked against the signature.
+
+        Raises:
+            PredictFailed: A number is not finite, or there are not as many answers as rows.
+            Exception: Whatever else the model raises, as it is.
+        """
+
+
+class RuntimeModule(Protocol):
+    """What a module of `RUNTIMES` offers."""
+
+    def load(self, manifest: Manifest, repository: Repository) -> Loaded:
+        """The version, ready to predict."""
+
+
+def load(manifest: Manifest, repository: Repository) -> Loaded:
+    """A version, ready to predict.
+
+    Args:
+        manifest: Names the runtime and pins the bytes, wherever it was read.
+        repository: Where the bytes lie.
+
+    Raises:
+        ModelUnavailable: The bytes are not there or not those of the manifest, the runtime or a
+            library is missing, or the artefact does not load.
+    """
+    runtime = _runtime(manifest)
+    try:
+        return runtime.load(manifest, repository)
+    except ModelUnavailable:
+        raise
+    except ModelyardError as error:
+        raise ModelUnavailable(f"{manifest.ref}: {error.message}") from error
+    except Exception as error:
+        raise ModelUnavailable(f"{manifest.ref}: does not load: {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """A foreign error in one line: its type and what it says."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__
+
+
+def _runtime(manifest: Manifest) -> RuntimeModule:
+    name = RUNTIMES.get(manifest.runtime)
+    if name is None:
+        raise ModelUnavailable(
+            f"{manifest.ref}: no runtime {manifest.runtime!r}; there are {', '.join(RUNTIMES)}"
+        )
+    try:
+        return cast(RuntimeModule, import_module(name))
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"{manifest.ref}: runtime {manifest.runtime!r} needs {error.name or 'a library'}, "
+            f"which is not installed here: pip install '{EXTRA}'"
+        ) from error

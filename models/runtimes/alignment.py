@@ -1,0 +1,128 @@
+"""Answers that do not depend on the rows beside them, to the last bit.
+
+BLAS multiplies a single row by another routine than several, and the rows left over at the end of a
+matrix by another than those before, so that the last bits of a row's answer change with the rows
+beside it. A client must not see whether its job was batched. Filled up to whole groups of 8 rows,
+every row goes through the same routine: measured bit-equal for linear models, networks, PCA,
+k-means and neighbours with 4 to 700 columns. It costs a few microseconds a call, or where every row
+is dear, that of 8 rows for a single one. Tables of numbers are always filled up, since a few tries
+would not show rounding that shows in one row of a hundred; texts only if tries tell. Whether it
+helps is tried when the model is loaded, because it depends on the processor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from producer.contract import Signature
+
+Rows = list[list[Any]]
+Answers = dict[str, list[Any]]
+
+#: Rows in a group: as many doubles as the widest vector registers hold (AVX-512).
+GROUP = 8
+#: Rows that are tried: two groups and a rest of one.
+_TRIED = 2 * GROUP + 1
+#: Seconds that the single predicts may take; slow models are tried on fewer rows.
+_BUDGET_S = 0.02
+#: A model whose single predict takes longer is not tried again where publishing has tried it.
+_SLOW_S = 0.1
+#: More than rounding: such answers depend on the rows beside them.
+_RELATIVE, _ABSOLUTE = 1e-6, 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How rows may be put together.
+
+    Attributes:
+        group: Batches are filled up to a multiple of this.
+        is_exact: Whether the answers in a batch were those of single rows, bit by bit; False where
+            that was not tried.
+        is_batchable: Whether they were, but for rounding.
+    """
+
+    group: int
+    is_exact: bool
+    is_batchable: bool
+
+
+def find_alignment(
+    predict: Callable[[Rows, int], Answers],
+    rows: Rows,
+    *,
+    fills: bool,
+    is_batchable: bool | None = None,
+) -> Alignment:
+    """Try whether rows answer the same alone and together.
+
+    Args:
+        predict: Answers rows, filled up to a multiple of the second argument.
+        rows: At least one, see `varied`.
+        fills: Whether to fill up without trying how it is without.
+        is_batchable: What was found when the version was published; None while it is.
+    """
+    if is_batchable is False:  # what is filled up would change the answer
+        return Alignment(1, is_exact=False, is_batchable=False)
+    each_s = _seconds(predict, rows)
+    if is_batchable and each_s > _SLOW_S:
+        return Alignment(GROUP if fills else 1, is_exact=False, is_batchable=True)
+    count = max(2, min(len(rows), int(_BUDGET_S / max(each_s, 1e-6))))
+    for group in (GROUP,) if fills else (1, GROUP):
+        if _differences(predict, rows, count, group, exact=True) == 0:
+            return Alignment(group, is_exact=True, is_batchable=True)
+    is_close = _differences(predict, rows, count, GROUP, exact=False) == 0
+    return Alignment(1, is_exact=False, is_batchable=is_close)
+
+
+def varied(signature: Signature, rows: Rows) -> Rows:
+    """`_TRIED` rows like those of the example, with other numbers, so that rounding shows."""
+    real = [column.type in ("float64", "float32") for column in signature.inputs]
+    return [
+        [
+            cell * (1 - step / 64) if is_real else cell
+            for cell, is_real in zip(rows[step % len(rows)], real, strict=True)
+        ]
+        for step in range(_TRIED)
+    ]
+
+
+def _seconds(predict: Callable[[Rows, int], Answers], rows: Rows) -> float:
+    """What a single row takes; the first call pays for imports."""
+    predict(rows[:1], 1)
+    started = time.perf_counter()
+    predict(rows[:1], 1)
+    return time.perf_counter() - started
+
+
+def _differences(
+    predict: Callable[[Rows, int], Answers], rows: Rows, count: int, group: int, *, exact: bool
+) -> int:
+    """How many of the first ``count`` rows answer differently alone than in batches."""
+    same = _is_equal if exact else _is_close
+    together = [predict(rows[:size], group) for size in (len(rows), GROUP + 3, 3)]
+    differ = 0
+    for place in range(count):
+        alone = predict(rows[place : place + 1], group)
+        differ += any(
+            not same(answer[0], answers[name][place])
+            for answers in together
+            for name, answer in alone.items()
+            if place < len(answers[name])
+        )
+    return differ
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    return bool(one == other)
+
+
+def _is_close(one: Any, other: Any) -> bool:
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_close, one, other))
+    if isinstance(one, float):
+        return bool(abs(one - other) <= max(_ABSOLUTE, _RELATIVE * max(abs(one), abs(other))))
+    return bool(one == other)

@@ -1,0 +1,78 @@
+"""Rows to arrays and arrays to plain values: one conversion each way, however many rows there are.
+
+Rows come from `producer.rows`, checked, as nested lists; estimators take arrays, or a list of
+strings where the input is text. Answers go back as lists of str, int, float, bool, which JSON can
+carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from producer.contract import Column, ColumnType, Output
+from producer.errors import PredictFailed
+
+Rows = list[list[Any]]
+ToInputs = Callable[[Rows], Any]
+
+_DTYPES: dict[frozenset[ColumnType], Any] = {
+    frozenset({"int64"}): np.int64,
+    frozenset({"bool"}): np.bool_,
+    # ``float32`` says which numbers a cell may hold. Doubles are passed on, so that an answer is
+    # bit by bit that of the bare estimator on the same rows: a scaler before a tree counts in
+    # doubles.
+    frozenset({"float64"}): np.float64,
+    frozenset({"float32"}): np.float64,
+    frozenset({"float64", "float32"}): np.float64,
+}
+
+
+def table(columns: Sequence[Column]) -> ToInputs:
+    """Makes ``(rows, columns)`` arrays: numbers of one type, or objects where types are mixed."""
+    dtype = _DTYPES.get(frozenset(column.type for column in columns), np.object_)
+
+    def to_array(rows: Rows) -> Any:
+        return np.array(rows, dtype=dtype)
+
+    return to_array
+
+
+def texts(rows: Rows) -> list[str]:
+    """The strings of a single column, as vectorizers take them."""
+    return [row[0] for row in rows]
+
+
+def plain(output: Output, values: Any, count: int) -> list[Any]:
+    """The first ``count`` answers of one output, in plain Python values.
+
+    Args:
+        output: What the signature says of it.
+        values: ``(rows, *output.shape)``, an array or what can become one.
+        count: Rows that were asked for; what was added to fill up comes after them.
+
+    Raises:
+        PredictFailed: A number is not finite; ``row`` is the first with one.
+    """
+    values = np.asarray(values)[:count]
+    if output.type in ("float64", "float32"):
+        values = values.astype(np.float64, copy=False)
+        if not np.isfinite(values).all():
+            raise _not_finite(output, values)
+        return values.tolist()  # type: ignore[no-any-return]
+    listed: list[Any] = values.tolist()
+    return as_plain(listed) if values.dtype.hasobject else listed
+
+
+def as_plain(value: Any) -> Any:
+    """``value`` with NumPy's scalars inside lists made Python's."""
+    if isinstance(value, list):
+        return [as_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _not_finite(output: Output, values: Any) -> PredictFailed:
+    row = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
+    return PredictFailed(f"output {output.name!r} of row {row} is not a finite number", row)

@@ -1,0 +1,112 @@
+"""A classifier's labels and probabilities, from one call wherever that is sure to be right.
+
+Labels are by definition what ``predict`` says, and asking for both costs two passes. For most
+classifiers the label is the class of the highest probability, but not for all (an SVC fits its
+probabilities separately), and not where two are as good as equal: ``predict`` compares the scores
+before they are rounded into probabilities. So one call is made for the classifiers that are listed
+here, if they agree on the example; and where the two best of any row lie closer than `_MARGIN`, far
+wider than rounding, ``predict`` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn import (
+    calibration,
+    discriminant_analysis,
+    ensemble,
+    linear_model,
+    naive_bayes,
+    neural_network,
+    pipeline,
+    tree,
+)
+
+from producer.contract import Signature
+
+#: ``predict`` is written as the first highest of ``predict_proba``: equal always, ties included.
+_BY_PROBABILITY = frozenset(
+    {
+        calibration.CalibratedClassifierCV,
+        ensemble.ExtraTreesClassifier,
+        ensemble.RandomForestClassifier,
+        tree.DecisionTreeClassifier,
+        tree.ExtraTreeClassifier,
+    }
+)
+#: ``predict`` takes the highest score, and probabilities rise with the scores: equal but for ties.
+_BY_SCORE = frozenset(
+    {
+        discriminant_analysis.LinearDiscriminantAnalysis,
+        discriminant_analysis.QuadraticDiscriminantAnalysis,
+        ensemble.HistGradientBoostingClassifier,
+        linear_model.LogisticRegression,
+        linear_model.LogisticRegressionCV,
+        naive_bayes.BernoulliNB,
+        naive_bayes.GaussianNB,
+        naive_bayes.MultinomialNB,
+        neural_network.MLPClassifier,
+    }
+)
+_MARGIN = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """How a classifier's outputs are computed.
+
+    Attributes:
+        estimator: Has ``predict`` and ``predict_proba``.
+        classes: Its labels in the order of the probabilities, ``(classes,)``.
+        is_one_call: Whether labels are taken from the probabilities.
+        margin: How far apart the two best must lie for that; None if any distance will do.
+    """
+
+    estimator: Any
+    classes: Any
+    is_one_call: bool
+    margin: float | None
+
+    def outputs(self, inputs: Any) -> Mapping[str, Any]:
+        """``predictions`` ``(rows,)`` and ``probabilities`` ``(rows, classes)``."""
+        probabilities = self.estimator.predict_proba(inputs)
+        if self.is_one_call and self._is_clear(probabilities):
+            predictions = self.classes.take(probabilities.argmax(axis=1))
+        else:
+            predictions = self.estimator.predict(inputs)
+        return {"predictions": predictions, "probabilities": probabilities}
+
+    def _is_clear(self, probabilities: Any) -> bool:
+        if self.margin is None:
+            return True
+        best = probabilities.max(axis=1, keepdims=True)
+        return bool(np.count_nonzero(probabilities >= best - self.margin) == len(probabilities))
+
+
+def two_calls(estimator: Any, signature: Signature) -> Labels | None:
+    """Both outputs, each by its own call; None if the signature has no ``probabilities``."""
+    if "probabilities" not in signature.output_names:
+        return None
+    return Labels(estimator, np.asarray(estimator.classes_), is_one_call=False, margin=None)
+
+
+def one_call(labels: Labels, inputs: Any) -> Labels:
+    """The same by one call, if that is sure to be right and is so for ``inputs``."""
+    kind = type(_last(labels.estimator))  # a subclass may have a predict of its own
+    if kind not in _BY_PROBABILITY | _BY_SCORE:
+        return labels
+    margin = None if kind in _BY_PROBABILITY else _MARGIN
+    faster = replace(labels, is_one_call=True, margin=margin)
+    mine, true = (way.outputs(inputs)["predictions"] for way in (faster, labels))
+    return faster if np.array_equal(mine, true) else labels
+
+
+def _last(estimator: Any) -> Any:
+    """The estimator at the end of nested pipelines."""
+    while type(estimator) is pipeline.Pipeline:
+        estimator = estimator.steps[-1][1]
+    return estimator

@@ -1,0 +1,205 @@
+"""Runs scikit-learn estimators that joblib has written.
+
+`load` opens digest-checked bytes from memory and makes the estimator fit for serving;
+`SklearnModel` turns rows into one array, one predict and plain values. Opening such bytes runs
+their code, so only what the manifest pins is ever opened (`models.repository`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import joblib
+import numpy as np
+import sklearn
+from sklearn.base import BaseEstimator
+
+from models.manifest import Manifest
+from models.repository import Repository
+from models.runtimes import arrays, described, threads
+from models.runtimes.alignment import Alignment, find_alignment, varied
+from models.runtimes.labels import one_call, two_calls
+from models.runtimes.sizes import measure, reachable
+from producer.contract import Signature
+from producer.errors import ModelUnavailable, PredictFailed
+
+LIBRARY = "scikit-learn"
+
+
+def load(manifest: Manifest, repository: Repository) -> SklearnModel:
+    """A version, opened and warmed up with its example.
+
+    Raises:
+        ModelUnavailable: It was made by another release of scikit-learn, does not open, or does not
+            answer its own example.
+    """
+    _refuse_other_release(manifest)
+    raw = repository.read(manifest.ref, expected=manifest)
+    try:
+        estimator = open_artefact(raw)
+    except Exception as error:
+        raise ModelUnavailable(f"{manifest.ref}: does not open: {described(error)}") from error
+    threads.scan()
+    try:
+        return SklearnModel(
+            estimator,
+            manifest.signature,
+            manifest.rows,
+            len(raw),
+            is_batchable=manifest.batchable,
+        )
+    except Exception as error:
+        raise ModelUnavailable(
+            f"{manifest.ref}: does not answer its example: {described(error)}"
+        ) from error
+
+
+def open_artefact(raw: bytes) -> Any:
+    """The object that joblib or pickle has written; runs their code, so check the bytes before."""
+    return joblib.load(io.BytesIO(raw))
+
+
+def release(version: str) -> tuple[str, ...]:
+    """The part of a version within which scikit-learn reads what it wrote: major and minor."""
+    return tuple(version.split(".")[:2])
+
+
+class SklearnModel:
+    """An estimator that answers rows; see `models.runtimes.Loaded`.
+
+    Attributes:
+        signature: What it takes and gives.
+        size_bytes: The artefact's length, or the memory counted by `models.runtimes.sizes`,
+            whichever is more.
+        alignment: How rows may be put together, as tried out.
+
+    Args:
+        estimator: Fitted; taken over and changed for serving.
+        signature: What it takes and gives.
+        example: Rows to try it on.
+        artefact_bytes: Length of its artefact.
+        holds_threads: Whether predicting holds BLAS and OpenMP to one thread for good.
+        is_batchable: What the manifest says; None while it is being published.
+
+    Raises:
+        Exception: Whatever the estimator raises on the example.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        signature: Signature,
+        example: arrays.Rows,
+        artefact_bytes: int = 0,
+        *,
+        holds_threads: bool = True,
+        is_batchable: bool | None = None,
+    ) -> None:
+        self.signature = signature
+        self._holds_threads = holds_threads
+        self._estimator = fit_for_serving(estimator)
+        self._to_inputs = find_inputs(estimator, signature, example)
+        self._labels = two_calls(estimator, signature)
+        self._group = 1
+        self._call = call_of(estimator)
+        rows = self._tried(example)
+        if self._labels is not None:
+            self._labels = one_call(self._labels, self._to_inputs(rows))
+        self.alignment: Alignment = find_alignment(
+            self._answer,
+            rows,
+            fills=self._to_inputs is not arrays.texts,
+            is_batchable=is_batchable,
+        )
+        self._group = self.alignment.group
+        self.size_bytes = max(artefact_bytes, measure(self._estimator))
+
+    def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
+        """The outputs by name; see `models.runtimes.Loaded.predict`."""
+        return self._answer(rows, self._group)
+
+    def _tried(self, example: arrays.Rows) -> arrays.Rows:
+        """Rows to try the estimator on: varied, or the bare example if it takes only that."""
+        self._answer(example, 1)
+        rows = varied(self.signature, example)
+        try:
+            self._answer(rows, 1)
+        except Exception:  # say, a number that stands for a category
+            return [example[step % len(example)] for step in range(len(rows))]
+        return rows
+
+    def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
+        if self._holds_threads:
+            threads.hold()
+        count = len(rows)
+        missing = -count % group
+        inputs = self._to_inputs(rows + rows[-1:] * missing if missing else rows)
+        values = self._outputs(inputs)
+        for name, answers in values.items():
+            if len(answers) != count + missing:
+                raise PredictFailed(
+                    f"output {name!r} has {len(answers)} answers for {count + missing} rows"
+                )
+        return {
+            output.name: arrays.plain(output, values[output.name], count)
+            for output in self.signature.outputs
+        }
+
+    def _outputs(self, inputs: Any) -> Mapping[str, Any]:
+        if self._labels is not None:
+            return self._labels.outputs(inputs)
+        return {"predictions": dense(self._call(inputs))}
+
+
+def find_inputs(estimator: Any, signature: Signature, example: arrays.Rows) -> arrays.ToInputs:
+    """How rows become what the estimator takes.
+
+    A single column of strings is a list of texts for a vectorizer, and a table of one column for
+    all others; the example tells which.
+    """
+    to_table = arrays.table(signature.inputs)
+    if [column.type for column in signature.inputs] != ["string"]:
+        return to_table
+    try:
+        call_of(estimator)(arrays.texts(example))
+    except Exception:
+        return to_table
+    return arrays.texts
+
+
+def call_of(estimator: Any) -> Callable[[Any], Any]:
+    """What gives ``predictions``: ``predict``, or a transformer's ``transform``."""
+    call = estimator.predict if hasattr(estimator, "predict") else estimator.transform
+    return cast(Callable[[Any], Any], call)
+
+
+def dense(values: Any) -> Any:
+    """``values`` as an array where a transformer gives a sparse matrix."""
+    return values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+
+
+def fit_for_serving(estimator: Any) -> Any:
+    """The same estimator, with what only matters in training taken out, wherever it is nested.
+
+    ``n_jobs`` would start threads in a worker that owns one core, and threads add up in any order.
+    ``feature_names_in_`` makes scikit-learn warn at each predict that an array has no names; that
+    the order is right is the signature's business.
+    """
+    for item in reachable(estimator):
+        if isinstance(item, BaseEstimator):
+            known = vars(item)
+            if known.get("n_jobs") is not None:
+                known["n_jobs"] = None
+            known.pop("feature_names_in_", None)
+    return estimator
+
+
+def _refuse_other_release(manifest: Manifest) -> None:
+    published = manifest.libraries.get(LIBRARY)
+    if published is not None and release(published) != release(sklearn.__version__):
+        raise ModelUnavailable(
+            f"{manifest.ref}: was published with {LIBRARY} {published}, here is "
+            f"{sklearn.__version__}, which may read it wrongly: publish it again from here"
+        )
