@@ -1,0 +1,313 @@
+"""What a pool makes of workers that die, hang or are told to stop: real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.command import send_shutdown_command, send_stop_job_command
+from rq.serializers import JSONSerializer
+from rq.suspension import resume, suspend
+from rq.worker import Worker as RqWorker
+
+from models.publish import publish
+from models.repository import Repository
+from producer import keys
+from producer.client import Client, Handle
+from producer.contract import Job, JobStatus
+from tests import estimators
+from tests.pools import RunningPool, running_pool
+from tests.waiting import wait_until
+
+QUEUE = "echo@v1"
+
+
+@pytest.fixture
+def store(tmp_path: Path, redis: Redis) -> Path:
+    store = tmp_path / "store"
+    echo = estimators.Echo(str(tmp_path / "journal")).fit([[1.0]])
+    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
+    (tmp_path / "journal").write_text("")
+    return store
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start(
+    redis: Redis, redis_url: str, store: Path, tmp_path: Path
+) -> Iterator[Callable[..., RunningPool]]:
+    """Starts a pool and waits until its workers have loaded the model."""
+    contexts = []
+
+    def start(workers: int = 1, **settings: Any) -> RunningPool:
+        context = running_pool(
+            redis_url, store, tmp_path, pool_min=workers, pool_max=workers, **settings
+        )
+        contexts.append(context)
+        pool = context.__enter__()
+        pool.wait_for_workers(redis, workers)
+        return pool
+
+    yield start
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def submit(client: Client, *numbers: float) -> list[Handle]:
+    return [client.submit("echo", instances=[[number]]) for number in numbers]
+
+
+def queued_together(client: Client, *numbers: float) -> list[Handle]:
+    """Jobs that wait at the same time, so that a worker takes them as one batch."""
+    suspend(client.redis)
+    handles = submit(client, *numbers)
+    resume(client.redis)
+    return handles
+
+
+def results(handles: list[Handle], timeout_s: float = 20) -> list[Job]:
+    return [handle.wait(timeout_s) for handle in handles]
+
+
+def codes(jobs: list[Job]) -> list[str]:
+    return [job.error.code if job.error else job.status.value for job in jobs]
+
+
+def is_empty(redis: Redis) -> bool:
+    held = [keys.LEASES, keys.key("queue", QUEUE), keys.key("wip", QUEUE)]
+    return not redis.exists(*held) and not list(redis.scan_iter("modelyard:batch:*"))
+
+
+def wait_for_start(handle: Handle) -> Job:
+    return wait_until(
+        lambda: job if (job := handle.get()).status is JobStatus.STARTED else None, 20
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (estimators.EXIT_0, "worker_crashed"),
+        (estimators.EXIT_1, "worker_crashed"),
+        (estimators.SEGFAULT, "worker_crashed"),
+        (estimators.ABORT, "worker_crashed"),
+        (estimators.SYS_EXIT, "predict_failed"),
+        (estimators.RAISE, "predict_failed"),
+    ],
+    ids=["exits 0", "exits 1", "segfaults", "aborts", "sys.exit", "raises"],
+)
+def test_one_that_kills_its_worker_fails_and_its_batch_mates_finish(
+    client, redis, start, number, code
+):
+    start()
+    good = [float(n) for n in range(8)]
+    handles = queued_together(client, *good[:4], number, *good[4:])
+    jobs = results(handles, 30)
+    assert codes(jobs[:4] + jobs[5:]) == ["finished"] * 8
+    assert [job["predictions"] for job in jobs[:4] + jobs[5:]] == [[n] for n in good]
+    assert codes(jobs[4:5]) == [code]
+    assert all(redis.xlen(keys.key("results", job.id)) == 1 for job in jobs)
+    wait_until(lambda: is_empty(redis), what="nothing is left behind")
+
+
+def test_a_killed_workers_jobs_are_taken_up_in_under_a_second(client, redis, start):
+    pool = start(workers=2)
+    submit(client, 1.0)[0].wait(20)
+    (slow,) = submit(client, estimators.SLOW)
+    worker = wait_for_start(slow)
+    name = redis.hget(keys.key("job", worker.id), "worker_name").decode()
+    killed_at = time.time()
+    os.kill(pool.workers(redis)[name], signal.SIGKILL)
+    again = wait_until(lambda: job if (job := slow.get()).attempts == 2 else None, 10)
+    assert again.started_at is not None
+    assert slow.wait(20)["predictions"] == [estimators.SLOW]
+    from datetime import datetime
+
+    assert datetime.fromisoformat(again.started_at).timestamp() - killed_at < 5
+
+
+def test_a_dead_worker_is_replaced(client, redis, start):
+    pool = start()
+    (name, pid), *_ = pool.workers(redis).items()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pool.workers(redis) and name not in pool.workers(redis), 20)
+    assert submit(client, 5.0)[0].wait(20)["predictions"] == [5.0]
+
+
+def test_a_hanging_job_fails_with_timeout_and_its_batch_mates_finish(client, redis, start):
+    start()
+    submit(client, 0.0)[0].wait(20)
+    client.settings = client.settings.model_copy(update={"timeout_s": 1})
+    jobs = results(queued_together(client, 1.0, estimators.HANG, 2.0), 30)
+    assert codes(jobs) == ["finished", "timeout", "finished"]
+    wait_until(lambda: is_empty(redis))
+
+
+def test_sigterm_drains_the_batch_and_leaves_the_rest_queued(client, redis, start):
+    pool = start()
+    submit(client, 0.0)[0].wait(20)
+    (slow,) = submit(client, estimators.SLOW)
+    wait_for_start(slow)
+    rest = submit(client, 1.0, 2.0)
+    assert pool.stop() == 0
+    assert slow.get()["predictions"] == [estimators.SLOW]
+    assert [handle.get().status for handle in rest] == [JobStatus.QUEUED] * 2
+    assert [handle.get().attempts for handle in rest] == [0, 0]
+    assert not redis.exists(keys.WORKERS, keys.LEASES)
+    start()
+    assert codes(results(rest)) == ["finished"] * 2
+
+
+def test_an_idle_pool_stops_at_once_with_status_0(redis, start):
+    pool = start()
+    started = time.monotonic()
+    assert pool.stop() == 0
+    assert time.monotonic() - started < 3
+    assert not redis.exists(keys.WORKERS)
+    assert not redis.zrange(keys.PRESENCE, 0, -1)
+
+
+def test_second_sigterm_gives_the_running_job_back(client, redis, start):
+    pool = start()
+    submit(client, 0.0)[0].wait(20)
+    (slow,) = submit(client, estimators.SLOW)
+    wait_for_start(slow)
+    (pid,) = pool.workers(redis).values()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: True)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: slow.get().status is not JobStatus.STARTED or slow.get().attempts > 0)
+    assert slow.wait(20)["predictions"] == [estimators.SLOW]
+    assert redis.xlen(keys.key("results", slow.id)) == 1
+
+
+def test_a_killed_pool_leaves_no_worker_and_loses_no_job(client, redis, start):
+    pool = start(workers=2)
+    pids = list(pool.workers(redis).values())
+    (slow,) = submit(client, estimators.SLOW)
+    wait_for_start(slow)
+    pool.kill()
+    wait_until(lambda: not any(map(is_alive, pids)), 10, "its workers leave")
+    start()
+    assert slow.wait(20)["predictions"] == [estimators.SLOW]
+    wait_until(lambda: is_empty(redis))
+
+
+def test_a_frozen_worker_loses_its_batch_and_writes_nothing_when_it_wakes(client, redis, start):
+    pool = start(workers=2)
+    submit(client, 0.0)[0].wait(20)
+    (slow,) = submit(client, estimators.SLOW)
+    job = wait_for_start(slow)
+    name = redis.hget(keys.key("job", job.id), "worker_name").decode()
+    pid = pool.workers(redis)[name]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = slow.wait(20)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert done["predictions"] == [estimators.SLOW]
+    assert done.attempts == 2
+    assert codes(results(submit(client, *map(float, range(20))))) == ["finished"] * 20
+    assert is_alive(pid), "it goes on after it woke"
+    assert redis.xlen(keys.key("results", slow.id)) == 1
+
+
+def test_a_leaking_worker_is_replaced_between_batches(client, redis, start):
+    pool = start(worker_bytes=600 * 2**20)
+    (pid,) = pool.workers(redis).values()
+    jobs = []
+    for _ in range(20):
+        jobs += results(submit(client, estimators.LEAK))
+    assert codes(jobs) == ["finished"] * 20
+    assert all(job.attempts == 1 for job in jobs)
+    wait_until(lambda: not is_alive(pid), 10)
+
+
+def test_jobs_of_a_model_that_does_not_load_fail_soon_and_others_go_on(client, redis, start, store):
+    broken = Repository(store)
+    publish(broken, redis, estimators.Echo().fit([[1.0]]), "broken", "v1", [[1.0]], activate=True)
+    artefact = next((store / "broken" / "v1").glob("*.joblib"))
+    artefact.chmod(0o644)
+    artefact.write_bytes(b"nothing that loads")
+    start()
+    submit(client, 1.0)[0].wait(20)
+    started = time.monotonic()
+    failed = client.submit("broken", instances=[[1.0]]).wait(20)
+    assert time.monotonic() - started < 2
+    assert codes([failed]) == ["model_unavailable"]
+    assert codes(results(submit(client, 1.0))) == ["finished"]
+
+
+class TestRqTools:
+    def test_rq_lists_the_worker_and_its_shutdown_command_drains_it(self, client, redis, start):
+        pool = start()
+        (worker,) = RqWorker.all(connection=redis)
+        assert (worker.get_state(), QUEUE in worker.queue_names()) == ("idle", True)
+        (pid,) = pool.workers(redis).values()
+        send_shutdown_command(redis, worker.name)
+        wait_until(lambda: not is_alive(pid), 10)
+        wait_until(lambda: pool.workers(redis), 20, "another one takes its place")
+
+    def test_rubbish_on_the_command_channel_does_not_deafen_the_worker(self, redis, start):
+        pool = start()
+        ((name, pid),) = pool.workers(redis).items()
+        wait_until(lambda: redis.publish(keys.key("pubsub", name), b"\xff not json"), 10)
+        redis.publish(keys.key("pubsub", name), b'{"command": 5}')
+        send_shutdown_command(redis, name)
+        wait_until(lambda: not is_alive(pid), 10)
+
+    def test_stopping_a_job_cancels_it_and_keeps_its_worker(self, client, redis, start):
+        pool = start()
+        submit(client, 0.0)[0].wait(20)
+        (pid,) = pool.workers(redis).values()
+        (slow,) = submit(client, estimators.SLOW)
+        wait_for_start(slow)
+        send_stop_job_command(redis, slow.id, serializer=JSONSerializer)
+        assert slow.wait(10).status is JobStatus.CANCELED
+        assert codes(results(submit(client, 1.0))) == ["finished"]
+        assert is_alive(pid)
+
+    def test_suspended_workers_say_so_and_go_on_when_resumed(self, client, redis, start):
+        start()
+        suspend(redis)
+        (handle,) = submit(client, 3.0)
+        wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "suspended", 10)
+        assert handle.get().status is JobStatus.QUEUED
+        resume(redis)
+        assert handle.wait(10)["predictions"] == [3.0]
+        wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "idle", 10)
+
+
+class TestRedisAway:
+    def test_workers_survive_a_restart_and_serve_again_soon(
+        self, client, redis, redis_server, start
+    ):
+        pool = start()
+        (pid,) = pool.workers(redis).values()
+        redis_server.pause()
+        wait_until(lambda: True)
+        redis_server.resume()
+        assert submit(client, 1.0)[0].wait(10)["predictions"] == [1.0]
+        assert is_alive(pid)
+        assert pool.process.poll() is None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs, and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -1,0 +1,86 @@
+"""Estimators that echo, or misbehave on certain numbers: what a faulty model does to a worker.
+
+They are published like any other model, so they live in a module that worker processes can import.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+
+RAISE = 424201.0
+HANG = 424202.0
+EXIT_0 = 424203.0
+EXIT_1 = 424204.0
+SEGFAULT = 424205.0
+SYS_EXIT = 424206.0
+ABORT = 424207.0
+LEAK = 424208.0
+SLOW = 424209.0
+
+#: What a batch with `SLOW` takes, in seconds; long enough to be caught in the act.
+SLOW_S = 1.0
+#: What a batch with `LEAK` leaves behind, in bytes.
+LEAK_BYTES = 30 * 2**20
+
+_leaked: list[bytearray] = []
+
+
+class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Predicts its first column.
+
+    Args:
+        journal: A file that gets a line for each row that is predicted, before it is.
+    """
+
+    def __init__(self, journal: str | None = None) -> None:
+        self.journal = journal
+
+    def fit(self, X: Any, y: Any = None) -> Echo:
+        self.n_features_in_ = np.asarray(X).shape[1]
+        return self
+
+    def predict(self, X: Any) -> Any:
+        numbers = np.asarray(X, dtype=float)[:, 0]
+        if self.journal:
+            with Path(self.journal).open("a") as journal:
+                journal.write("".join(f"{number:g}\n" for number in numbers))
+        for number in sorted(set(numbers)):
+            _misbehave(float(number))
+        return numbers
+
+
+def _misbehave(number: float) -> None:
+    if number == RAISE:
+        raise ValueError("a row that raises")
+    if number == HANG:
+        while True:
+            time.sleep(3600)
+    if number == EXIT_0:
+        os._exit(0)
+    if number == EXIT_1:
+        os._exit(1)
+    if number == SEGFAULT:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if number == SYS_EXIT:
+        sys.exit("a model that exits")
+    if number == ABORT:
+        os.abort()
+    if number == LEAK:
+        _leaked.append(bytearray(b"x" * LEAK_BYTES))
+    if number == SLOW:
+        time.sleep(SLOW_S)
+
+
+class Unloadable(Echo):
+    """Cannot be opened again."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise RuntimeError("this model does not load")

@@ -1,0 +1,381 @@
+"""Claim, renew, finish, give back, reap, sweep: what each script promises, on a real Redis."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job as RqJob
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.suspension import resume, suspend
+
+from producer import keys, wire
+from producer.client import Client
+from producer.contract import Failure, JobStatus, Request
+from producer.settings import Settings
+from tests.versions import register
+from tests.waiting import wait_until
+from worker.lease import Batch, Ending, Lease, Suspended, reap, sweep
+
+QUEUE = "echo@v1"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.load({}, lease_s=0.5, batch_jobs=8, attempts=3)
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str, settings: Settings):
+    register(redis)
+    client = Client(redis_url, settings=settings)
+    yield client
+    client.close()
+
+
+def lease_of(redis: Redis, settings: Settings, name: str = "w1") -> Lease:
+    return Lease(redis, name, settings)
+
+
+def claim(lease: Lease, *queues: str) -> Batch:
+    batch = lease.claim(queues or [QUEUE])
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def submit(client: Client, count: int, **more) -> list[str]:
+    return [client.submit("echo", instances=[[float(n)]], **more).id for n in range(count)]
+
+
+def echo(batch: Batch) -> list[Ending]:
+    """Endings that give each job its own number back."""
+    endings = []
+    for job in batch.jobs:
+        rows = wire.loads(job.data)[3]["instances"]
+        endings.append(Ending(job.id, {"predictions": [row[0] for row in rows]}, 60))
+    return endings
+
+
+def waiting(redis: Redis) -> list[str]:
+    ids: Any = redis.lrange(keys.key("queue", QUEUE), 0, -1)
+    return [raw.decode() for raw in ids]
+
+
+def nothing_is_left(redis: Redis) -> bool:
+    held = [keys.LEASES, keys.key("queue", QUEUE), keys.key("wip", QUEUE)]
+    return not any(redis.exists(key) for key in held) and not list(
+        redis.scan_iter("modelyard:batch:*")
+    )
+
+
+class TestClaim:
+    def test_takes_the_oldest_jobs_up_to_the_bound_in_order(self, redis, client, settings):
+        ids = submit(client, 10)
+        batch = claim(lease_of(redis, settings))
+        assert [job.id for job in batch.jobs] == ids[:8]
+        assert waiting(redis) == ids[8:]
+        assert client.get(ids[0]).status is JobStatus.STARTED
+        assert client.get(ids[0]).attempts == 1
+
+    def test_stops_before_the_rows_pass_their_bound(self, redis, client):
+        bounded = Settings.load({}, batch_rows=5)
+        for _ in range(3):
+            client.submit("echo", instances=[[1.0], [2.0]])
+        assert len(claim(lease_of(redis, bounded)).jobs) == 2
+
+    def test_takes_a_job_that_alone_is_over_the_bound_of_rows(self, redis, client):
+        client.submit("echo", instances=[[1.0]] * 9)
+        assert len(claim(lease_of(redis, Settings.load({}, batch_rows=5))).jobs) == 1
+
+    def test_two_workers_at_once_never_get_the_same_job(self, redis, client, settings, redis_url):
+        ids = submit(client, 60)
+        got: list[list[str]] = [[], []]
+
+        def drain(place: int) -> None:
+            with Redis.from_url(redis_url) as own:
+                lease = lease_of(own, settings, f"w{place}")
+                while isinstance(batch := lease.claim([QUEUE]), Batch):
+                    got[place] += [job.id for job in batch.jobs]
+                    lease.finish(batch, echo(batch))
+
+        threads = [threading.Thread(target=drain, args=(place,)) for place in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(got[0] + got[1]) == sorted(ids)
+
+    def test_an_id_that_was_pushed_several_times_runs_once(self, redis, client, settings):
+        (job_id,) = submit(client, 1)
+        redis.rpush(keys.key("queue", QUEUE), job_id, job_id, job_id)
+        batch = claim(lease_of(redis, settings))
+        assert [job.id for job in batch.jobs] == [job_id]
+        lease = lease_of(redis, settings)
+        lease.finish(batch, echo(batch))
+        redis.rpush(keys.key("queue", QUEUE), job_id)
+        assert lease.claim([QUEUE]) == 1, "the entry is passed over"
+        assert client.get(job_id)["predictions"] == [0.0]
+        assert redis.xlen(keys.key("results", job_id)) == 1
+
+    def test_nothing_is_claimed_while_workers_are_suspended(self, redis, client, settings):
+        submit(client, 1)
+        lease = lease_of(redis, settings)
+        suspend(redis)
+        with pytest.raises(Suspended):
+            lease.claim([QUEUE])
+        resume(redis)
+        assert claim(lease).jobs
+
+    def test_an_unanswered_claim_is_given_back_by_the_next_one(self, redis, client, settings):
+        ids = submit(client, 3)
+        lease = lease_of(redis, settings)
+        claim(lease)  # its reply was lost, say
+        again = claim(lease)
+        assert [job.id for job in again.jobs] == ids
+        assert [job.attempt for job in again.jobs] == [1, 1, 1], "a lost reply is no attempt"
+
+    def test_a_job_past_its_deadline_is_flawed(self, redis, client, settings):
+        (job_id,) = submit(client, 1, deadline_ms=1)
+        due = int(redis.hget(keys.key("job", job_id), "my_deadline"))
+        wait_until(lambda: redis.time()[0] * 10**6 + redis.time()[1] > due)
+        (job,) = claim(lease_of(redis, settings)).jobs
+        assert (job.flaw, job.data) == ("expired", b"")
+
+    @pytest.mark.parametrize(
+        "entry", [b"bad id!", b"../../x", b"", b"\xff\xfe", b"a:b:c", b"x" * 10**6, b"missing"]
+    )
+    def test_an_entry_that_is_no_job_is_set_aside_and_the_rest_runs(
+        self, redis, client, settings, entry
+    ):
+        redis.rpush(keys.key("queue", QUEUE), entry)
+        ids = submit(client, 1)
+        assert [job.id for job in claim(lease_of(redis, settings)).jobs] == ids
+        aside = wire.loads(redis.lindex(keys.QUARANTINE, 0))
+        assert aside["queue"] == QUEUE
+        assert aside["reason"] in ("not a job id", "no such job")
+        assert redis.hget(keys.METRICS, "jobs_quarantined_total") == b"1"
+
+    def test_the_quarantine_is_bounded(self, redis, client, settings):
+        redis.rpush(keys.key("queue", QUEUE), *[f"no job {n}" for n in range(1200)])
+        lease = lease_of(redis, Settings.load({}, batch_jobs=1024))
+        while lease.claim([QUEUE]):
+            pass
+        assert redis.llen(keys.QUARANTINE) == keys.QUARANTINE_LENGTH
+
+    def test_a_queue_of_another_type_does_not_keep_others_from_being_served(
+        self, redis, client, settings
+    ):
+        ids = submit(client, 1)
+        redis.set(keys.key("queue", "echo@v0"), "not a list", ex=60)
+        batch = claim(lease_of(redis, settings), "echo@v0", QUEUE)
+        assert [job.id for job in batch.jobs] == ids
+
+
+class TestFinish:
+    def test_writes_what_rq_reads(self, redis, client, settings):
+        (job_id,) = submit(client, 1)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        started = StartedJobRegistry(connection=redis, name=QUEUE)
+        assert job_id in started.get_job_ids()
+        lease.finish(batch, echo(batch))
+        job = RqJob.fetch(job_id, connection=redis, serializer=JSONSerializer)
+        assert job.get_status() == "finished"
+        assert job.return_value() == {"predictions": [0.0]}
+        assert job_id in FinishedJobRegistry(connection=redis, name=QUEUE)
+        assert Queue(QUEUE, connection=redis, serializer=JSONSerializer).count == 0
+        assert nothing_is_left(redis)
+
+    def test_a_failure_is_a_failed_job_of_rq_too(self, redis, client, settings):
+        (job_id,) = submit(client, 1)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        lease.finish(batch, [Ending(job_id, Failure("predict_failed", "no", 3), 60)])
+        rq_job = RqJob.fetch(job_id, connection=redis, serializer=JSONSerializer)
+        result = rq_job.latest_result()
+        assert result is not None
+        assert result.exc_string == "predict_failed: no"
+        assert job_id in FailedJobRegistry(connection=redis, name=QUEUE)
+        assert client.get(job_id).error == Failure("predict_failed", "no", 3)
+
+    def test_repeated_after_a_lost_reply_it_writes_nothing_twice(self, redis, client, settings):
+        (job_id,) = submit(client, 1)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        measures = [("batch_size_count|model=echo|model_version=v1", 1.0)]
+        assert lease.finish(batch, echo(batch), {}, measures) == 1
+        assert lease.finish(batch, echo(batch), {}, measures) == 0
+        assert redis.xlen(keys.key("results", job_id)) == 1
+        assert redis.hget(keys.METRICS, measures[0][0]) == b"1"
+
+    def test_a_batch_larger_than_a_chunk_is_ended_whole(self, redis, client):
+        wide = Settings.load({}, batch_jobs=200)
+        client.submit_many(Request("echo", [[1.0]]) for _ in range(150))
+        lease = lease_of(redis, wide)
+        batch = claim(lease)
+        assert lease.finish(batch, echo(batch)) == 150
+        assert nothing_is_left(redis)
+
+    def test_both_expire(self, redis, client, settings):
+        (job_id,) = submit(client, 1)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        lease.finish(batch, echo(batch))
+        for family in ("job", "results"):
+            assert 0 < redis.ttl(keys.key(family, job_id)) <= 60
+
+
+class TestLease:
+    def test_a_zombie_writes_nothing_and_keeps_nothing(self, redis, client, settings):
+        """It sleeps past its lease, another worker ends the jobs, it wakes up."""
+        ids = submit(client, 3)
+        zombie, heir = lease_of(redis, settings, "w1"), lease_of(redis, settings, "w2")
+        late = claim(zombie)
+        wait_until(lambda: sweep(redis, settings)[1])
+        for _ in ids:  # after a crash they run alone
+            batch = claim(heir)
+            assert len(batch.jobs) == 1
+            heir.finish(batch, echo(batch))
+        assert not zombie.renew(late.token)
+        wrong = [Ending(job_id, {"predictions": [-1.0]}, 60) for job_id in ids]
+        assert zombie.finish(late, wrong) == 0
+        assert [client.get(job_id)["predictions"] for job_id in ids] == [[0.0], [1.0], [2.0]]
+
+    def test_renewing_keeps_the_batch_beyond_its_lease(self, redis, client, settings):
+        submit(client, 1)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        until = redis.time()[0] + 2
+        while redis.time()[0] < until:
+            assert lease.renew(batch.token)
+            assert sweep(redis, settings) == (0, [])
+        assert lease.finish(batch, echo(batch)) == 1
+
+    def test_jobs_of_a_dead_worker_come_back_in_order_and_run_alone(self, redis, client, settings):
+        ids = submit(client, 4)
+        claim(lease_of(redis, settings))
+        later = submit(client, 1)
+        reaped = reap(redis, "w1", "died", settings)
+        assert reaped is not None
+        assert (reaped.queue, reaped.given_back, reaped.failed) == (QUEUE, 4, 0)
+        assert waiting(redis) == ids + later
+        batch = claim(lease_of(redis, settings, "w2"))
+        assert [job.id for job in batch.jobs] == ids[:1]
+        assert batch.jobs[0].crashes == 1
+
+    def test_a_suspect_behind_others_waits_for_its_own_batch(self, redis, client, settings):
+        (suspect,) = submit(client, 1)
+        claim(lease_of(redis, settings))
+        reap(redis, "w1", "died", settings)
+        good = submit(client, 2)
+        redis.lrem(keys.key("queue", QUEUE), 1, suspect)
+        redis.linsert(keys.key("queue", QUEUE), "AFTER", good[0], suspect)
+        lease = lease_of(redis, settings, "w2")
+        batches = []
+        while isinstance(batch := lease.claim([QUEUE]), Batch):
+            lease.finish(batch, echo(batch))
+            batches.append([job.id for job in batch.jobs])
+        assert batches == [[good[0]], [suspect], [good[1]]]
+
+    def test_a_job_that_crashes_three_workers_fails(self, redis, client, settings):
+        (job_id,) = submit(client, 1)
+        for crash in range(3):
+            claim(lease_of(redis, settings, f"w{crash}"))
+            reap(redis, f"w{crash}", "died", settings)
+        job = client.get(job_id)
+        assert (job.status, job.error and job.error.code) == (JobStatus.FAILED, "worker_crashed")
+        assert job.attempts == 3
+        assert nothing_is_left(redis)
+
+    def test_a_batch_past_its_deadline_fails_only_the_one_that_was_alone(
+        self, redis, client, settings
+    ):
+        ids = submit(client, 2)
+        claim(lease_of(redis, settings))
+        reap(redis, "w1", "timeout", settings)
+        assert waiting(redis) == ids
+        claim(lease_of(redis, settings))
+        reap(redis, "w1", "timeout", settings)
+        job = client.get(ids[0])
+        assert (job.status, job.error and job.error.code) == (JobStatus.FAILED, "timeout")
+        assert waiting(redis) == ids[1:]
+
+    def test_released_jobs_go_back_as_if_never_claimed(self, redis, client, settings):
+        ids = submit(client, 3)
+        lease = lease_of(redis, settings)
+        claim(lease)
+        lease.release()
+        assert waiting(redis) == ids
+        batch = claim(lease)
+        assert [(job.attempt, job.crashes) for job in batch.jobs] == [(1, 0)] * 3
+
+    def test_a_canceled_member_is_dropped_and_the_others_finish(self, redis, client, settings):
+        ids = submit(client, 3)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        client.cancel(ids[1])
+        assert lease.finish(batch, echo(batch)) == 2
+        statuses = [client.get(job_id).status.value for job_id in ids]
+        assert statuses == ["finished", "canceled", "finished"]
+        assert redis.xlen(keys.key("results", ids[1])) == 1
+        assert nothing_is_left(redis)
+
+    def test_a_canceled_member_does_not_come_back_when_its_worker_dies(
+        self, redis, client, settings
+    ):
+        ids = submit(client, 2)
+        claim(lease_of(redis, settings))
+        client.cancel(ids[0])
+        reap(redis, "w1", "died", settings)
+        assert waiting(redis) == ids[1:]
+
+    def test_queued_jobs_past_their_deadline_expire_without_a_worker(self, redis, client, settings):
+        (job_id,) = submit(client, 1, deadline_ms=1)
+        wait_until(lambda: sweep(redis, settings)[0] == 1)
+        job = client.get(job_id)
+        assert (job.status, job.error and job.error.code) == (JobStatus.FAILED, "expired")
+        assert waiting(redis) == []
+
+
+class TestFrontDoor:
+    def test_a_job_pushed_to_the_model_goes_where_the_keys_say_now(self, redis, client, settings):
+        register(redis, version="v2", active=False)
+        job = Queue("echo", connection=redis, serializer=JSONSerializer).enqueue(
+            "worker.tasks.predict", instances=[[7.0]], result_ttl=60, failure_ttl=60
+        )
+        redis.set(keys.key("active", "echo"), "v2")
+        lease = lease_of(redis, settings)
+        batch = claim(lease, "echo")
+        assert lease.forward(batch, "echo", [(job.id, "", 0.5, 1)]) == {}
+        lease.finish(batch, [])
+        moved = claim(lease, "echo@v2")
+        assert [one.id for one in moved.jobs] == [job.id]
+        assert moved.jobs[0].attempt == 1
+        lease.finish(moved, [Ending(job.id, {"predictions": [7.0]}, 60)])
+        assert job.return_value(refresh=True) == {"predictions": [7.0]}
+
+    def test_a_job_that_nothing_is_routed_to_says_why(self, redis, client, settings):
+        redis.delete(keys.key("active", "echo"))
+        job = Queue("echo", connection=redis, serializer=JSONSerializer).enqueue(
+            "worker.tasks.predict", instances=[[7.0]], result_ttl=60, failure_ttl=60
+        )
+        lease = lease_of(redis, settings)
+        batch = claim(lease, "echo")
+        problems = lease.forward(batch, "echo", [(job.id, "v9", 0.5, 1)])
+        assert problems == {job.id: "unknown_version"}
+        lease.finish(batch, [Ending(job.id, Failure("unknown_version", ""), 60)])
+
+
+def test_a_full_redis_still_takes_endings(redis, client, settings):
+    """Finishing frees what a claim took, so it must work where submitting does not."""
+    ids = submit(client, 8)
+    lease = lease_of(redis, settings)
+    batch = claim(lease)
+    redis.config_set("maxmemory", 1)
+    assert lease.finish(batch, echo(batch)) == 8
+    redis.config_set("maxmemory", 0)
+    assert client.get(ids[7])["predictions"] == [7.0]

@@ -1,0 +1,153 @@
+"""From claimed jobs to outcomes, without Redis: check, stack, predict, split, and find the culprit.
+
+Pure but for the ``predict`` that is passed in. Each job is checked alone, so that a bad one never
+enters the stack; what the model then raises is narrowed down by halving until only the job that it
+raises on is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+from producer.contract import Failure, Signature
+from producer.errors import ModelyardError
+from producer.jobs import Call, decode_call
+from producer.rows import check_outputs, check_rows
+from worker.lease import Claimed
+
+#: Rows to outputs by name, one element a row; raises where the model does.
+Predict = Callable[[list[list[Any]]], Mapping[str, list[Any]]]
+
+#: What a finished or failed job amounts to.
+Outcome = dict[str, Any] | Failure
+
+_FLAWS = {
+    "expired": Failure("expired", "the job was not started before its deadline"),
+    "status": Failure("invalid_job", "the job's status is none that a queued job has"),
+}
+
+
+class Member(NamedTuple):
+    """A job that may enter the stack.
+
+    Attributes:
+        id: The job's id.
+        rows: ``(rows, columns)`` in signature order.
+        outputs: The outputs that are wanted; None for all.
+    """
+
+    id: str
+    rows: list[list[Any]]
+    outputs: tuple[str, ...] | None
+
+
+def read_call(job: Claimed, most_bytes: int) -> Call | Failure:
+    """What a claimed job asks for, or why it is none."""
+    if job.flaw == "too_large":
+        return Failure(
+            "invalid_job", f"too_large: the payload is over the bound of {most_bytes} bytes"
+        )
+    if job.flaw:
+        return _FLAWS[job.flaw]
+    try:
+        return decode_call(job.data, most_bytes)
+    except ModelyardError as error:
+        return Failure(error.code, error.message)
+
+
+def check(job_id: str, call: Call, signature: Signature, most_rows: int) -> Member | Failure:
+    """The job as a member of the stack, or why its rows cannot be predicted."""
+    try:
+        rows = check_rows(
+            signature, instances=call.instances, inputs=call.inputs, most_rows=most_rows
+        )
+        return Member(job_id, rows, check_outputs(signature, call.outputs))
+    except ModelyardError as error:
+        return Failure(error.code, error.message, getattr(error, "row", None))
+
+
+def stacks(members: Sequence[Member], most_rows: int, is_batchable: bool) -> list[list[Member]]:
+    """The members in stacks of at most ``most_rows`` rows, or alone where they may not be mixed."""
+    if not is_batchable:
+        return [[member] for member in members]
+    found: list[list[Member]] = []
+    rows = most_rows + 1
+    for member in members:
+        if rows + len(member.rows) > most_rows:
+            found.append([])
+            rows = 0
+        found[-1].append(member)
+        rows += len(member.rows)
+    return found
+
+
+def run(members: Sequence[Member], predict: Predict, signature: Signature) -> dict[str, Outcome]:
+    """The outcome of each member, by job id.
+
+    One predict if all is well. If it raises, the stack is halved and each half tried, down to the
+    job that it raises on: at most ``2 log2(n)`` further predicts for one culprit among ``n``.
+    """
+    try:
+        outputs = predict([row for member in members for row in member.rows])
+        return _split(members, outputs, signature)
+    except (
+        BaseException
+    ) as error:  # a model may call sys.exit; the worker's own stop is no exception
+        if len(members) == 1:
+            return {members[0].id: _failure_of(error)}
+    middle = len(members) // 2
+    return run(members[:middle], predict, signature) | run(members[middle:], predict, signature)
+
+
+def _split(
+    members: Sequence[Member], outputs: Mapping[str, list[Any]], signature: Signature
+) -> dict[str, Outcome]:
+    """Each member's part of the outputs.
+
+    Raises:
+        ValueError: The outputs do not fit the rows; or a member alone, a number is not finite.
+    """
+    count = sum(len(member.rows) for member in members)
+    for name, values in outputs.items():
+        if len(values) != count:
+            raise ValueError(f"the model gave {len(values)} {name} for {count} rows")
+        _refuse_infinities(name, values)
+    outcomes: dict[str, Outcome] = {}
+    start = 0
+    for member in members:
+        end = start + len(member.rows)
+        result = {
+            name: values[start:end]
+            for name, values in outputs.items()
+            if member.outputs is None or name in member.outputs
+        }
+        if signature.classes is not None and "probabilities" in result:
+            result["classes"] = list(signature.classes)
+        outcomes[member.id] = result
+        start = end
+    return outcomes
+
+
+def _refuse_infinities(name: str, values: list[Any]) -> None:
+    """JSON has no form for NaN and infinities.
+
+    Raises:
+        ValueError: One is among the values.
+    """
+    if not values:
+        return
+    first = values[0]
+    if isinstance(first, float) and not all(map(isfinite, values)):
+        raise ValueError(f"the model gave {name} that are not finite")
+    if isinstance(first, list):
+        for row in values:
+            _refuse_infinities(name, row)
+
+
+def _failure_of(error: BaseException) -> Failure:
+    if isinstance(error, ModelyardError):
+        return Failure(error.code, error.message)
+    text = str(error).strip().splitlines()
+    return Failure("predict_failed", f"{type(error).__name__}: {text[0][:500] if text else ''}")

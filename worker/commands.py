@@ -1,0 +1,83 @@
+"""RQ's commands to a running worker: shut down, and stop a job.
+
+``send_shutdown_command`` drains the worker, ``send_stop_job_command`` cancels the job (one of many
+in a batch, so its worker is not killed for it), ``send_kill_horse_command`` finds no horse. What
+cannot be read is logged and passed over: RQ's own listener would end for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from redis import Redis
+from redis.client import PubSub
+
+from producer import connect, keys, wire
+from producer.client import cancel_job
+from producer.errors import ModelyardError
+from producer.settings import Settings
+from worker.outage import OUTAGE
+
+_log = logging.getLogger(__name__)
+
+#: How long one read of the channel waits, in seconds.
+_WAIT_S = 1.0
+
+
+class Commands:
+    """Listens on a worker's command channel.
+
+    Args:
+        url: The Redis.
+        worker: The worker's name.
+        settings: Times to live of what a command ends.
+    """
+
+    def __init__(self, url: str, worker: str, settings: Settings) -> None:
+        self._url = url
+        self._channel = keys.key("pubsub", worker)
+        self._settings = settings
+
+    def thread(self, stopped: threading.Event) -> threading.Thread:
+        """A thread that listens until ``stopped`` is set."""
+        return threading.Thread(target=self._run, args=(stopped,), name="commands", daemon=True)
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.is_set():
+            try:
+                self._listen(stopped)
+            except OUTAGE as error:
+                _log.debug("commands: Redis is away: %s", error)
+                stopped.wait(_WAIT_S)
+
+    def _listen(self, stopped: threading.Event) -> None:
+        redis = connect.blocking(self._url, _WAIT_S)
+        pubsub = PubSub(redis.connection_pool, ignore_subscribe_messages=True)
+        try:
+            pubsub.subscribe(self._channel)
+            while not stopped.is_set():
+                message = pubsub.get_message(timeout=_WAIT_S)
+                if message is not None:
+                    self._obey(redis, message["data"])
+        finally:
+            pubsub.close()
+            redis.close()
+
+    def _obey(self, redis: Redis, data: Any) -> None:
+        try:
+            command = wire.loads(data)
+            match command:
+                case {"command": "shutdown"}:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                case {"command": "stop-job", "job_id": str(job_id)}:
+                    cancel_job(redis, job_id, self._settings.result_ttl_s)
+                case {"command": str(name)}:
+                    _log.info("the command %.40r means nothing to this worker", name)
+                case _:
+                    _log.warning("a command that is none was passed over")
+        except ModelyardError as error:
+            _log.warning("a command could not be obeyed: %s", error.message)

@@ -1,0 +1,46 @@
+"""How much memory a worker may fill with models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from producer.settings import Settings
+
+#: The part of a worker's memory that loaded models may take; the rest is for batches and libraries.
+_SHARE = 0.75
+
+#: The limit of the control group that the process runs in (cgroup v2): "max" or bytes.
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def worker_limit_bytes(settings: Settings) -> int:
+    """The memory that one worker may use: as set, or its part of the machine's or container's.
+
+    Workers of a pool share it evenly.
+    """
+    if settings.worker_bytes is not None:
+        return settings.worker_bytes
+    return int(_memory_bytes() / max(1, settings.pool_max))
+
+
+def cache_limit_bytes(settings: Settings) -> int:
+    """The bound of one worker's model cache: as set, or 75 % of the worker's memory."""
+    if settings.cache_bytes is not None:
+        return settings.cache_bytes
+    return int(worker_limit_bytes(settings) * _SHARE)
+
+
+def used_bytes() -> int:
+    """What this process holds in memory now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def _memory_bytes() -> int:
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = _CGROUP_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total

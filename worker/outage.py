@@ -1,0 +1,41 @@
+"""What a Redis that is away raises, and how to go on until it is back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from redis.exceptions import RedisError
+
+_log = logging.getLogger(__name__)
+
+#: What a broken connection, or a Redis that refuses for a while, raises.
+OUTAGE = (RedisError, OSError)
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+
+
+def pauses() -> Iterator[float]:
+    """The pauses between tries, in seconds: short at first, so that a restart is hardly seen."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        yield pause_s
+        pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+
+
+def persist(action: Callable[[], Any], wait: Callable[[float], object]) -> None:
+    """Repeat ``action``, which must be safe to repeat, until Redis has answered.
+
+    Args:
+        action: What to do.
+        wait: How to pass so many seconds.
+    """
+    for pause_s in pauses():
+        try:
+            action()
+            return
+        except OUTAGE as error:
+            _log.warning("Redis is away, trying again: %s", error)
+            wait(pause_s)

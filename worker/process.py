@@ -1,0 +1,232 @@
+"""The worker process: wait, claim, serve, finish, until told to stop.
+
+The main thread runs one batch after the other. A second thread keeps the batch's lease and says
+that the worker lives; a third listens to RQ's commands. Nothing that is in Redis, and no absence
+of Redis, ends the process: it backs off and goes on. Stopping is asked for by a signal, ends the
+present batch and claims no other; a second signal gives the batch back and ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+from redis import Redis
+
+from models.cache import ModelCache
+from models.repository import Repository
+from models.runtimes import load
+from producer import connect, keys
+from producer.settings import Settings
+from producer.signals import StopSignals
+from worker.board import Board
+from worker.commands import Commands
+from worker.lease import Batch, Lease, Suspended, reap
+from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
+from worker.outage import OUTAGE, pauses, persist
+from worker.registration import Registration
+from worker.serve import Served, Server
+
+_log = structlog.get_logger()
+
+#: How often a worker says that it lives, in seconds.
+_BEAT_S = 2.0
+
+
+class Worker:
+    """One worker; `run` returns when it was asked to stop.
+
+    Args:
+        settings: All there is to set.
+        url: The Redis to work on.
+        name: The worker's name, unique to this process.
+        pool: The name of the pool that started it; empty for none.
+        pattern: Only models whose name matches are served.
+    """
+
+    def __init__(
+        self, settings: Settings, url: str, name: str = "", pool: str = "", pattern: str = "*"
+    ) -> None:
+        self.name = name or f"worker-{secrets.token_hex(6)}"
+        self._settings = settings
+        self._url = url
+        self._redis = connect.steady(url, self.name)
+        self._bell = connect.blocking(url, settings.look_s, self.name)
+        self._lease = Lease(self._redis, self.name, settings)
+        self._registration = Registration(self._redis, self.name, pool)
+        self._board = Board(self._redis, pattern)
+        repository = Repository(settings.store_path)
+        self._cache = ModelCache(
+            lambda ref: load(repository.manifest(ref), repository), cache_limit_bytes(settings)
+        )
+        self._server = Server(self._cache, repository, settings)
+        self._batch: Batch | None = None
+        self._stopped = threading.Event()
+        self._is_overgrown = False
+        self._is_suspended = False
+        self._signals = StopSignals(on_second=self._leave_now)
+
+    def run(self) -> None:
+        """Work until a signal, or RQ's shutdown command, asks to stop; in the main thread."""
+        with self._signals:
+            self._run()
+
+    def _run(self) -> None:
+        persist(lambda: self._registration.birth(self._board.queues()), time.sleep)
+        threads = [
+            threading.Thread(target=self._keep, name="lease", daemon=True),
+            Commands(self._url, self.name, self._settings).thread(self._stopped),
+        ]
+        for thread in threads:
+            thread.start()
+        _log.info("worker started", worker=self.name)
+        pause = pauses()
+        while not self._signals.count and not self._is_overgrown:
+            try:
+                self._step()
+                pause = pauses()
+            except Suspended:
+                self._suspended()
+            except OUTAGE as error:
+                _log.warning("Redis is away: %s", error, worker=self.name)
+                self._signals.wait(next(pause))
+        self._leave(threads)
+
+    def _step(self) -> None:
+        """One batch, or one wait for work."""
+        queues = self._board.queues()
+        claimed = self._lease.claim(queues) if queues else 0
+        if self._is_suspended and not isinstance(claimed, Batch):  # a claim has said busy itself
+            self._registration.set_state("idle")
+        self._is_suspended = False
+        if isinstance(claimed, Batch):
+            self._board.served(claimed.queue)
+            self._work(claimed)
+        elif claimed == 0:
+            self._wait_for_bell(queues)
+
+    def _wait_for_bell(self, queues: Sequence[str]) -> None:
+        """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
+        if not queues:
+            self._signals.wait(self._settings.look_s)
+            return
+        bells = [keys.key("bell", queue) for queue in queues]
+        self._bell.blpop(bells, timeout=self._settings.look_s)
+
+    def _work(self, batch: Batch) -> None:
+        self._batch = batch
+        try:
+            served = self._server.serve(batch, self._lease)
+            persist(lambda: self._finish(batch, served), time.sleep)
+        except OUTAGE:
+            raise
+        except Exception:
+            # Our own fault, not the model's: count it as a crash, so that no job comes back for
+            # ever.
+            _log.exception("a batch of %s could not be served", batch.queue)
+            persist(lambda: reap(self._redis, self.name, "died", self._settings), time.sleep)
+        finally:
+            self._batch = None
+
+    def _finish(self, batch: Batch, served: Served) -> None:
+        written = self._lease.finish(batch, served.endings, served.run, served.tally.items())
+        if written < len(served.endings):
+            _log.warning(
+                "%d of %d jobs were canceled or given to others meanwhile",
+                len(served.endings) - written,
+                len(served.endings),
+                worker=self.name,
+                queue=batch.queue,
+            )
+        _log.debug(
+            "batch",
+            worker=self.name,
+            queue=batch.queue,
+            jobs=len(served.endings),
+        )
+
+    def _suspended(self) -> None:
+        if not self._is_suspended:
+            self._registration.set_state("suspended")
+            self._is_suspended = True
+        self._signals.wait(0.2)
+
+    def _keep(self) -> None:
+        """Renew the lease, and say that the worker lives, on a connection of its own."""
+        redis = connect.steady(self._url, self.name)
+        lease = Lease(redis, self.name, self._settings)
+        registration = self._registration.on(redis)
+        beaten = 0.0
+        while not self._stopped.wait(self._settings.lease_s / 4):
+            try:
+                self._renew(lease)
+                if time.monotonic() - beaten >= _BEAT_S:
+                    registration.beat(self._board.known, self._loaded())
+                    self._check_memory()
+                    beaten = time.monotonic()
+            except OUTAGE as error:
+                _log.debug("Redis is away: %s", error)
+
+    def _renew(self, lease: Lease) -> None:
+        batch = self._batch
+        if batch is not None and not lease.renew(batch.token) and self._batch is batch:
+            _log.warning(
+                "the lease was lost; what the batch yields will not be written",
+                worker=self.name,
+                queue=batch.queue,
+            )
+
+    def _check_memory(self) -> None:
+        """Ask for the process to be replaced, after its batch, if it has grown too large."""
+        used, limit = used_bytes(), worker_limit_bytes(self._settings)
+        if used > limit and not self._is_overgrown:
+            self._is_overgrown = True
+            _log.warning(
+                "the worker uses %d bytes, its bound is %d: it leaves",
+                used,
+                limit,
+                worker=self.name,
+            )
+
+    def _loaded(self) -> dict[str, int]:
+        return {str(ref): size for ref, size in self._cache.loaded().items()}
+
+    def _leave(self, threads: Sequence[threading.Thread]) -> None:
+        self._stopped.set()
+        for thread in threads:
+            thread.join(timeout=1.0)
+        try:
+            self._registration.death()
+        except OUTAGE as error:
+            _log.warning("Redis is away, RQ's entry of the worker expires by itself: %s", error)
+        _log.info("worker stopped", worker=self.name)
+
+    def _leave_now(self) -> None:
+        """In the handler of a second signal: give the batch back and end."""
+        try:
+            redis: Redis = connect.fast(self._url, self.name)
+            Lease(redis, self.name, self._settings).release()
+            self._registration.on(redis).death()
+        except OUTAGE:
+            pass  # the lease runs out by itself
+        os._exit(1)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``python -m worker.process NAME POOL PATTERN``, as the pool starts it."""
+    from producer import logs, yard
+
+    name, pool, pattern = arguments
+    settings = Settings.load()
+    logs.configure(settings)
+    Worker(settings, yard.redis_url(settings), name, pool, pattern).run()
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

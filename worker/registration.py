@@ -1,0 +1,116 @@
+"""How a worker is seen: in RQ's own entries, and in Modelyard's presence.
+
+``rq info``, ``rq.Worker.all`` and ``send_shutdown_command`` read what is written here. RQ's worker
+class is not used for it: it would bring its dequeueing and clean-up, which must never act on our
+batches.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis import Redis
+from rq.utils import now, utcformat
+from rq.version import VERSION
+
+from producer import keys, wire
+from producer.scripting import Script
+
+_ANNOUNCE = Script("producer", "announce")
+
+
+class Registration:
+    """One worker's entries in Redis.
+
+    Args:
+        redis: A connection with time-outs.
+        worker: The worker's name.
+        pool: The name of the pool that started it; empty for none.
+    """
+
+    def __init__(self, redis: Redis, worker: str, pool: str) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._pool = pool
+        self._key = keys.key("worker", worker)
+        self._queues: frozenset[str] = frozenset()
+
+    def on(self, redis: Redis) -> Registration:
+        """The same worker's entries, through another connection: for another thread."""
+        return Registration(redis, self._worker, self._pool)
+
+    def birth(self, queues: Sequence[str]) -> None:
+        """Enter the worker, idle, with the queues that it looks at."""
+        host = socket.gethostname()
+        self._redis.hset(
+            self._key,
+            mapping={
+                "birth": utcformat(now()),
+                "hostname": host,
+                "ip_address": "unknown",
+                "pid": os.getpid(),
+                "version": VERSION,
+                "python_version": platform.python_version(),
+                "state": "idle",
+            },
+        )
+        self.beat(queues, {})
+
+    def beat(self, queues: Sequence[str], loaded: Mapping[str, int]) -> None:
+        """Say that the worker is alive, which queues it looks at and what it has loaded.
+
+        Args:
+            queues: The queues' names.
+            loaded: Bytes of each loaded version by its ``model@version``.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        beat: dict[Any, Any] = {"last_heartbeat": utcformat(now()), "queues": ",".join(queues)}
+        pipe.hset(self._key, mapping=beat)
+        pipe.hsetnx(self._key, "state", "idle")
+        pipe.expire(self._key, keys.WORKER_TTL_S)
+        pipe.sadd(keys.WORKERS, self._key)
+        for queue in queues:
+            pipe.sadd(keys.key("workers", queue), self._key)
+        for queue in self._queues - set(queues):
+            pipe.srem(keys.key("workers", queue), self._key)
+        pipe.execute()
+        self._queues = frozenset(queues)
+        what = {
+            "versions": dict(loaded),
+            "pool": self._pool,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        announce(self._redis, "worker", self._worker, what)
+
+    def set_state(self, state: str) -> None:
+        """Say what the worker does: idle, busy or suspended."""
+        self._redis.hset(self._key, "state", state)
+
+    def death(self) -> None:
+        """Take the worker's entries away."""
+        unregister(self._redis, self._worker)
+
+
+def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
+    """Say that a ``worker`` or a ``pool`` is alive, and what there is to know of it."""
+    family = {"worker": "loaded", "pool": "pool"}[kind]
+    _ANNOUNCE(redis, [kind, name, keys.key(family, name), wire.dumps(what), keys.PRESENCE_TTL_S])
+
+
+def unregister(redis: Redis, worker: str) -> None:
+    """Take away the entries of a worker, which may be one that has died."""
+    key = keys.key("worker", worker)
+    known: Any = redis.hget(key, "queues")
+    queues = (known or b"").decode("utf-8", "replace")
+    pipe = redis.pipeline(transaction=True)
+    pipe.srem(keys.WORKERS, key)
+    for queue in filter(None, queues.split(",")):
+        pipe.srem(keys.key("workers", queue), key)
+    pipe.delete(key, keys.key("loaded", worker))
+    pipe.zrem(keys.PRESENCE, f"worker:{worker}")
+    pipe.execute()

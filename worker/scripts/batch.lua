@@ -1,0 +1,78 @@
+-- A worker's batch: which jobs it holds, under which token, until when.
+--
+-- K.batch..worker (hash: token, queue, ids, deadline_ms) is written by claim and goes when the batch
+-- ends or is given back; K.leases (sorted set: worker -> expiry in ms) says how long it is the
+-- worker's own. A job is the batch's as long as its status is started and its my_token the batch's.
+
+local function metric(name, model, version, rest, by)
+  redis.call('HINCRBY', K.metrics,
+    name .. '|model=' .. model .. '|model_version=' .. version .. rest, by)
+end
+
+-- A time to live that a job may carry, within bounds; else the default.
+local function ttl_of(text, default)
+  if not text or not string.match(text, '^%d+$') or #text > 7 then return default end
+  local seconds = tonumber(text)
+  return seconds >= 1 and math.min(seconds, 604800) or default
+end
+
+-- Fails one job that its worker could not end. `failure` is {code, error JSON, RQ's exc_string}.
+local function fail(id, queue, us, worker, failure, default_ttl)
+  local ttl = ttl_of(redis.call('HGET', K.job .. id, 'failure_ttl'), default_ttl)
+  local now_s = math.floor(us / 1000000)
+  end_job(id, 'failed', iso(us), ttl, 2, worker, 'exc_string', failure[3], 'my_error', failure[2])
+  file(K.failed .. queue, {now_s + ttl, id}, now_s)
+  tell({id})
+  local model, version = string.match(queue, '^([^@]+)@(.+)$')
+  if model then
+    metric('model_prediction_requests_total', model, version, '|status=failed', 1)
+    metric('model_prediction_errors_total', model, version, '|error_type=' .. failure[1], 1)
+  end
+end
+
+-- Gives the jobs of a worker's batch back to the head of their queue, in their order.
+--
+-- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
+--             job runs alone
+-- most        crashes after which a job fails instead
+-- crashed, overran   the failures to write, as `fail` takes them
+-- Returns the queue, how many were given back, how many failed; nil where there was no batch.
+local function give_back(worker, why, most, crashed, overran, default_ttl)
+  local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids')
+  redis.call('ZREM', K.leases, worker)
+  local token, queue = batch[1], batch[2]
+  if not token then return nil end
+  local ids, held = {}, {}
+  for id in string.gmatch(batch[3], '[^ ]+') do ids[#ids + 1] = id end
+  for _, id in ipairs(ids) do
+    redis.call('ZREM', K.wip .. queue, id .. ':' .. token)
+    local job = redis.call('HMGET', K.job .. id, 'status', 'my_token')
+    if job[1] == 'started' and job[2] == token then held[#held + 1] = id end
+  end
+  local us, back, failed = now_us(), 0, 0
+  for i = #held, 1, -1 do
+    local id, failure = held[i], nil
+    if why == 'released' then
+      redis.call('HINCRBY', K.job .. id, 'my_attempts', -1)
+    elseif why == 'timeout' and #held == 1 then
+      failure = overran
+    elseif redis.call('HINCRBY', K.job .. id, 'my_crashes', 1) >= most then
+      failure = crashed
+    end
+    if failure then
+      fail(id, queue, us, worker, failure, default_ttl)
+      failed = failed + 1
+    else
+      redis.call('HSET', K.job .. id, 'status', 'queued', 'my_token', '')
+      redis.call('LPUSH', K.queue .. queue, id)
+      back = back + 1
+    end
+  end
+  redis.call('DEL', K.batch .. worker)
+  if back > 0 then ring(queue) end
+  if why ~= 'released' and #held > 0 then
+    local model, version = string.match(queue, '^([^@]+)@(.+)$')
+    if model then metric('jobs_reaped_total', model, version, '', #held) end
+  end
+  return queue, back, failed
+end

@@ -1,0 +1,202 @@
+"""A batch on its way through the model: load, check, predict, and what to write of it.
+
+Between claim and finish, without Redis but for the front door: it turns a `Batch` into `Ending`s
+and into measures, whatever the jobs hold and whatever the model does short of killing the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from models.cache import ModelCache
+from models.repository import Repository
+from models.runtimes import Loaded
+from producer.contract import Failure, ModelRef
+from producer.errors import ModelUnavailable, UnknownModel, UnknownVersion
+from producer.jobs import Call
+from producer.keys import parse_queue
+from producer.routing import point_of
+from producer.settings import Settings
+from worker.batch import Member, Outcome, check, read_call, run, stacks
+from worker.lease import Batch, Claimed, Ending, Lease
+from worker.tally import Tally
+
+_MOST_TTL_S = 604_800
+
+
+@dataclass(slots=True)
+class Served:
+    """What a batch amounts to.
+
+    Attributes:
+        endings: How each job ends; front-door jobs that were moved on have none.
+        run: What is kept about the run, with each job.
+        tally: The measures to count with them.
+        load_s: What the model took to load, in seconds; 0.0 if it was there.
+        predict_s: What its predicts took, in seconds.
+    """
+
+    endings: list[Ending] = field(default_factory=list)
+    run: dict[str, float] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    load_s: float = 0.0
+    predict_s: float = 0.0
+
+
+class Server:
+    """Serves batches with the models of one cache.
+
+    Args:
+        cache: The loaded models.
+        repository: Where manifests are.
+        settings: Bounds and times to live.
+    """
+
+    def __init__(self, cache: ModelCache, repository: Repository, settings: Settings) -> None:
+        self._cache = cache
+        self._repository = repository
+        self._settings = settings
+        self._batchable: dict[ModelRef, bool] = {}  # versions are immutable
+
+    def serve(self, batch: Batch, lease: Lease) -> Served:
+        """What becomes of each job of the batch.
+
+        Raises:
+            RedisError: The batch is from a front door and Redis does not answer.
+        """
+        model, version = parse_queue(batch.queue) or (batch.queue, None)
+        calls = {job.id: read_call(job, self._settings.body_bytes) for job in batch.jobs}
+        if version is None:
+            return self._forward(batch, model, calls, lease)
+        return self._predict(batch, ModelRef(model, version), calls)
+
+    def _forward(
+        self, batch: Batch, model: str, calls: Mapping[str, Call | Failure], lease: Lease
+    ) -> Served:
+        """Move front-door jobs on; only those that cannot be end here."""
+        wanted = [
+            (job_id, call.version or "", point_of(model, call.routing_key), _row_count(call))
+            for job_id, call in calls.items()
+            if isinstance(call, Call)
+        ]
+        problems = lease.forward(batch, model, wanted) if wanted else {}
+        failures: dict[str, Outcome] = {
+            job_id: Failure(code, f"model {model!r}: {code.replace('_', ' ')}")
+            for job_id, code in problems.items()
+        }
+        failures |= {job_id: call for job_id, call in calls.items() if isinstance(call, Failure)}
+        served = Served()
+        served.endings = list(self._endings(batch.jobs, failures))
+        return served
+
+    def _predict(self, batch: Batch, ref: ModelRef, calls: Mapping[str, Call | Failure]) -> Served:
+        served = Served(tally=Tally(ref))
+        outcomes: dict[str, Outcome] = {
+            job_id: call for job_id, call in calls.items() if isinstance(call, Failure)
+        }
+        asked = {job_id: call for job_id, call in calls.items() if isinstance(call, Call)}
+        size = 0
+        if asked:
+            try:
+                with self._cache.use(ref) as use:
+                    served.load_s = use.load_s
+                    size = self._run(served, outcomes, asked, ref, use.model)
+            except (ModelUnavailable, UnknownModel, UnknownVersion) as error:
+                outcomes |= dict.fromkeys(asked, Failure("model_unavailable", error.message))
+        served.run = {
+            "load": round(served.load_s * 1000, 3),
+            "predict": round(served.predict_s * 1000, 3),
+            "batch": size,
+        }
+        served.endings = list(self._endings(batch.jobs, outcomes))
+        self._count(served, batch)
+        return served
+
+    def _run(
+        self,
+        served: Served,
+        outcomes: dict[str, Outcome],
+        calls: Mapping[str, Call],
+        ref: ModelRef,
+        model: Loaded,
+    ) -> int:
+        """Fill in the outcomes of the jobs that can be read; how many were stacked together."""
+        members: list[Member] = []
+        for job_id, call in calls.items():
+            member = check(job_id, call, model.signature, self._settings.rows)
+            if isinstance(member, Failure):
+                outcomes[job_id] = member
+            else:
+                members.append(member)
+        size = 0
+        for stack in stacks(members, self._settings.batch_rows, self._is_batchable(ref)):
+            started = time.perf_counter()
+            outcomes.update(run(stack, model.predict, model.signature))
+            taken_s = time.perf_counter() - started
+            served.predict_s += taken_s
+            size = max(size, len(stack))
+            served.tally.observe("model_inference_latency_seconds", taken_s)
+            served.tally.observe("batch_size", len(stack))
+        return size
+
+    def _is_batchable(self, ref: ModelRef) -> bool:
+        if ref not in self._batchable:
+            self._batchable[ref] = self._repository.manifest(ref).batchable
+        return self._batchable[ref]
+
+    def _endings(
+        self, jobs: Sequence[Claimed], outcomes: Mapping[str, Outcome]
+    ) -> Iterator[Ending]:
+        for job in jobs:
+            outcome = outcomes.get(job.id)
+            if outcome is None:
+                continue
+            if isinstance(outcome, Failure):
+                ttl_s = _ttl_s(job.failure_ttl, self._settings.failure_ttl_s)
+            else:
+                ttl_s = _ttl_s(job.result_ttl, self._settings.result_ttl_s)
+            yield Ending(job.id, outcome, ttl_s)
+
+    def _count(self, served: Served, batch: Batch) -> None:
+        tally = served.tally
+        if served.load_s:
+            tally.observe("model_load_time_seconds", served.load_s)
+        for ending in served.endings:
+            if isinstance(ending.outcome, Failure):
+                tally.count("model_prediction_requests_total", "status", "failed")
+                tally.count("model_prediction_errors_total", "error_type", ending.outcome.code)
+            else:
+                tally.count("model_prediction_requests_total", "status", "finished")
+        for job in batch.jobs:
+            if job.attempt == 1 and (waited_s := _waited_s(job, batch.claimed_us)) is not None:
+                tally.observe("queue_wait_seconds", waited_s)
+
+
+def _row_count(call: Call) -> int:
+    """How many rows a call seems to have, before it is checked: only bounds the size of a batch."""
+    if isinstance(call.instances, list):
+        return len(call.instances)
+    if isinstance(call.inputs, dict):
+        return max((len(v) for v in call.inputs.values() if isinstance(v, list)), default=1)
+    return 1
+
+
+def _ttl_s(text: str, default_s: int) -> int:
+    """A time to live that a job may carry, within bounds; else the default."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) < 1:
+        return default_s
+    return min(int(text), _MOST_TTL_S)
+
+
+def _waited_s(job: Claimed, claimed_us: int) -> float | None:
+    """Seconds from creation to claim; None where the creation cannot be read."""
+    try:
+        created_at = datetime.fromisoformat(job.created_at)
+    except ValueError:
+        return None
+    if created_at.tzinfo is None:
+        return None
+    return max(0.0, claimed_us / 1e6 - created_at.timestamp())

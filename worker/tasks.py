@@ -1,0 +1,71 @@
+"""The one callable that a job may name, for a stock ``rq worker``.
+
+Our own workers never call it: they predict whole batches. A stock worker runs one job at a time,
+in a fork for each, and loads the model there; it checks, predicts and answers the same.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from redis import Redis
+from rq import get_current_job
+
+from models.repository import Repository
+from models.runtimes import Loaded, load
+from producer.client import resolve
+from producer.contract import Failure, ModelRef
+from producer.errors import InvalidJob, job_failure
+from producer.jobs import decode_call, encode_call
+from producer.keys import parse_queue
+from producer.routing import point_of
+from producer.settings import Settings
+from worker.batch import check, run
+
+
+def predict(**arguments: Any) -> dict[str, Any]:
+    """The result of one job, as `producer` describes it.
+
+    Args:
+        arguments: ``instances`` or ``inputs``, and the rest of `producer.jobs.ARGUMENTS`.
+
+    Raises:
+        ModelyardError: The job is refused or fails; its class name ends RQ's traceback, from which
+            the gateway tells the code.
+    """
+    job = get_current_job()
+    if job is None:
+        raise InvalidJob("predict runs in a job, it is no function to call")
+    settings = Settings.load()
+    call = decode_call(encode_call(arguments), settings.body_bytes)
+    ref = _version_of(job.origin, call.version, call.routing_key, job.connection)
+    model = _model(ref, settings)
+    member = check(job.id, call, model.signature, settings.rows)
+    outcome = (
+        member
+        if isinstance(member, Failure)
+        else run([member], model.predict, model.signature)[job.id]
+    )
+    if isinstance(outcome, Failure):
+        raise job_failure(outcome.code, outcome.message, outcome.row)
+    return outcome
+
+
+def _version_of(
+    queue: str, version: str | None, routing_key: str | None, connection: Redis
+) -> ModelRef:
+    """The version that a queue serves; a front door's by the keys as they are now."""
+    parsed = parse_queue(queue)
+    if parsed is None:
+        raise InvalidJob(f"{queue!r} is no queue of a model")
+    model, served = parsed
+    if served is not None:
+        return ModelRef(model, served)
+    return resolve(connection, model, version, point_of(model, routing_key))
+
+
+@lru_cache(maxsize=8)
+def _model(ref: ModelRef, settings: Settings) -> Loaded:
+    repository = Repository(settings.store_path)
+    return load(repository.manifest(ref), repository)
