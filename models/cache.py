@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from producer.contract import ModelRef
-from producer.errors import ModelUnavailable, ModelyardError
+from producer.errors import ModelUnavailable, ModelyardError, VersionGone
 
 if TYPE_CHECKING:
     from models.runtimes import Loaded
@@ -95,6 +95,7 @@ class ModelCache:
 
         Raises:
             ModelUnavailable: It does not load, failed to load a moment ago, or does not fit.
+            VersionGone: ``load`` says that it is no longer published.
         """
         thread = threading.get_ident()
         entry, load_s = self._hold(ref, thread)
@@ -165,7 +166,7 @@ class ModelCache:
     def _loaded(self, ref: ModelRef) -> Loaded:
         try:
             model = self._load(ref)
-        except ModelUnavailable:
+        except (ModelUnavailable, VersionGone):  # what is gone is not a failure to remember
             raise
         except ModelyardError as error:
             raise ModelUnavailable(f"{ref}: {error.message}") from error

@@ -19,13 +19,13 @@ from redis import Redis
 
 from models.cache import ModelCache
 from models.repository import Repository
-from models.runtimes import load
 from producer import connect, keys
 from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Lease, Suspended, reap
+from worker.loading import Loader
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, pauses, persist
 from worker.registration import Registration
@@ -60,9 +60,8 @@ class Worker:
         self._registration = Registration(self._redis, self.name, pool)
         self._board = Board(self._redis, pattern)
         repository = Repository(settings.store_path)
-        self._cache = ModelCache(
-            lambda ref: load(repository.manifest(ref), repository), cache_limit_bytes(settings)
-        )
+        self._loader = Loader(repository, self._redis)
+        self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._server = Server(self._cache, repository, settings)
         self._batch: Batch | None = None
         self._stopped = threading.Event()
@@ -83,6 +82,7 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
+        self._loader.prepare()
         _log.info("worker started", worker=self.name)
         pause = pauses()
         while not self._signals.count and not self._is_overgrown:

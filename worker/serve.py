@@ -15,7 +15,7 @@ from models.cache import ModelCache
 from models.repository import Repository
 from models.runtimes import Loaded
 from producer.contract import Failure, ModelRef
-from producer.errors import ModelUnavailable, UnknownModel, UnknownVersion
+from producer.errors import JobFailed
 from producer.jobs import Call
 from producer.keys import parse_queue
 from producer.routing import point_of
@@ -104,8 +104,8 @@ class Server:
                 with self._cache.use(ref) as use:
                     served.load_s = use.load_s
                     size = self._run(served, outcomes, asked, ref, use.model)
-            except (ModelUnavailable, UnknownModel, UnknownVersion) as error:
-                outcomes |= dict.fromkeys(asked, Failure("model_unavailable", error.message))
+            except JobFailed as error:  # it is gone, or does not load
+                outcomes |= dict.fromkeys(asked, Failure(error.code, error.message))
         served.run = {
             "load": round(served.load_s * 1000, 3),
             "predict": round(served.predict_s * 1000, 3),

@@ -73,6 +73,15 @@ def load(manifest: Manifest, repository: Repository) -> Loaded:
         raise ModelUnavailable(f"{manifest.ref}: does not load: {described(error)}") from error
 
 
+def prepare(manifest: Manifest) -> None:
+    """Import what loading a version takes, so that loading it is quick.
+
+    Raises:
+        ModelUnavailable: The runtime or a library is missing.
+    """
+    _runtime(manifest)
+
+
 def described(error: BaseException) -> str:
     """A foreign error in one line: its type and what it says."""
     said = " ".join(str(error).split())

@@ -250,6 +250,27 @@ def test_jobs_of_a_model_that_does_not_load_fail_soon_and_others_go_on(client, r
     assert codes(results(submit(client, 1.0))) == ["finished"]
 
 
+def test_jobs_of_a_version_that_was_taken_away_fail_with_version_gone(client, redis, start, store):
+    gone = submit(client, 1.0)
+    redis.hdel(keys.key("versions", "echo"), "v1")
+    start()
+    assert codes(results(gone)) == ["version_gone"]
+
+
+def test_a_store_that_holds_other_bytes_than_were_published_is_not_opened(
+    client, redis, start, store, tmp_path
+):
+    other = Repository(tmp_path / "other")
+    publish(other, None, estimators.Echo("elsewhere").fit([[1.0]]), "echo", "v1", [[1.0]])
+    (store / "echo" / "v1").rename(tmp_path / "aside")
+    (tmp_path / "other" / "echo" / "v1").rename(store / "echo" / "v1")
+    start()
+    (job,) = results(submit(client, 1.0))
+    assert codes([job]) == ["model_unavailable"]
+    assert job.error is not None
+    assert "published was" in job.error.message
+
+
 class TestRqTools:
     def test_rq_lists_the_worker_and_its_shutdown_command_drains_it(self, client, redis, start):
         pool = start()

@@ -1,0 +1,68 @@
+"""How a worker brings a version into memory: from the store, and only what was published.
+
+The catalogue in Redis and the manifest in the store must name the same bytes, so that whoever can
+write to one of the two cannot make a worker open something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from redis import Redis
+
+from models.repository import Repository
+from models.runtimes import Loaded, load, prepare
+from producer.catalog import read_versions
+from producer.contract import ModelRef
+from producer.errors import ModelUnavailable, ModelyardError, VersionGone
+from worker.outage import persist
+
+
+class Loader:
+    """Loads versions; see `models.cache.ModelCache`.
+
+    Args:
+        repository: Where the artefacts lie.
+        redis: Where the catalogue is.
+    """
+
+    def __init__(self, repository: Repository, redis: Redis) -> None:
+        self._repository = repository
+        self._redis = redis
+
+    def __call__(self, ref: ModelRef) -> Loaded:
+        """The version, ready to predict.
+
+        Raises:
+            VersionGone: It is no longer in the catalogue.
+            ModelUnavailable: It does not load, or the store holds other bytes than were published.
+        """
+        published = self._published_digest(ref)
+        manifest = self._repository.manifest(ref)
+        if manifest.digest != published:
+            raise ModelUnavailable(
+                f"{ref}: the store holds {manifest.digest[:12]}, published was {published[:12]}"
+            )
+        return load(manifest, self._repository)
+
+    def prepare(self) -> None:
+        """Import what the store's versions need, before the first job has to wait for it."""
+        for model in self._repository.models():
+            for version in self._repository.versions(model):
+                # What cannot be read or imported is told with the first job that asks for it.
+                with contextlib.suppress(ModelyardError, OSError):
+                    prepare(self._repository.manifest(ModelRef(model, version)))
+
+    def _published_digest(self, ref: ModelRef) -> str:
+        digests: list[str] = []
+
+        def read() -> None:
+            entry = read_versions(self._redis, ref.model).get(ref.version)
+            if entry is not None:
+                digests.append(str(entry.manifest.get("digest", "")))
+
+        persist(read, time.sleep)  # Redis' absence is no fault of the model
+        if not digests:
+            raise VersionGone(f"{ref} is no longer published")
+        return digests[-1]
