@@ -86,10 +86,9 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[Any] = [
-        structlog.processors.format_exc_info,
-        _json if settings.log_format == "json" else _text(target),
-    ]
+    last: list[Any] = [structlog.processors.format_exc_info, _json]
+    if settings.log_format == "text":
+        last = [_text(target)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -127,7 +126,9 @@ def _json(_logger: Any, _method: str, event: _Event) -> str:
 def _text(stream: TextIO) -> Callable[[Any, str, _Event], str]:
     import structlog
 
-    console = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    # Its own way to show an exception shows every local variable, and so payloads.
+    plain = structlog.dev.plain_traceback
+    console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
 
     def render(logger: Any, method: str, event: _Event) -> str:
         return redact(str(console(logger, method, event)))

@@ -135,7 +135,7 @@ class Settings(BaseModel):
         """Settings from ``environ`` (the process' own by default); ``flags`` that are not None win.
 
         Raises:
-            ConfigurationError: A value is out of its bounds, or a ``MODELYARD_*`` name is unknown.
+            ConfigurationError: A value is out of its bounds.
         """
         source = os.environ if environ is None else environ
         values: dict[str, Any] = {

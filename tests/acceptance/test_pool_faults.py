@@ -261,7 +261,8 @@ def test_a_store_that_holds_other_bytes_than_were_published_is_not_opened(
     client, redis, start, store, tmp_path
 ):
     other = Repository(tmp_path / "other")
-    publish(other, None, estimators.Echo("elsewhere").fit([[1.0]]), "echo", "v1", [[1.0]])
+    swapped = estimators.Echo(str(tmp_path / "elsewhere")).fit([[1.0]])
+    publish(other, None, swapped, "echo", "v1", [[1.0]])
     (store / "echo" / "v1").rename(tmp_path / "aside")
     (tmp_path / "other" / "echo" / "v1").rename(store / "echo" / "v1")
     start()

@@ -352,6 +352,7 @@ class TestFrontDoor:
         batch = claim(lease, "echo")
         assert lease.forward(batch, "echo", [(job.id, "", 0.5, 1)]) == {}
         lease.finish(batch, [])
+        assert "echo@v2" in [queue.name for queue in Queue.all(connection=redis)]
         moved = claim(lease, "echo@v2")
         assert [one.id for one in moved.jobs] == [job.id]
         assert moved.jobs[0].attempt == 1

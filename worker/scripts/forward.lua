@@ -21,7 +21,7 @@ local function forward(id, wanted, point, rows)
   redis.call('HINCRBY', K.job .. id, 'my_attempts', -1)
   redis.call('HSET', K.job .. id, 'status', 'queued', 'my_token', '', 'origin', queue,
     'my_rows', rows)
-  redis.call('SADD', K.queues, queue)
+  redis.call('SADD', K.queues, K.queue .. queue)
   redis.call('RPUSH', K.queue .. queue, id)
   ring(queue)
   return ''

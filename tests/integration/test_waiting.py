@@ -1,0 +1,388 @@
+"""Waiting for a job's end: the client reads for each wait, a mailbox once for a whole process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from producer import keys
+from producer.client import Client
+from producer.contract import Job, JobStatus, Request
+from producer.errors import (
+    InvalidInput,
+    InvalidName,
+    ModelUnavailable,
+    Timeout,
+    Unavailable,
+    UnknownJob,
+)
+from producer.mailbox import LOOK_S, Mailbox
+from tests.redis_server import RedisServer
+from tests.stand_ins import ROW, fail, finish, new_client, publish, start
+from tests.waiting import wait_until
+
+RESULT = {"predictions": ["setosa"]}
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str) -> Iterator[Client]:
+    publish(redis, "iris", "v1", active="v1")
+    with new_client(redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def mailbox(redis_url: str) -> Iterator[Mailbox]:
+    made = Mailbox(redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
+
+
+def submitted(client: Client) -> str:
+    return client.submit("iris", instances=[ROW]).id
+
+
+def is_blocked(redis: Redis, command: str) -> Callable[[], bool]:
+    """Whether some client sits in a blocking command, by the server's own account."""
+    return lambda: any(c["cmd"] == command and "b" in c["flags"] for c in redis.client_list())
+
+
+def is_subscribed(redis: Redis) -> Callable[[], bool]:
+    return lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1
+
+
+# The client
+
+
+def test_a_job_that_has_ended_is_given_at_once(client: Client, redis: Redis):
+    job_id = submitted(client)
+    finish(redis, job_id, RESULT)
+    began = time.monotonic()
+    job = client.wait(job_id, 10)
+    assert time.monotonic() - began < 0.5
+    assert job.status is JobStatus.FINISHED
+    assert job.result == RESULT
+    assert job["predictions"] == ["setosa"]
+
+
+def test_a_wait_ends_as_soon_as_the_job_does(
+    client: Client, redis: Redis, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waiting = threads.submit(client.wait, job_id, 10)
+    wait_until(is_blocked(redis, "xread"))
+    start(redis, job_id)
+    began = time.monotonic()
+    finish(redis, job_id, RESULT, is_told=False)  # the stream itself wakes this wait
+    assert waiting.result(5).result == RESULT
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_failed_job_ends_the_wait_and_says_why(client: Client, redis: Redis):
+    bad, gone = submitted(client), submitted(client)
+    fail(redis, bad, "invalid_input", "instances[3]: no number", row=3)
+    fail(redis, gone, "model_unavailable", "the artefact does not load")
+    job = client.wait(bad, 5)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.row == 3
+    with pytest.raises(InvalidInput, match="no number"):
+        job["predictions"]
+    with pytest.raises(ModelUnavailable):
+        client.wait(gone, 5).raise_if_failed()
+
+
+def test_a_canceled_job_ends_the_wait(client: Client, redis: Redis, threads: ThreadPoolExecutor):
+    job_id = submitted(client)
+    waiting = threads.submit(client.wait, job_id, 10)
+    wait_until(is_blocked(redis, "xread"))
+    client.cancel(job_id)
+    assert waiting.result(5).status is JobStatus.CANCELED
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.05, -1])
+def test_a_job_that_does_not_end_in_time_lives_on(client: Client, redis: Redis, timeout_s: float):
+    job_id = submitted(client)
+    began = time.monotonic()
+    with pytest.raises(Timeout, match=job_id) as caught:
+        client.wait(job_id, timeout_s)
+    assert time.monotonic() - began < 0.5
+    assert caught.value.job_id == job_id
+    finish(redis, job_id, RESULT)
+    assert client.wait(job_id, 5).result == RESULT
+
+
+def test_a_wait_may_be_longer_than_one_blocking_read(
+    client: Client, redis: Redis, threads: ThreadPoolExecutor
+):
+    def reads() -> int:
+        counted: dict[str, Any] = redis.info("commandstats")
+        return int(counted.get("cmdstat_xread", {}).get("calls", 0))
+
+    job_id = submitted(client)
+    redis.config_resetstat()
+    waiting = threads.submit(client.wait, job_id, 10)
+    wait_until(lambda: reads() >= 2)
+    finish(redis, job_id, RESULT)
+    assert waiting.result(5).result == RESULT
+
+
+def test_an_end_without_a_message_of_its_own_is_found_by_the_look(
+    client: Client, redis: Redis, threads: ThreadPoolExecutor
+):
+    """A job whose result stream somebody deleted: the hash says that it has ended."""
+    job_id = submitted(client)
+    waiting = threads.submit(client.wait, job_id, 10)
+    wait_until(is_blocked(redis, "xread"))
+    job = keys.key("job", job_id)
+    redis.hset(job, "status", "canceled")
+    redis.expire(job, 60)
+    assert waiting.result(5).status is JobStatus.CANCELED
+
+
+@pytest.mark.parametrize("job_id", ["bad id!", "", "a:b"])
+def test_an_id_outside_the_alphabet_is_refused_before_redis_is_asked(client: Client, job_id: str):
+    with pytest.raises(InvalidName):
+        client.wait(job_id, 5)
+    with pytest.raises(InvalidName):
+        client.get(job_id)
+
+
+def test_a_job_that_never_was_is_unknown(client: Client):
+    with pytest.raises(UnknownJob, match="never was"):
+        client.get("0" * 32)
+    with pytest.raises(UnknownJob):
+        client.wait("0" * 32, 10)
+
+
+def test_a_job_whose_result_expires_during_the_wait_is_unknown(
+    client: Client, redis: Redis, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waiting = threads.submit(client.wait, job_id, 10)
+    wait_until(is_blocked(redis, "xread"))
+    redis.delete(keys.key("job", job_id))
+    with pytest.raises(UnknownJob):
+        waiting.result(5)
+
+
+def test_a_redis_that_dies_during_a_wait_is_unavailable_and_the_client_works_again_after(
+    client: Client, redis: Redis, redis_server: RedisServer, threads: ThreadPoolExecutor
+):
+    waiting = threads.submit(client.wait, submitted(client), 30)
+    wait_until(is_blocked(redis, "xread"))
+    redis_server.kill()
+    with pytest.raises(Unavailable):
+        waiting.result(5)
+    redis_server.start()
+    with redis_server.client() as fresh:
+        publish(fresh, "iris", "v1", active="v1")
+        job_id = submitted(client)
+        finish(fresh, job_id, RESULT)
+        assert client.wait(job_id, 5).result == RESULT
+
+
+# The mailbox
+
+
+def wait_in(mailbox: Mailbox, job_id: str, timeout_s: float = 10) -> Job | None:
+    with mailbox.expect(job_id) as waiter:
+        return waiter.wait(timeout_s)
+
+
+def all_wait(mailbox: Mailbox, count: int) -> None:
+    wait_until(lambda: mailbox.waiting == count)
+
+
+def test_many_threads_wait_on_one_connection(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    ids = [submitted(client) for _ in range(50)]
+    waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
+    all_wait(mailbox, 50)
+    wait_until(is_subscribed(redis))
+    assert is_blocked(redis, "xread")() is False
+    listeners = [c for c in redis.client_list() if int(c["sub"]) > 0]
+    assert len(listeners) == 1
+    for place, job_id in enumerate(ids):
+        finish(redis, job_id, {"predictions": [place]})
+    jobs = [future.result(5) for future in waiting]
+    assert [job.result for job in jobs if job] == [{"predictions": [n]} for n in range(50)]
+    assert mailbox.waiting == 0
+
+
+def test_a_message_wakes_the_waiter_before_the_next_look(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    wait_in(mailbox, "warm-up", 0)
+    wait_until(is_subscribed(redis))
+    spent = []
+    for _ in range(10):
+        job_id = submitted(client)
+        waiting = threads.submit(wait_in, mailbox, job_id)
+        all_wait(mailbox, 1)
+        began = time.monotonic()
+        finish(redis, job_id, RESULT)
+        assert waiting.result(5) is not None
+        spent.append(time.monotonic() - began)
+    assert sorted(spent)[5] < LOOK_S / 5
+
+
+def test_a_message_with_many_ids_wakes_all_of_them(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    ids = [submitted(client) for _ in range(3)]
+    waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
+    all_wait(mailbox, 3)
+    for job_id in ids:
+        finish(redis, job_id, RESULT, is_told=False)
+    redis.publish(keys.ENDED, " ".join([*ids, "somebody-elses"]))
+    assert all(future.result(5) for future in waiting)
+
+
+def test_several_threads_may_wait_for_the_same_job(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waiting = [threads.submit(wait_in, mailbox, job_id) for _ in range(5)]
+    all_wait(mailbox, 5)
+    finish(redis, job_id, RESULT)
+    assert [future.result(5) is not None for future in waiting] == [True] * 5
+
+
+def test_a_lost_message_is_found_by_the_look(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waiting = threads.submit(wait_in, mailbox, job_id)
+    all_wait(mailbox, 1)
+    wait_until(is_subscribed(redis))
+    finish(redis, job_id, RESULT, is_told=False)
+    job = waiting.result(5 * LOOK_S)
+    assert job is not None
+    assert job.result == RESULT
+
+
+def test_a_job_that_ended_before_the_wait_is_found(client: Client, redis: Redis, mailbox: Mailbox):
+    job_id = submitted(client)
+    finish(redis, job_id, RESULT)
+    job = wait_in(mailbox, job_id, 5)
+    assert job is not None
+    assert job.result == RESULT
+
+
+def test_a_job_submitted_after_the_wait_began_is_not_missed(
+    client: Client, redis: Redis, mailbox: Mailbox
+):
+    with mailbox.expect("chosen-id") as waiter:
+        client.submit_request(Request("iris", [ROW]), "chosen-id")
+        finish(redis, "chosen-id", RESULT)
+        assert waiter.wait(5) is not None
+
+
+def test_a_wait_that_times_out_gives_none_and_is_forgotten(client: Client, mailbox: Mailbox):
+    assert wait_in(mailbox, submitted(client), 0.05) is None
+    assert mailbox.waiting == 0
+
+
+def test_failures_and_cancellations_wake_too(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    failed, canceled = submitted(client), submitted(client)
+    waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in (failed, canceled)]
+    all_wait(mailbox, 2)
+    fail(redis, failed, "expired", "too late")
+    client.cancel(canceled)
+    jobs: list[Any] = [future.result(5) for future in waiting]
+    assert [job.status for job in jobs] == [JobStatus.FAILED, JobStatus.CANCELED]
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\x00", b"", b" ", b"x" * 100_000, b"a b\nc\0d"])
+def test_garbage_on_the_channel_stops_nobody(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor, garbage: bytes
+):
+    job_id = submitted(client)
+    waiting = threads.submit(wait_in, mailbox, job_id)
+    all_wait(mailbox, 1)
+    wait_until(is_subscribed(redis))
+    redis.publish(keys.ENDED, garbage)
+    finish(redis, job_id, RESULT)
+    assert waiting.result(5) is not None
+
+
+def test_a_message_about_a_job_that_goes_on_wakes_nobody(
+    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waiting = threads.submit(wait_in, mailbox, job_id, 2 * LOOK_S)
+    all_wait(mailbox, 1)
+    wait_until(is_subscribed(redis))
+    redis.publish(keys.ENDED, job_id)
+    assert waiting.result(5) is None
+
+
+def test_waits_survive_a_restart_of_redis(
+    client: Client, redis: Redis, mailbox: Mailbox, redis_server: RedisServer
+):
+    """The server forgets everything; what counts is that the same waits end when jobs do."""
+    results: list[Future[Job | None]] = []
+    with ThreadPoolExecutor(10) as threads:
+        ids = [f"job-{n}" for n in range(10)]
+        results = [threads.submit(wait_in, mailbox, job_id, 20) for job_id in ids]
+        all_wait(mailbox, 10)
+        wait_until(is_subscribed(redis))
+        redis_server.kill()
+        redis_server.start()
+        with redis_server.client() as fresh:
+            for job_id in ids:
+                fresh.hset(keys.key("job", job_id), mapping={"origin": "iris@v1"})
+                finish(fresh, job_id, RESULT)
+            jobs = [future.result(10) for future in results]
+    assert [job.result for job in jobs if job] == [RESULT] * 10
+
+
+def test_a_mailbox_may_be_made_while_redis_is_away(
+    redis: Redis, redis_url: str, redis_server: RedisServer
+):
+    redis_server.kill()
+    mailbox = Mailbox(redis_url)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wait_in, mailbox, "the-job", 20)
+        all_wait(mailbox, 1)
+        redis_server.start()
+        with redis_server.client() as fresh:
+            fresh.hset(keys.key("job", "the-job"), mapping={"origin": "iris@v1"})
+            finish(fresh, "the-job", RESULT)
+            assert waiting.result(10) is not None
+    mailbox.close()
+
+
+def test_a_closed_mailbox_leaves_no_thread_and_no_connection(
+    client: Client, redis: Redis, redis_url: str
+):
+    before = set(threading.enumerate())
+    mailbox = Mailbox(redis_url)
+    wait_in(mailbox, submitted(client), 0)
+    wait_until(is_subscribed(redis))
+    mailbox.close()
+    assert set(threading.enumerate()) <= before
+    wait_until(lambda: not [c for c in redis.client_list() if int(c["sub"]) > 0])
+
+
+def test_a_mailbox_nobody_waits_in_has_no_thread(redis_url: str):
+    before = threading.active_count()
+    mailbox = Mailbox(redis_url)
+    assert threading.active_count() == before
+    mailbox.close()
