@@ -19,7 +19,7 @@ from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import connect, keys, wire, yard
@@ -67,9 +67,10 @@ def redis_reachable() -> Iterator[None]:
         yield
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
-    except OutOfMemoryError as error:
-        raise Unavailable("Redis is full, it takes no new jobs at present") from error
-    except (ReadOnlyError, RedisError) as error:
+    except RedisError as error:
+        # Redis 6.2 wraps what a script met into an error of no class of its own.
+        if isinstance(error, OutOfMemoryError) or "-OOM" in str(error):
+            raise Unavailable("Redis is full, it takes no new jobs at present") from error
         raise Unavailable(f"Redis refuses: {error}") from error
 
 

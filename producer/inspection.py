@@ -223,11 +223,12 @@ def check_queues(redis: Redis) -> Check:
         length = _length(redis, key)
         model, version = keys.parse_queue(name) or ("", None)
         is_served = model in published and (version is None or version in published[model])
+        is_ours = is_served or version is not None  # a bare name may be another application's
         if length is None:
             faults.append(f"{name[:80]!r} is no list")
         elif is_served:
             waiting += length
-        elif keys.parse_queue(name) is not None:
+        elif is_ours:
             faults.append(f"{name}: {length} jobs, and no such version is published")
     hint = "publish the version, or delete the queue with redis-cli DEL" if faults else ""
     return Check("queues", not faults, _some(faults) or f"{waiting} jobs wait", hint)

@@ -132,6 +132,29 @@ def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path):
     after.stop()
 
 
+def test_as_long_as_a_killed_parent_s_server_lives_nobody_else_gets_its_file(tmp_path):
+    data = tmp_path / "data"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(data)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environ(),
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        pid = int(parent.stdout.readline().split()[0])
+    os.kill(pid, signal.SIGSTOP)  # slow to end, as one with much to write would be
+    parent.kill()
+    parent.wait()
+    try:
+        with pytest.raises(ConfigurationError, match="earlier yard"):
+            yard.hold(data, wait_s=0.2)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    os.close(yard.hold(data))
+    assert is_gone(pid)
+
+
 def test_a_second_one_on_the_same_folder_is_refused(own):
     own.start()
     me = os.getpid()
@@ -167,9 +190,8 @@ def test_a_path_with_spaces_signs_and_letters_works(tmp_path):
 
 
 def test_a_server_that_ends_at_once_is_told_with_its_last_words(own):
-    folder = own.folder / "appendonlydir"
-    folder.mkdir(parents=True)
-    (folder / "appendonly.aof.manifest").write_text("rubbish\n")
+    own.folder.mkdir(parents=True)
+    (own.folder / "appendonly.aof").write_text("rubbish\n")  # where Redis 6.2 keeps it, and 7 looks
     with pytest.raises(ConfigurationError, match=r"ended at its start.*redis\.log"):
         own.start()
     assert own.pid is None

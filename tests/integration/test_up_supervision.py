@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import endpoint, extras, yard
+from producer import extras, yard
 from producer.embedded import find_server
 from producer.errors import ConfigurationError
 from tests.waiting import wait_until
@@ -60,6 +60,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
+        note("asked")
         ready = mode("gateway") != "unready"
         self.send_response(200 if ready else 503)
         self.end_headers()
@@ -227,6 +228,20 @@ def test_a_redis_that_dies_comes_back_with_its_data(up):
     assert up.stop() == 0
 
 
+def test_the_next_yard_waits_for_a_killed_one_s_gateway_to_leave_the_port(up):
+    set_mode(up, "gateway", "deaf")
+    up.start()
+    up.wait_for("Modelyard is ready")
+    old = pid_of(up, "producer.cli gateway")
+    up.process.kill()
+    up.process.wait()
+    up.start()
+    wait_until(lambda: set(up.processes()) == {old, up.process.pid}, 10, "one has gone, one waits")
+    assert up.said == ""
+    set_mode(up, "gateway", "")
+    up.wait_for("Modelyard is ready")
+
+
 def test_a_second_ctrl_c_kills_what_does_not_listen_and_all_below_it(up):
     set_mode(up, "pool", "deaf")
     up.start()
@@ -269,8 +284,7 @@ def test_examples_that_fail_end_the_yard(up):
 def test_ready_means_that_the_examples_are_published_too_and_they_are_published_once(up):
     set_mode(up, "examples", "slow")
     up.start()
-    wait_until(lambda: "gateway started" in journal(up))
-    wait_until(lambda: endpoint.ask_ready("127.0.0.1", up.port)[0] == 200)
+    wait_until(lambda: journal(up).count("asked") > 4, what="the gateway has said that it is ready")
     assert "Modelyard is ready" not in up.said
     set_mode(up, "examples", "")
     up.wait_for("Modelyard is ready")
@@ -289,6 +303,13 @@ def test_a_taken_port_is_told_before_anything_else_starts(up):
     assert up.said.count("\n") == 1
     assert journal(up) == []
     assert up.processes() == {}
+
+
+def test_the_user_s_own_folders_and_files_are_not_taken_for_ours(up):
+    for name in ("gateway.py", "models.py", "worker.py", "click.py"):
+        (up.folder / name).write_text("raise SystemExit('this is mine')")
+    up.start()
+    up.wait_for("Modelyard is ready")
 
 
 def test_a_second_yard_on_the_same_folder_is_refused_and_harms_nothing(up):
