@@ -1,0 +1,1 @@
+"""The HTTP front: requests become jobs, results become responses; what operators see."""

@@ -1,0 +1,66 @@
+"""The application: puts the parts together, and nothing else."""
+
+from __future__ import annotations
+
+import os
+
+from flask_openapi.models.info import Info
+from flask_openapi.models.schema import Schema
+from flask_openapi.openapi import OpenAPI
+
+from gateway import describe, observe, problems
+from gateway.bodies import Problem
+from gateway.catalogue import catalogue
+from gateway.docs import Pages
+from gateway.health import health
+from gateway.intake import Intake
+from gateway.jobs import jobs
+from gateway.metrics import metrics, registry_for
+from gateway.routes import routes
+from gateway.services import Services, attach
+from gateway.threads import Threads
+from gateway.waits import Waits
+from producer import extras
+from producer.client import Client
+from producer.mailbox import Mailbox
+from producer.settings import Settings
+
+_ABOUT = (
+    "Models are served from queues: submit a job, then wait for it or ask for it. "
+    "Errors are problem details (RFC 9457) with a stable `code`; a 4xx means that no job exists."
+)
+
+
+def create_app(settings: Settings, client: Client, mailbox: Mailbox | None = None) -> OpenAPI:
+    """The gateway as a WSGI application.
+
+    Args:
+        settings: Bounds; how many threads there are to share out.
+        client: Submits and reads jobs, on the Redis that everything else is read from, too.
+        mailbox: Tells that jobs have ended; by default one on the client's Redis.
+    """
+    app = OpenAPI(
+        __name__,
+        info=Info(title="Modelyard", version=extras.version(), description=_ABOUT),
+        validation_error_model=Problem,
+        validation_error_status="default",
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.openapi_version = "3.1.0"
+    app.url_map.merge_slashes = False  # a redirect would repeat the Host that a caller made up
+    has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    registry = registry_for(client.redis, has_files=has_files)
+    threads = Threads.of(settings)
+    waits = Waits(client, mailbox or Mailbox(client.url), threads.waits)
+    intake = Intake(settings.body_bytes, threads.readers)
+    attach(app, Services(settings, client, waits, intake, registry))
+    observe.install(app, None if has_files else registry, intake.drop)
+    problems.install(app)
+    for blueprint in (jobs, catalogue, routes, health, metrics):
+        app.register_api(blueprint)
+    app.components_schemas |= {
+        model.__name__: Schema(**model.model_json_schema()) for model in describe.REQUESTS
+    }
+    app.register_blueprint(Pages(app).blueprint())
+    return app

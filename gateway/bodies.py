@@ -1,0 +1,286 @@
+"""What travels in HTTP bodies: the models that check requests, and that the OpenAPI page shows.
+
+Requests are checked by these models, strictly: nothing is coerced and unknown members are named.
+Rows are not looked at here but in `producer.rows`, once, against the version's signature. Answers
+are made from `producer`'s own values; their models here document them, and the tests hold the two
+together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from producer.contract import Signature as SignatureValue
+from producer.contract import is_name
+from producer.errors import InvalidInput
+from producer.rows import MOST_ERRORS
+
+_IRIS: JsonDict = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
+_JOB: JsonDict = {
+    "id": "0f9d2c0e6a5b4c3d8e7f6a5b4c3d2e1f",
+    "status": "finished",
+    "model": "iris",
+    "version": "v1",
+    "queue": "iris@v1",
+    "created_at": "2026-01-02T03:04:05.678901Z",
+    "started_at": "2026-01-02T03:04:05.680101Z",
+    "ended_at": "2026-01-02T03:04:05.681001Z",
+    "attempts": 1,
+    "result": {
+        "predictions": ["setosa"],
+        "probabilities": [[0.98, 0.01, 0.01]],
+        "classes": ["setosa", "versicolor", "virginica"],
+    },
+    "timings_ms": {"queue": 1.2, "load": 0.0, "predict": 0.4, "total": 2.1},
+    "batch_size": 17,
+    "url": "/v1/jobs/0f9d2c0e6a5b4c3d8e7f6a5b4c3d2e1f",
+}
+
+#: What pydantic finds, in the words that `producer.rows` uses.
+_FAULTS = {
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be a string",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+}
+
+
+def _is_name(value: str) -> str:
+    if not is_name(value):
+        raise PydanticCustomError(
+            "name", "is no name: 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, no '..'"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class JobRequest(_Request):
+    """A job to queue: exactly one of `instances` and `inputs`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_IRIS]})
+
+    instances: list[Any] | None = Field(
+        default=None,
+        description="Rows: lists in signature order, objects by feature name, or bare values "
+        "where there is one input.",
+    )
+    inputs: dict[str, list[Any]] | None = Field(
+        default=None, description="Columns by feature name, all of one length."
+    )
+    version: Name | None = Field(
+        default=None, description="A version or an alias; without it the route decides."
+    )
+    routing_key: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="The same key gets the same version while the route stands.",
+    )
+    outputs: list[str] | None = Field(
+        default=None, description="Which outputs to return; all without it."
+    )
+    deadline_ms: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**40,
+        description="Not started within this many milliseconds, the job fails with `expired`.",
+    )
+
+
+class RouteChange(_Request):
+    """A change of a route: the active version, the weights, or both.
+
+    `active` alone sends all traffic there and clears the weights; `weights` alone leave the active
+    version as it is, and an empty object clears them.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"weights": {"v1": 90, "v2": 10}}]})
+
+    active: Name | None = Field(default=None, description="The version that gets the traffic.")
+    weights: dict[Name, float] | None = Field(
+        default=None, description="Version to weight: the traffic splits in proportion."
+    )
+
+
+Checked = TypeVar("Checked", bound=_Request)
+
+
+def check(model: type[Checked], value: Any) -> Checked:
+    """A request's body as one of the models here.
+
+    Raises:
+        InvalidInput: Naming each faulty place.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise InvalidInput.of([_fault(model, fault) for fault in faults[:MOST_ERRORS]]) from None
+
+
+def _fault(model: type[BaseModel], fault: ErrorDetails) -> dict[str, Any]:
+    loc = [part if isinstance(part, int) else part[:80] for part in fault["loc"] if part != "[key]"]
+    if fault["type"] == "extra_forbidden":
+        return {"loc": loc, "msg": f"unknown member; there are {', '.join(model.model_fields)}"}
+    msg = fault["msg"].replace("Input should", "must").replace("String should", "must")
+    return {"loc": loc, "msg": _FAULTS.get(fault["type"], msg)}
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobError(_Answer):
+    """Why a job failed."""
+
+    code: str = Field(description="Stable: `invalid_input`, `expired`, `predict_failed`, ...")
+    message: str
+    row: int | None = Field(default=None, description="The row at fault, where one is.")
+
+
+class Timings(_Answer):
+    """Where a job's time went, in milliseconds."""
+
+    queue: float
+    load: float
+    predict: float
+    total: float
+
+
+class Job(_Answer):
+    """A job as it stands. `result` only when finished, `error` only when failed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB]})
+
+    id: str
+    status: Literal["queued", "started", "finished", "failed", "canceled"]
+    model: str
+    version: str | None
+    queue: str
+    created_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    attempts: int
+    result: dict[str, Any] | None = Field(
+        default=None, description="Output to values: `predictions`, `probabilities`, `classes`."
+    )
+    error: JobError | None = None
+    timings_ms: Timings | None = None
+    batch_size: int | None = None
+    url: str
+
+
+class Fault(_Answer):
+    """One place of the request that is wrong."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457). Programs go by `code`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable and snake-case.")
+    errors: list[Fault] | None = Field(default=None, description="Of an invalid input: the places.")
+    job_id: str | None = Field(default=None, description="Of a `timeout`: the job, which lives on.")
+    url: str | None = Field(default=None, description="Of a `timeout`: where to ask for the job.")
+
+
+class RouteKeys(_Answer):
+    """What the keys say, whether it can be obeyed or not."""
+
+    active: str | None
+    weights: dict[str, str]
+    aliases: dict[str, str]
+
+
+class Route(_Answer):
+    """How a model's traffic splits."""
+
+    model: str
+    mode: Literal["weights", "active", "none"]
+    active: str | None
+    weights: dict[str, float] = Field(description="The split in force.")
+    shares: dict[str, float] = Field(description="The same, adding up to 1.")
+    revision: int = Field(description="Counts the changes; the ETag.")
+    problems: list[str] = Field(description="What is wrong with the keys as they stand.")
+    keys: RouteKeys
+    changed_at: str | None
+
+
+class Holder(_Answer):
+    """A worker that has the version loaded."""
+
+    worker: str
+    host: str | None
+    bytes: int
+
+
+class Version(_Answer):
+    """One published version, as the store and the yard know it."""
+
+    model: str
+    version: str
+    queue: str
+    queue_depth: int
+    active: bool
+    share: float = Field(description="Its part of the traffic, 0 to 1.")
+    aliases: list[str]
+    signature: SignatureValue
+    signature_id: str
+    digest: str | None
+    size_bytes: int | None
+    created_at: str | None
+    note: str
+    loaded: list[Holder]
+
+
+class VersionDetail(Version):
+    """One published version, with its whole manifest."""
+
+    manifest: dict[str, Any]
+
+
+class Model(_Answer):
+    """A model: its versions and how its traffic splits."""
+
+    model: str
+    route: Route
+    queue_depth: int = Field(description="Jobs that wait, of all versions and the front door.")
+    versions: list[Version]
+
+
+class Models(_Answer):
+    """Every published model."""
+
+    models: list[Model]
+
+
+class Health(_Answer):
+    """The process serves."""
+
+    status: Literal["ok"]
+
+
+class Readiness(_Answer):
+    """What serving takes, and how each part stands: `ok`, or what is missing."""
+
+    status: Literal["ready"]
+    checks: dict[str, str]

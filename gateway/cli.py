@@ -1,0 +1,41 @@
+"""``modelyard gateway``: the HTTP front of the yard."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(epilog="Example: modelyard gateway --port 8080 --processes 2")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on. [127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on. [8000]")
+@click.option("--processes", type=click.IntRange(1, 64), help="Processes. [1]")
+@click.option(
+    "--threads",
+    type=click.IntRange(4, 4096),
+    help="Requests that one process works on at once, waits included. [128]",
+)
+@click.option("--redis-url", metavar="URL", help="Redis to use; by default the running yard's.")
+def gateway(
+    host: str | None,
+    port: int | None,
+    processes: int | None,
+    threads: int | None,
+    redis_url: str | None,
+) -> None:
+    """Serve the HTTP API: submit jobs, wait for them, see and change routes.
+
+    The address has /docs to browse the API, /healthz, /readyz and /metrics. SIGTERM or Ctrl-C
+    stops: requests that wait for a job get an answer within 5 s, and their jobs live on.
+    """
+    from gateway.server import serve
+    from producer.settings import Settings
+
+    serve(
+        Settings.load(
+            host=host,
+            port=port,
+            gateway_processes=processes,
+            gateway_threads=threads,
+            redis_url=redis_url,
+        )
+    )

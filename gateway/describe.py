@@ -1,0 +1,101 @@
+"""What the OpenAPI document says of calls beside their docstrings.
+
+The views read requests themselves (`gateway.intake`), so that a prediction pays for one check of
+its body; what they read is told to flask-openapi here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from gateway.bodies import JobRequest, Problem, RouteChange
+from gateway.problems import code_of, status_of
+from producer.errors import ModelyardError
+
+#: Request bodies that are named in the document; answers are registered by flask-openapi.
+REQUESTS: tuple[type[BaseModel], ...] = (JobRequest, RouteChange)
+
+_REF = "#/components/schemas/"
+_SECONDS = {"type": "number", "minimum": 0, "maximum": 60}
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": f"{_REF}{Problem.__name__}"}}}
+
+
+def _parameter(name: str, place: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "description": description,
+        "schema": schema,
+    }
+
+
+_NAME = {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$"}
+MODEL = _parameter("model", "path", "The model's name.", _NAME) | {"example": "iris"}
+VERSION = _parameter("version", "path", "The version's name.", _NAME) | {"example": "v1"}
+JOB_ID = _parameter(
+    "job_id", "path", "The job's id.", {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+)
+TIMEOUT = _parameter("timeout", "query", "Seconds to wait for the job.", _SECONDS | {"default": 30})
+WAIT = _parameter("wait", "query", "Seconds to wait for the job's end.", _SECONDS | {"default": 0})
+PREFER = _parameter(
+    "Prefer",
+    "header",
+    "`wait=SECONDS` (RFC 7240): answer when the job has ended, or after so long.",
+    {"type": "string", "examples": ["wait=10"]},
+)
+IDEMPOTENCY_KEY = _parameter(
+    "Idempotency-Key",
+    "header",
+    "The same key and body give the same job, however often they are sent.",
+    {"type": "string", "minLength": 1, "maxLength": 256},
+)
+IF_MATCH = _parameter(
+    "If-Match",
+    "header",
+    "The `ETag` of the route that is to be changed; without it, or as `*`, any.",
+    {"type": "string", "examples": ['"7"']},
+)
+
+
+def call(
+    operation_id: str,
+    *parameters: dict[str, Any],
+    answers: Mapping[int, type[BaseModel] | dict[str, Any]],
+    refuses: tuple[type[ModelyardError], ...] = (),
+    statuses: tuple[int, ...] = (),
+) -> dict[str, Any]:
+    """Keyword arguments for a blueprint's ``get``, ``post``, ...
+
+    Args:
+        operation_id: The call's name in generated clients.
+        parameters: Of the path, the query and the headers.
+        answers: Status to body, where it goes well; or to a response object of OpenAPI.
+        refuses: Errors that the call can answer with.
+        statuses: Statuses of other problems that it can answer with.
+    """
+    codes = {status: [f"`{code_of(status)}`"] for status in statuses}
+    for kind in refuses:
+        status, _ = status_of(kind) or (500, "")
+        codes.setdefault(status, []).append(f"`{kind.code}`")
+    problems = {
+        status: {"description": ", ".join(names), "content": _PROBLEM}
+        for status, names in sorted(codes.items())
+    }
+    other = {"default": {"description": "Any other problem.", "content": _PROBLEM}}
+    return {
+        "operation_id": operation_id,
+        "openapi_extensions": {"parameters": list(parameters)},
+        "responses": {**answers, **problems, **other},
+    }
+
+
+def body(model: type[BaseModel]) -> dict[str, Any]:
+    """The ``request_body`` of a call that takes a `model`, one of `REQUESTS`."""
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": f"{_REF}{model.__name__}"}}},
+    }

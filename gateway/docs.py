@@ -1,0 +1,105 @@
+"""The OpenAPI document, made from the views and their models, and a page to browse it.
+
+The page is Swagger UI from the files that come with ``flask-openapi[swagger]``: it asks nobody else
+for anything. Its own template has a script in the page, which our Content-Security-Policy forbids,
+so the page and its script are written here.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from flask import Blueprint, Response, abort
+from flask_openapi.openapi import OpenAPI
+
+from producer import wire
+
+_PAGE = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Modelyard: HTTP API</title>
+<link rel="icon" href="/docs/assets/swagger.svg">
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="page"></div>
+<noscript>This page needs JavaScript. The API's description is <a href="/openapi.json">here</a>.
+</noscript>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/assets/start.js"></script>
+</body>
+</html>
+"""
+
+_START = b"""SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  displayRequestDuration: true,
+  validatorUrl: null,
+});
+"""
+
+#: Swagger UI draws its icons from data: addresses; nothing else is needed beyond the usual policy.
+_POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"
+
+#: File -> its folder in the package that brings it, and its type.
+_ASSETS = {
+    "swagger-ui.css": ("css", "text/css"),
+    "swagger-ui-bundle.js": ("js", "text/javascript"),
+    "swagger.svg": ("images", "image/svg+xml"),
+}
+
+
+class Pages:
+    """The document and the page of one application."""
+
+    def __init__(self, app: OpenAPI) -> None:
+        self._app = app
+
+    @cached_property
+    def document(self) -> bytes:
+        """The OpenAPI document, made when it is first asked for."""
+        document = self._app.api_doc
+        for path in document["paths"].values():
+            for operation in path.values():  # docstrings come with a break after each line
+                text = operation.get("description", "").replace("<br/>", " ").strip()
+                operation["description"] = text
+        return wire.dumps(document)
+
+    def blueprint(self) -> Blueprint:
+        """The three addresses."""
+        pages = Blueprint("docs", __name__)
+        pages.add_url_rule("/openapi.json", "openapi", self.openapi)
+        pages.add_url_rule("/docs", "page", self.page)
+        pages.add_url_rule("/docs/assets/<name>", "asset", self.asset)
+        return pages
+
+    def openapi(self) -> Response:
+        """The document."""
+        return Response(self.document, mimetype="application/json")
+
+    def page(self) -> Response:
+        """The page."""
+        response = Response(_PAGE, mimetype="text/html")
+        response.headers["Content-Security-Policy"] = _POLICY
+        return response
+
+    def asset(self, name: str) -> Response:
+        """A file of the page."""
+        if name == "start.js":
+            return Response(_START, mimetype="text/javascript")
+        if name not in _ASSETS:
+            abort(404)
+        folder, mimetype = _ASSETS[name]
+        response = Response((_swagger() / folder / name).read_bytes(), mimetype=mimetype)
+        response.headers["Cache-Control"] = "max-age=3600"
+        return response
+
+
+def _swagger() -> Traversable:
+    return files("flask_openapi_swagger") / "templates" / "swagger"

@@ -1,0 +1,61 @@
+"""For whoever runs it: does the process serve, and could it serve a prediction."""
+
+from __future__ import annotations
+
+from flask import Response
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.tag import Tag
+
+from gateway import bodies, describe
+from gateway.problems import problem
+from gateway.services import services
+from gateway.survey import Survey, survey
+from producer import wire
+from producer.errors import Unavailable
+
+health = APIBlueprint(
+    "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
+)
+
+_OK = "ok"
+
+
+@health.get("/healthz", **describe.call("isAlive", answers={200: bodies.Health}))
+def healthz() -> Response:
+    """The process serves. Says nothing of Redis or the workers."""
+    return Response(b'{"status":"ok"}', mimetype="application/json")
+
+
+@health.get(
+    "/readyz",
+    **describe.call("isReady", answers={200: bodies.Readiness}, refuses=(Unavailable,)),
+)
+def readyz() -> Response:
+    """A prediction could be served: Redis, a model with a servable version, and a pool are there.
+
+    Otherwise 503, with what is missing in `checks`.
+    """
+    try:
+        checks = _checks(survey(services().redis))
+    except Unavailable as error:
+        checks = {"redis": error.message}
+    missing = [name for name, state in checks.items() if state != _OK]
+    if not missing:
+        body = wire.dumps({"status": "ready", "checks": checks})
+        return Response(body, mimetype="application/json")
+    detail = "; ".join(f"{name}: {checks[name]}" for name in missing)
+    response = problem(503, "not_ready", "Not ready", detail, checks=checks)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+def _checks(look: Survey) -> dict[str, str]:
+    """What serving takes -> ``ok``, or what is missing."""
+    unrouted = [model.name for model in look.models if model.route.mode == "none"]
+    models = _OK
+    if not look.models:
+        models = "no model is published"
+    elif len(unrouted) == len(look.models):
+        models = f"no model has an active version: set modelyard:active:{unrouted[0]}"
+    pools = _OK if look.presence.pools else "no pool of workers is alive: start `modelyard pool`"
+    return {"redis": _OK, "models": models, "pools": pools}

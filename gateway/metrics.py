@@ -1,0 +1,205 @@
+"""For Prometheus: what workers have counted in Redis, and how the yard stands at this moment.
+
+The requests of the gateway's own processes are counted by `gateway.observe`. A scrape while Redis
+is away still shows those, and ``modelyard_redis_up 0``.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
+
+import structlog
+from flask import Response
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.tag import Tag
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from redis import Redis
+
+from gateway import describe
+from gateway.services import services
+from gateway.survey import Survey, survey
+from producer import keys
+from producer.connect import redis_reachable
+from producer.errors import ModelyardError
+from producer.measures import MEASURES, Measure, Series, parse_field
+from producer.presence import WORKER_STATES
+
+metrics = APIBlueprint(
+    "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
+)
+
+_log = structlog.get_logger("gateway.metrics")
+
+_VERSION = ("model", "model_version")
+_Labels = tuple[str, ...]
+
+
+@metrics.get(
+    "/metrics",
+    **describe.call(
+        "getMetrics",
+        answers={
+            200: {
+                "description": "The metrics.",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            }
+        },
+    ),
+)
+def scrape() -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(generate_latest(services().registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class YardCollector(Collector):
+    """Reads Redis at each scrape.
+
+    Args:
+        redis: Where the yard is.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering reads nothing."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the yard."""
+        try:
+            look = survey(self._redis)
+            with redis_reachable():
+                counted = self._redis.hgetall(keys.METRICS)
+        except ModelyardError as error:
+            _log.warning("Redis cannot be read", error=error.message)
+            yield _up(0)
+            return
+        yield _up(1)
+        yield from _counted(cast("dict[bytes, bytes]", counted), _published(look))
+        yield from _routes(look)
+        yield from _queues(look)
+        yield from _workers(look)
+
+
+def _up(value: int) -> Metric:
+    return GaugeMetricFamily("modelyard_redis_up", "Whether Redis answers.", value)
+
+
+def _published(look: Survey) -> set[_Labels]:
+    return {(model.name, version) for model in look.models for version in model.versions}
+
+
+def _counted(raw: Mapping[bytes, bytes], published: set[_Labels]) -> Iterator[Metric]:
+    """What workers have counted, of published versions only."""
+    values: dict[str, dict[_Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for field, text in raw.items():
+        series = parse_field(field.decode("utf-8", "replace"))
+        number = _number(text)
+        if series is None or number is None:
+            continue
+        labels = tuple(series.labels[label] for label in series.measure.labels)
+        if not labels or labels[:2] in published:
+            values[series.measure.name][labels][_slot(series)] = number
+    for measure in MEASURES.values():
+        build = _counter if measure.kind == "counter" else _histogram
+        yield build(measure, values[measure.name])
+
+
+def _slot(series: Series) -> str:
+    """Where a series' number goes: a bucket's upper bound, ``sum``, ``count`` or ``total``."""
+    return series.le or series.part
+
+
+def _counter(measure: Measure, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
+    family = CounterMetricFamily(measure.name, measure.help, labels=measure.labels)
+    for labels, numbers in sorted(values.items()):
+        family.add_metric(labels, numbers["total"])
+    return family
+
+
+def _histogram(measure: Measure, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
+    """Buckets are kept apart in Redis and added up here; the last is the count, so they agree."""
+    family = HistogramMetricFamily(measure.name, measure.help, labels=measure.labels)
+    for labels, numbers in sorted(values.items()):
+        total, buckets = 0.0, []
+        for bound in (*map(str, measure.bounds), "+Inf"):
+            total += numbers.get(bound, 0.0)
+            buckets.append((bound, total))
+        family.add_metric(labels, buckets, numbers.get("sum", 0.0))
+    return family
+
+
+def _routes(look: Survey) -> Iterator[Metric]:
+    active = _gauge("model_version_active", "1 for the model's active version, else 0.", _VERSION)
+    weight = _gauge("model_route_weight", "The version's weight in the route in force.", _VERSION)
+    problems = _gauge("route_problems", "What is wrong with the model's keys.", ("model",))
+    loaded = _gauge("loaded_model_versions", "Workers that have the version loaded.", _VERSION)
+    for model in look.models:
+        problems.add_metric((model.name,), len(model.route.problems))
+        for version, entry in model.versions.items():
+            labels = (model.name, version)
+            active.add_metric(labels, float(model.route.active == version))
+            weight.add_metric(labels, model.route.weights.get(version, 0.0))
+            loaded.add_metric(labels, len(look.presence.holders(keys.queue_name(entry.ref))))
+    return iter((active, weight, problems, loaded))
+
+
+def _queues(look: Survey) -> Iterator[Metric]:
+    """A model's front door has an empty ``model_version``."""
+    depth = _gauge("queue_depth", "Jobs that wait.", _VERSION)
+    oldest = _gauge("queue_oldest_seconds", "How long the first job has waited.", _VERSION)
+    inflight = _gauge("jobs_inflight", "Jobs that workers have claimed and not ended.", _VERSION)
+    for model in look.models:
+        for name, queue in model.queues.items():
+            labels = (model.name, name.partition("@")[2])
+            depth.add_metric(labels, queue.depth)
+            oldest.add_metric(labels, queue.oldest_s)
+            inflight.add_metric(labels, queue.inflight)
+    return iter((depth, oldest, inflight))
+
+
+def _workers(look: Survey) -> Iterator[Metric]:
+    workers = _gauge("pool_workers", "Workers of all pools, by what they do.", ("state",))
+    for state in WORKER_STATES:
+        workers.add_metric((state,), look.presence.count(state))
+    yield workers
+    yield GaugeMetricFamily("pools_alive", "Pools that are alive.", len(look.presence.pools))
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)
+
+
+def _number(raw: bytes) -> float | None:
+    try:
+        number = float(raw)
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None
+
+
+def registry_for(redis: Redis, *, has_files: bool) -> CollectorRegistry:
+    """What one process answers a scrape with.
+
+    Args:
+        redis: Where the yard is.
+        has_files: Whether prometheus_client keeps the requests of all gateway processes in files
+            (``PROMETHEUS_MULTIPROC_DIR``), which are added up then.
+    """
+    registry = CollectorRegistry()
+    registry.register(YardCollector(redis))
+    if has_files:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry

@@ -1,0 +1,113 @@
+"""Errors as HTTP tells them: problem details (RFC 9457), from one table.
+
+Whatever leaves a view as an exception becomes an answer here: ours by the table, Flask's by their
+status, and any other one becomes a 500 with a fixed text, whose cause is in the log under the
+request's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from producer import errors, wire
+
+_log = structlog.get_logger("gateway")
+
+#: Error class -> status and title. A class that is not named goes by its nearest base.
+TABLE: Mapping[type[errors.ModelyardError], tuple[int, str]] = {
+    errors.InvalidJson: (400, "The body is not valid JSON"),
+    errors.InvalidInput: (422, "The request is not valid"),
+    errors.InvalidName: (422, "The name is not valid"),
+    errors.TooLarge: (413, "The request is too large"),
+    errors.IdempotencyMismatch: (422, "The idempotency key was used with another body"),
+    errors.InvalidRequest: (422, "The request is not valid"),
+    errors.UnknownModel: (404, "There is no such model"),
+    errors.UnknownVersion: (404, "There is no such version"),
+    errors.UnknownJob: (404, "There is no such job"),
+    errors.NotFound: (404, "There is no such thing"),
+    errors.NoActiveVersion: (409, "The model has no active version"),
+    errors.JobEnded: (409, "The job has ended"),
+    errors.RevisionMismatch: (412, "The route has changed"),
+    errors.Conflict: (409, "The present state does not allow it"),
+    errors.InvalidRoute: (422, "The route is not valid"),
+    errors.QueueFull: (429, "The queue is full"),
+    errors.Unavailable: (503, "The service is not available"),
+    errors.Timeout: (504, "The job did not end in time"),
+}
+
+_INTERNAL = (
+    "Something went wrong here, not with the request. The log has it under this X-Request-Id."
+)
+
+
+def status_of(kind: type[errors.ModelyardError]) -> tuple[int, str] | None:
+    """The status and title of a class of errors; None for those that are our own fault."""
+    return next((TABLE[base] for base in kind.__mro__ if base in TABLE), None)
+
+
+def code_of(status: int) -> str:
+    """The code of what Flask itself refuses: the status' phrase, in snake case."""
+    return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+
+
+def problem(status: int, code: str, title: str, detail: str, **members: Any) -> Response:
+    """A problem-details answer; ``members`` are added to the standard ones."""
+    known = {
+        "type": f"urn:modelyard:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return Response(wire.dumps(known | members), status, mimetype="application/problem+json")
+
+
+def install(app: Flask) -> None:
+    """Answer every exception of ``app`` as a problem."""
+    app.register_error_handler(errors.ModelyardError, _of_ours)
+    app.register_error_handler(HTTPException, _of_flask)
+    app.register_error_handler(Exception, _of_unknown)
+
+
+def _of_ours(error: errors.ModelyardError) -> Response:
+    found = status_of(type(error))
+    if found is None:
+        return _of_unknown(error)
+    status, title = found
+    response = problem(status, error.code, title, error.message, **_members(error))
+    if isinstance(error, errors.QueueFull):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, errors.Unavailable):
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def _members(error: errors.ModelyardError) -> dict[str, Any]:
+    """What an error says beside its message."""
+    if isinstance(error, errors.InvalidInput) and error.errors:
+        return {"errors": error.errors}
+    if isinstance(error, errors.Timeout):
+        return {"job_id": error.job_id, "url": f"/v1/jobs/{error.job_id}"}
+    return {}
+
+
+def _of_flask(error: HTTPException) -> Response:
+    """404, 405, 415 and the like; the headers that go with them stay (``Allow``)."""
+    status = error.code or 500
+    title = HTTPStatus(status).phrase
+    response = problem(status, code_of(status), title, error.description or title)
+    for name, value in error.get_headers():
+        if name != "Content-Type":
+            response.headers[name] = value
+    return response
+
+
+def _of_unknown(error: Exception) -> Response:
+    _log.error("request failed", exc_info=error)
+    return problem(500, "internal", "Internal error", _INTERNAL)

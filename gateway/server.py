@@ -1,0 +1,207 @@
+"""The gateway as processes: granian in front, one application in each worker process.
+
+The parent checks what can be checked, makes the folder in which the processes share their metrics,
+and watches; each worker loads the application by itself. On SIGTERM the parent passes it on, waits
+in flight end within `WAITS_END_S`, and what still runs after `KILL_S` is killed. Workers get a
+SIGTERM when their parent dies, so that a killed gateway leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway.threads import Threads
+from producer import connect, endpoint, logs, yard
+from producer.settings import Settings
+
+#: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.
+WAITS_END_S = 5.0
+#: After a SIGTERM, a process that has not ended by then is killed.
+KILL_S = 8
+
+#: Connections that one process holds at once, idle ones included.
+_CONNECTIONS = 4096
+_OPEN_FILES = 65_536
+_HEADERS_MS = 10_000
+_HEADER_BYTES = 65_536
+
+_PR_SET_PDEATHSIG = 1
+_METRICS = "modelyard-metrics-"
+
+_log = structlog.get_logger("gateway")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal to stop.
+
+    Raises:
+        ConfigurationError: There is no Redis to be found, or the port is taken.
+        SystemExit: With status 1, where the workers die as fast as they are started.
+    """
+    settings = settings.model_copy(update={"redis_url": yard.redis_url(settings)})
+    connect.fast(str(settings.redis_url)).close()  # a URL that is none shows here, not in a worker
+    endpoint.check_free(settings.host, settings.port)  # granian would share the port
+    logs.configure(settings)
+    os.environ.update(settings.environ())
+    _raise_open_files()
+    with _metrics_folder() as folder:
+        # Read by prometheus_client when it is imported, so it comes before the application.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        import gateway.app  # noqa: F401  # once, before the workers are forked
+
+        server = _server(settings)
+        _log.info(
+            "gateway is listening",
+            address=endpoint.address(settings.host, settings.port),
+            processes=settings.gateway_processes,
+            threads=settings.gateway_threads,
+            redis=settings.redis_url,
+        )
+        server.serve(target_loader=load_app, wrap_loader=False)
+    _log.info("gateway has stopped")
+
+
+def load_app() -> Any:
+    """The application of one worker process, by the environment; runs in its main thread.
+
+    Raises:
+        ConfigurationError: The environment's settings cannot be used.
+    """
+    from gateway.app import create_app
+    from gateway.services import services_of
+    from producer.client import Client
+
+    settings = Settings.load()
+    logs.configure(settings)
+    _die_with_parent()
+    app = create_app(settings, Client(settings=settings))
+    _on_stop(services_of(app).waits.end_within)
+    return app
+
+
+def _server(settings: Settings) -> Any:
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+
+    server = Granian(
+        "gateway",
+        address=_ip(settings.host),
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.gateway_processes,
+        blocking_threads=Threads.of(settings).total,
+        backpressure=_CONNECTIONS,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=_HEADERS_MS, max_buffer_size=_HEADER_BYTES
+        ),
+        websockets=False,
+        respawn_failed_workers=True,
+        workers_kill_timeout=KILL_S,
+        # Its lines go the way of all others, through the root's handler.
+        log_level=LogLevels.warning,
+        log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
+    )
+    logging.getLogger("_granian").addFilter(_is_news)
+    # A terminal that is closed stops the gateway; granian would only start its workers anew.
+    server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+    return server
+
+
+def _ip(host: str) -> str:
+    """The address that a name stands for; granian takes no names."""
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what granian says of the number of threads: most of them wait, and are meant to."""
+    return "Python threads" not in record.getMessage()
+
+
+def _raise_open_files() -> None:
+    """Connections are open files, and the usual bound on those is below ours."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[str]:
+    """A private folder for this run's metrics; those of killed gateways are cleared away.
+
+    What a worker that died has counted stays in it, so that no counter ever falls.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_METRICS}*"):
+        with contextlib.suppress(OSError):  # another gateway that starts may have been faster
+            _clear_if_left(left)
+    folder = tempfile.mkdtemp(prefix=f"{_METRICS}{os.getpid()}-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_if_left(folder: Path) -> None:
+    pid = folder.name.removeprefix(_METRICS).partition("-")[0]
+    if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and not _is_alive(int(pid)):
+        shutil.rmtree(folder)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _die_with_parent() -> None:
+    """Get a SIGTERM when the parent dies, also by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    if sys.platform != "linux" or parent is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent.pid:  # it died before the request was made: no signal will come
+        os._exit(1)
+
+
+def _on_stop(end_waits: Callable[[float], None]) -> None:
+    """End waits when a signal to stop comes; granian handles the signal, and tells nobody.
+
+    The kernel's write to the wake-up descriptor comes beside the handler. A process whose parent
+    is gone, so that nobody kills it, ends itself.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        end_waits(WAITS_END_S)
+        time.sleep(KILL_S + 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="stop", daemon=True).start()
