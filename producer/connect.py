@@ -10,12 +10,14 @@ replies.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -71,6 +73,20 @@ def blocking(url: str, block_s: float, name: str = "modelyard") -> Redis:
     return _client(
         url, retries=0, client_name=name, socket_connect_timeout=5.0, socket_timeout=block_s + 5.0
     )
+
+
+@contextmanager
+def redis_reachable() -> Iterator[None]:
+    """Turns Redis' absence, in all its forms, into `Unavailable`."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+        raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
+    except RedisError as error:
+        # Redis 6.2 wraps what a script met into an error of no class of its own.
+        if isinstance(error, OutOfMemoryError) or "-OOM" in str(error):
+            raise Unavailable("Redis is full, it takes no new jobs at present") from error
+        raise Unavailable(f"Redis refuses: {error}") from error
 
 
 def redacted(url: str) -> str:

@@ -10,20 +10,21 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ResponseError
 
-from producer import keys, wire
+from producer import wire
 from producer.contract import Failure, Job, JobStatus, Timings, check_job_id
 from producer.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
+from producer.scripting import Script
 
-_FIELDS = (
-    "status", "origin", "created_at", "started_at", "ended_at", "my_attempts", "my_run", "my_error",
-)  # fmt: skip
+_READ = Script("producer", "read")
+
+#: How many fields of a hash the script reads.
+_FIELDS = 8
 
 #: Bytes of a traceback that is looked at; a longer one is somebody's bomb.
 _MOST_BYTES = 2**20
@@ -36,7 +37,8 @@ _STATUSES = {status.value.encode(): status for status in JobStatus} | {
 #: The last line of the traceback that a stock ``rq worker`` keeps: "producer.errors.Expired: ...".
 _TRACEBACK_END = re.compile(r"^(?:[\w.]+\.)?(\w+)(?:: (.*))?$", re.DOTALL)
 
-Raw = tuple[list[bytes | None], list[tuple[bytes, dict[bytes, bytes]]]]
+#: A job's fields in the script's order, and those of its newest result.
+Raw = tuple[list[bytes | None], dict[bytes, bytes]]
 
 
 def read_job(redis: Redis, job_id: str) -> Job:
@@ -55,23 +57,17 @@ def read_job(redis: Redis, job_id: str) -> Job:
 
 def read_raw(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
     """What Redis holds of several jobs, in one round trip, for `decode_job`."""
-    pipe = redis.pipeline(transaction=False)
-    for job_id in job_ids:
-        pipe.hmget(keys.key("job", job_id), _FIELDS)
-        pipe.xrevrange(keys.key("results", job_id), count=1)
-    # A key of another type is somebody's own, and no job of ours.
-    replies = [
-        None if isinstance(reply, ResponseError) else reply
-        for reply in pipe.execute(raise_on_error=False)
+    replies = _READ(redis, job_ids)
+    nothing: list[bytes | None] = [None] * _FIELDS
+    return [
+        (values or nothing, dict(zip(result[::2], result[1::2], strict=True)))
+        for values, result in replies
     ]
-    nothing: list[bytes | None] = [None] * len(_FIELDS)
-    pairs = zip(replies[::2], replies[1::2], strict=True)
-    return [(values or nothing, entries or []) for values, entries in pairs]
 
 
 def decode_job(job_id: str, raw: Raw) -> Job | None:
     """The job that ``raw`` tells of; None if there is none."""
-    values, entries = raw
+    values, entry = raw
     if values[0] is None:
         return None
     _, origin, created_at, started_at, ended_at, attempts, run, error = map(_text, values)
@@ -80,10 +76,10 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
     result: dict[str, Any] | None = None
     failure: Failure | None = None
     if status is JobStatus.FINISHED:
-        result, failure = _result(entries)
+        result, failure = _result(entry)
         status = JobStatus.FAILED if failure else status
     elif status is JobStatus.FAILED:
-        failure = _failure(error, entries)
+        failure = _failure(error, entry)
     ran = _mapping(run)
     return Job(
         id=job_id,
@@ -120,19 +116,19 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def _result(
-    entries: list[tuple[bytes, dict[bytes, bytes]]],
+    entry: Mapping[bytes, bytes],
 ) -> tuple[dict[str, Any] | None, Failure | None]:
     """A finished job's result, or why it cannot be read."""
-    if not entries:
+    if not entry:
         return None, Failure("invalid_job", "the job is finished, but its result is gone")
     try:
-        value = wire.loads(base64.b64decode(entries[0][1].get(b"return_value", b""), validate=True))
+        value = wire.loads(base64.b64decode(entry.get(b"return_value", b""), validate=True))
     except (InvalidJson, binascii.Error):
         return None, Failure("invalid_job", "the job's result is not JSON")
     return value if isinstance(value, dict) else {"predictions": value}, None
 
 
-def _failure(error: str, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Failure:
+def _failure(error: str, entry: Mapping[bytes, bytes]) -> Failure:
     """Why a job failed: as our workers write it, else from the traceback that RQ keeps."""
     known = _mapping(error)
     if isinstance(known.get("code"), str):
@@ -141,9 +137,9 @@ def _failure(error: str, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> Fai
             known["code"], str(known.get("message", "")), row if isinstance(row, int) else None
         )
     try:
-        packed = base64.b64decode(entries[0][1][b"exc_string"], validate=True)
+        packed = base64.b64decode(entry[b"exc_string"], validate=True)
         lines = wire.inflate(packed, _MOST_BYTES).decode("utf-8", "replace").strip().splitlines()
-    except (IndexError, KeyError, binascii.Error, zlib.error, InvalidJson, TooLarge):
+    except (KeyError, binascii.Error, zlib.error, InvalidJson, TooLarge):
         return Failure("predict_failed", "the job failed, and left no reason")
     return _from_traceback(lines[-1] if lines else "")
 

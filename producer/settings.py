@@ -48,7 +48,7 @@ class Settings(BaseModel):
         ge=1,
         le=4000,
         description="Of these, requests that may wait for a job at once; one more gets its answer "
-        "without waiting.",
+        "without waiting, and `predict` gets 503.",
     )
     pool_min: int = Field(
         default=1, ge=0, le=1024, description="Workers that the pool keeps running."

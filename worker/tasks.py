@@ -14,13 +14,13 @@ from rq import get_current_job
 
 from models.repository import Repository
 from models.runtimes import Loaded, load
-from producer.client import resolve
 from producer.contract import Failure, ModelRef
 from producer.errors import InvalidJob, job_failure
 from producer.jobs import decode_call, encode_call
 from producer.keys import parse_queue
 from producer.routing import point_of
 from producer.settings import Settings
+from producer.submission import resolve
 from worker.batch import check, run
 
 

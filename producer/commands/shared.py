@@ -55,7 +55,8 @@ def examples(*lines: str) -> str:
 @contextmanager
 def open_client(redis_url: str | None) -> Iterator[Client]:
     """A client for one command; errors leave it with what to do about them."""
-    from producer.client import Client, redis_reachable
+    from producer.client import Client
+    from producer.connect import redis_reachable
     from producer.settings import Settings
 
     try:

@@ -21,6 +21,7 @@ from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import Job, JobStatus
+from producer.settings import Settings
 from tests import estimators
 from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
@@ -149,8 +150,9 @@ def test_a_dead_worker_is_replaced(client, redis, start):
 def test_a_hanging_job_fails_with_timeout_and_its_batch_mates_finish(client, redis, start):
     start()
     submit(client, 0.0)[0].wait(20)
-    client.settings = client.settings.model_copy(update={"timeout_s": 1})
-    jobs = results(queued_together(client, 1.0, estimators.HANG, 2.0), 30)
+    hasty = Client(client.url, settings=Settings.load({}, timeout_s=1))
+    jobs = results(queued_together(hasty, 1.0, estimators.HANG, 2.0), 30)
+    hasty.close()
     assert codes(jobs) == ["finished", "timeout", "finished"]
     wait_until(lambda: is_empty(redis))
 

@@ -77,7 +77,7 @@ def test_a_listing_is_four_round_trips_and_scans_nothing(redis: Redis, jobs: dic
     with commands_sent(redis) as sent:
         list_jobs(redis, limit=3)
     names = {command.split()[0] for command in sent}
-    assert names == {"SMEMBERS", "LRANGE", "ZREVRANGE", "HGET", "HMGET", "XREVRANGE"}
+    assert names <= {"SMEMBERS", "LRANGE", "ZREVRANGE", "HGET", "EVAL", "EVALSHA"}
     queues, statuses = 5, 5
     assert len(sent) <= 2 + queues * statuses + len(jobs) + 2 * 3
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from producer import keys, wire
-from producer.client import CHUNK, Client, Handle
+from producer.client import Client, Handle
 from producer.contract import TASK, JobStatus, Request
 from producer.errors import (
     IdempotencyMismatch,
@@ -31,6 +31,7 @@ from producer.errors import (
     UnknownVersion,
 )
 from producer.routing import choose, point_of, read_route
+from producer.submission import CHUNK
 from tests.redis_server import RedisServer
 from tests.stand_ins import (
     IRIS,

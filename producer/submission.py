@@ -1,0 +1,315 @@
+"""From a request to an accepted job: checked here, queued by one script.
+
+The rows are checked against the signature that the request will most likely meet. The script then
+chooses the version by the keys as they are, and queues the job only if that version's signature is
+the one that was checked; if it is not, the rows are checked again and the call is repeated. The
+job's id is chosen here, so that repeating a call whose answer was lost queues nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from producer import wire
+from producer.catalog import Catalog
+from producer.connect import redis_reachable
+from producer.contract import ModelRef, Request, Signature, check_name
+from producer.errors import (
+    IdempotencyMismatch,
+    InvalidInput,
+    ModelyardError,
+    NoActiveVersion,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnknownModel,
+    UnknownVersion,
+)
+from producer.jobs import encode_call
+from producer.routing import point_of
+from producer.rows import check_outputs, check_rows
+from producer.scripting import Argument, Script
+from producer.settings import Settings
+
+#: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.
+CHUNK = 64
+
+#: Bytes of payload that one call takes beside its first job.
+CHUNK_BYTES = 2**20
+
+#: How often a request is checked anew because the route moved between checking and queueing.
+_ROUNDS = 5
+
+#: The submitting script.
+SUBMIT = Script("producer", "submit")
+_RESOLVE = Script("producer", "resolve")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that Redis has accepted.
+
+    Attributes:
+        id: The job's id.
+        model: Its model.
+        version: The version that will run it.
+        queue: The queue that it was put on.
+        is_repeat: Whether an earlier request with the same idempotency key made it.
+    """
+
+    id: str
+    model: str
+    version: str
+    queue: str
+    is_repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request on its way to become a job.
+
+    Attributes:
+        request: What was asked for.
+        id: The id that its job will have.
+        point: Where it falls in [0, 1).
+        signature: What its rows were checked against.
+        arguments: What the submitting script takes behind the point.
+        size_bytes: The length of its payload.
+    """
+
+    request: Request
+    id: str
+    point: float
+    signature: Signature
+    arguments: list[Argument]
+    size_bytes: int
+
+
+Outcome = Accepted | ModelyardError
+
+
+class Submission:
+    """Turns requests into jobs on one Redis; safe for threads.
+
+    Args:
+        redis: A connection that answers quickly or not at all.
+        catalog: The signatures, as read lately.
+        settings: Bounds and times to live.
+    """
+
+    def __init__(self, redis: Redis, catalog: Catalog, settings: Settings) -> None:
+        self._redis = redis
+        self._catalog = catalog
+        self._settings = settings
+        self._chosen: dict[tuple[str, str | None], str] = {}
+
+    def draft(self, request: Request, job_id: str | None = None) -> Draft:
+        """The request, checked against the signature that it will most likely meet.
+
+        Raises:
+            ModelyardError: The request cannot become a job, or Redis does not answer.
+        """
+        _check_request(request)
+        point = point_of(request.model, request.routing_key)
+        with redis_reachable():
+            entries = self._catalog.versions(request.model)
+            guess = self._chosen.get((request.model, request.version), request.version or "")
+            entry = entries.get(guess) or entries[max(entries)]
+            try:
+                arguments = self._arguments(request, entry.signature)
+            except ModelyardError:
+                # The guess may be wrong: look which version it really is before refusing the rows.
+                ref = resolve(self._redis, request.model, request.version, point)
+                entry = self._catalog.entry(ref)
+                arguments = self._arguments(request, entry.signature)
+        job_id = job_id or secrets.token_hex(16)
+        return _drafted(request, job_id, point, entry.signature, arguments)
+
+    def _arguments(self, request: Request, signature: Signature) -> list[Argument]:
+        """What the submitting script takes behind the point: signature, rows, ..., data.
+
+        Raises:
+            InvalidInput: The rows, or the wanted outputs, do not fit.
+            TooLarge: Too many rows, or too many bytes.
+        """
+        rows = check_rows(
+            signature,
+            instances=request.instances,
+            inputs=request.inputs,
+            most_rows=self._settings.rows,
+        )
+        outputs = check_outputs(signature, request.outputs)
+        data = encode_call({"instances": rows} | ({"outputs": outputs} if outputs else {}))
+        if len(data) > self._settings.body_bytes:
+            raise TooLarge(
+                f"the job has {len(data)} bytes, the bound is {self._settings.body_bytes}"
+            )
+        idempotency, body = _digests(request)
+        return [signature.id, len(rows), request.deadline_ms or "", idempotency, body, data]
+
+    def submit(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        """Queue one chunk, see `chunked`; for each draft its job, or why it was refused.
+
+        Raises:
+            Unavailable: Redis does not answer. Jobs may have been queued; repeating is safe.
+        """
+        outcomes: dict[str, Outcome] = {}
+        pending = list(drafts)
+        for _ in range(_ROUNDS):
+            with redis_reachable():
+                replies = SUBMIT(self._redis, self._script_arguments(pending))
+            again = []
+            for draft, reply in zip(pending, replies, strict=True):
+                outcome = self._outcome(draft, reply)
+                if isinstance(outcome, Draft):
+                    again.append(outcome)
+                else:
+                    outcomes[draft.id] = outcome
+            pending = again
+            if not pending:
+                break
+        for draft in pending:
+            outcomes[draft.id] = Unavailable(
+                f"the route of {draft.request.model!r} does not hold still"
+            )
+        return [outcomes[draft.id] for draft in drafts]
+
+    def _script_arguments(self, drafts: Sequence[Draft]) -> list[Argument]:
+        bounds = self._settings
+        arguments: list[Argument] = [
+            bounds.queue_bound,
+            bounds.timeout_s,
+            bounds.result_ttl_s,
+            bounds.failure_ttl_s,
+            bounds.idempotency_ttl_s,
+        ]
+        for draft in drafts:
+            request = draft.request
+            arguments += [draft.id, request.model, request.version or "", draft.point]
+            arguments += draft.arguments
+        return arguments
+
+    def _outcome(self, draft: Draft, reply: list[Any]) -> Outcome | Draft:
+        """What one reply of the script means; a draft if it must be tried again."""
+        request, kind = draft.request, reply[0]
+        match kind:
+            case b"ok" | b"same":
+                queue = reply[1].decode()
+                version = queue.partition("@")[2]
+                self._chosen[(request.model, request.version)] = version
+                return Accepted(reply[2].decode(), request.model, version, queue, kind == b"same")
+            case b"signature":
+                return self._recheck(draft, reply[1].decode())
+            case b"mismatch":
+                return IdempotencyMismatch(
+                    f"the idempotency key named job {reply[2].decode()} before, with another body"
+                )
+            case b"queue_full":
+                return QueueFull(f"queue {reply[1].decode()} holds {reply[2]} jobs, its bound")
+        return _refusal(kind, request.model, request.version)
+
+    def _recheck(self, draft: Draft, version: str) -> Draft | ModelyardError:
+        """The draft, checked against the signature of the version that the script chose."""
+        request = draft.request
+        self._chosen[(request.model, request.version)] = version
+        try:
+            with redis_reachable():
+                entry = self._catalog.versions(request.model, fresh=True).get(version)
+            if entry is None:
+                return UnknownVersion(f"model {request.model!r} has no version {version!r}")
+            arguments = self._arguments(request, entry.signature)
+        except ModelyardError as error:
+            return error
+        return _drafted(request, draft.id, draft.point, entry.signature, arguments)
+
+
+def chunked(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
+    """The drafts in chunks that one call of the submitting script takes, in their order."""
+    chunk: list[Draft] = []
+    size_bytes = 0
+    for draft in drafts:
+        size_bytes += draft.size_bytes
+        if chunk and (len(chunk) == CHUNK or size_bytes > CHUNK_BYTES):
+            yield chunk
+            chunk, size_bytes = [], draft.size_bytes
+        chunk.append(draft)
+    if chunk:
+        yield chunk
+
+
+def resolve(redis: Redis, model: str, version: str | None, point: float) -> ModelRef:
+    """The version that a request would get now, by its name, its alias or the route.
+
+    Raises:
+        UnknownModel: No version of the model is published.
+        UnknownVersion: The version, or alias, is not.
+        NoActiveVersion: The model's keys route to nothing.
+        RedisError: Redis does not answer.
+    """
+    reply = _RESOLVE(redis, [model, version or "", point])
+    if reply[0] != b"ok":
+        raise _refusal(reply[0], model, version)
+    return ModelRef(model, reply[1].decode())
+
+
+def _drafted(
+    request: Request, job_id: str, point: float, signature: Signature, arguments: list[Argument]
+) -> Draft:
+    data = arguments[-1]
+    size_bytes = len(data) if isinstance(data, bytes) else 0
+    return Draft(request, job_id, point, signature, arguments, size_bytes)
+
+
+def _refusal(kind: bytes, model: str, version: str | None) -> ModelyardError:
+    if kind == b"unknown_version":
+        return UnknownVersion(f"model {model!r} has no version or alias {version!r}")
+    if kind == b"no_active_version":
+        return NoActiveVersion(
+            f"model {model!r} has no active version: set modelyard:active:{model}"
+        )
+    return UnknownModel(f"no version of model {model!r} is published")
+
+
+def _check_request(request: Request) -> None:
+    """What can be known of a request without the catalogue.
+
+    Raises:
+        InvalidInput: A member is of the wrong type or out of its bounds; the error names it.
+        InvalidName: The model's or version's name is outside the alphabet.
+    """
+    for member in ("model", "version", "routing_key", "idempotency_key"):
+        value = getattr(request, member)
+        if not isinstance(value, str) and not (value is None and member != "model"):
+            raise InvalidInput.at([member], "must be a string")
+    check_name("model", request.model)
+    if request.version is not None:
+        check_name("version", request.version)
+    deadline = request.deadline_ms
+    if deadline is not None and (type(deadline) is not int or not 1 <= deadline <= 2**40):
+        raise InvalidInput.at(["deadline_ms"], "must be a whole number from 1 to 2**40")
+
+
+def _digests(request: Request) -> tuple[str, str]:
+    """The digests of the idempotency key and of the body; empty without a key."""
+    if request.idempotency_key is None:
+        return "", ""
+    if not 1 <= len(request.idempotency_key) <= 256:
+        raise InvalidInput.at(["Idempotency-Key"], "must have 1 to 256 characters")
+    body = wire.dumps(
+        [
+            request.instances,
+            request.inputs,
+            request.version,
+            request.routing_key,
+            request.outputs,
+            request.deadline_ms,
+        ]
+    )
+    key = request.idempotency_key.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(key).hexdigest(), hashlib.sha256(body).hexdigest()
