@@ -65,6 +65,7 @@ class Worker:
         self._server = Server(self._cache, repository, settings)
         self._batch: Batch | None = None
         self._stopped = threading.Event()
+        self._prepared: set[str] = set()
         self._is_overgrown = False
         self._is_suspended = False
         self._signals = StopSignals(on_second=self._leave_now)
@@ -82,7 +83,6 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        self._loader.prepare()
         _log.info("worker started", worker=self.name)
         pause = pauses()
         while not self._signals.count and not self._is_overgrown:
@@ -111,6 +111,9 @@ class Worker:
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
+        if self._prepared != set(queues):  # something was published: import what it needs
+            self._loader.prepare()
+            self._prepared = set(queues)
         if not queues:
             self._signals.wait(self._settings.look_s)
             return

@@ -26,6 +26,9 @@ from worker.tally import Tally
 
 _MOST_TTL_S = 604_800
 
+#: A job that claims to have waited for longer was given a date by whoever pushed it, in seconds.
+_MOST_WAIT_S = 604_800
+
 
 @dataclass(slots=True)
 class Served:
@@ -192,11 +195,12 @@ def _ttl_s(text: str, default_s: int) -> int:
 
 
 def _waited_s(job: Claimed, claimed_us: int) -> float | None:
-    """Seconds from creation to claim; None where the creation cannot be read."""
+    """Seconds from creation to claim; None where the creation cannot be read or believed."""
     try:
         created_at = datetime.fromisoformat(job.created_at)
     except ValueError:
         return None
     if created_at.tzinfo is None:
         return None
-    return max(0.0, claimed_us / 1e6 - created_at.timestamp())
+    waited_s = claimed_us / 1e6 - created_at.timestamp()
+    return max(0.0, waited_s) if waited_s < _MOST_WAIT_S else None

@@ -4,9 +4,26 @@
 -- ends or is given back; K.leases (sorted set: worker -> expiry in ms) says how long it is the
 -- worker's own. A job is the batch's as long as its status is started and its my_token the batch's.
 
+-- How long a batch that cannot be given back is left alone, in ms.
+local LATER_MS = 5000
+
+-- A small whole number that a hash field holds; 0 for whatever else somebody wrote there.
+local function count_of(text)
+  if not text or #text > 6 or not string.match(text, '^%d+$') then return 0 end
+  return tonumber(text)
+end
+
 local function metric(name, model, version, rest, by)
-  redis.call('HINCRBY', K.metrics,
+  redis.pcall('HINCRBY', K.metrics,
     name .. '|model=' .. model .. '|model_version=' .. version .. rest, by)
+end
+
+-- Lets a job that has not been started expire at its deadline again; `due` is its field, in us.
+local function watch_deadline(id, due)
+  due = tonumber(due or '')
+  if due and due > 0 and due < 1e17 then
+    redis.call('ZADD', K.deadlines, string.format('%.0f', due), id)
+  end
 end
 
 -- A time to live that a job may carry, within bounds; else the default.
@@ -30,7 +47,8 @@ local function fail(id, queue, us, worker, failure, default_ttl)
   end
 end
 
--- Gives the jobs of a worker's batch back to the head of their queue, in their order.
+-- Gives the jobs of a worker's batch back to the head of their queue, in their order. Where somebody
+-- has put another thing in the queue's place, they stay in the batch, to be given back later.
 --
 -- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
 --             job runs alone
@@ -42,28 +60,40 @@ local function give_back(worker, why, most, crashed, overran, default_ttl)
   redis.call('ZREM', K.leases, worker)
   local token, queue = batch[1], batch[2]
   if not token then return nil end
+  local us, back, failed = now_us(), 0, 0
+  local place = redis.call('TYPE', K.queue .. queue)['ok']
+  if place ~= 'list' and place ~= 'none' then
+    redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LATER_MS), worker)
+    return queue, 0, 0
+  end
   local ids, held = {}, {}
   for id in string.gmatch(batch[3], '[^ ]+') do ids[#ids + 1] = id end
   for _, id in ipairs(ids) do
-    redis.call('ZREM', K.wip .. queue, id .. ':' .. token)
-    local job = redis.call('HMGET', K.job .. id, 'status', 'my_token')
-    if job[1] == 'started' and job[2] == token then held[#held + 1] = id end
+    redis.pcall('ZREM', K.wip .. queue, id .. ':' .. token)
+    local job = redis.call('HMGET', K.job .. id,
+      'status', 'my_token', 'my_attempts', 'my_crashes', 'my_deadline')
+    if job[1] == 'started' and job[2] == token then
+      held[#held + 1] = {id, count_of(job[3]), count_of(job[4]), job[5]}
+    end
   end
-  local us, back, failed = now_us(), 0, 0
   for i = #held, 1, -1 do
-    local id, failure = held[i], nil
+    local id, attempts, crashes, due = unpack(held[i], 1, 4)
+    local failure
     if why == 'released' then
-      redis.call('HINCRBY', K.job .. id, 'my_attempts', -1)
+      attempts = attempts - 1
     elseif why == 'timeout' and #held == 1 then
       failure = overran
-    elseif redis.call('HINCRBY', K.job .. id, 'my_crashes', 1) >= most then
-      failure = crashed
+    else
+      crashes = crashes + 1
+      if crashes >= most then failure = crashed end
     end
+    redis.call('HSET', K.job .. id, 'status', 'queued', 'my_token', '',
+      'my_attempts', attempts, 'my_crashes', crashes)
     if failure then
       fail(id, queue, us, worker, failure, default_ttl)
       failed = failed + 1
     else
-      redis.call('HSET', K.job .. id, 'status', 'queued', 'my_token', '')
+      if attempts == 0 then watch_deadline(id, due) end
       redis.call('LPUSH', K.queue .. queue, id)
       back = back + 1
     end
