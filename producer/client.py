@@ -14,13 +14,13 @@ from typing import Any
 from redis import Redis
 
 from producer import connect, keys, yard
+from producer.cancellation import cancel_job
 from producer.catalog import Catalog
 from producer.commit import GroupCommit
 from producer.connect import redis_reachable
 from producer.contract import Job, ModelRef, Request, check_job_id
 from producer.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from producer.results import read_job
-from producer.scripting import Script
 from producer.settings import Settings
 from producer.submission import (
     CHUNK,
@@ -34,8 +34,6 @@ from producer.submission import (
 
 #: How long one blocking read waits before the job itself is looked at.
 _SLICE_S = 1.0
-
-_CANCEL = Script("producer", "cancel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +254,3 @@ class Client:
                 self,
             )
         return outcome
-
-
-def cancel_job(redis: Redis, job_id: str, result_ttl_s: int) -> bytes:
-    """Cancel a job: ``canceled`` (now or before), ``ended`` or ``unknown``.
-
-    Raises:
-        InvalidName: The id is outside the alphabet.
-        RedisError: Redis does not answer.
-    """
-    outcome: bytes = _CANCEL(redis, [check_job_id(job_id), result_ttl_s])
-    return outcome

@@ -1,27 +1,22 @@
-"""What somebody pushed onto a queue, read safely, and RQ's `Job` made safe.
+"""RQ's `Job` made safe, for RQ's own tools on our queues.
 
-RQ's own `Job` unpickles, imports whatever name a payload gives and inflates without a bound. Here
-a payload becomes a `Call` by three rules: bounded and plain or zlib'd; strict JSON of the shape
-that RQ's JSONSerializer writes; and a callable that is looked up in a dictionary of one. `SafeJob`
-puts the same rules under RQ's tools (``rq worker --job-class producer.SafeJob --serializer
-json``).
+RQ's job unpickles, imports whatever name a payload gives and inflates without a bound. `SafeJob`
+reads payloads as `producer.payload` does, and calls what stands in a dictionary of one: ``rq
+worker --job-class producer.SafeJob --serializer json``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from producer import wire
-from producer.contract import TASK, check_name
-from producer.errors import InvalidJob, InvalidJson, InvalidName, TooLarge
-
-#: What a job's keyword arguments may be.
-ARGUMENTS = frozenset({"instances", "inputs", "version", "routing_key", "outputs", "deadline_ms"})
+from producer.contract import TASK
+from producer.errors import InvalidJob
+from producer.payload import ARGUMENTS, MOST_BYTES, decode_call, plain
 
 #: Hash fields of a job that this project reads or writes; all others are dropped before RQ sees
 #: them.
@@ -42,89 +37,6 @@ FIELDS = frozenset(
         "worker_name",
     }
 )
-
-#: Payload bytes that a job may have, plain, where no setting says otherwise.
-MOST_BYTES = 8 * 2**20
-
-
-class Call(NamedTuple):
-    """The keyword arguments of one job, in known types but not yet checked against a signature."""
-
-    instances: Any = None
-    inputs: Any = None
-    version: str | None = None
-    routing_key: str | None = None
-    outputs: list[str] | None = None
-    deadline_ms: int | None = None
-
-
-def encode_call(arguments: Mapping[str, Any]) -> bytes:
-    """The ``data`` field of a job hash, as RQ's JSONSerializer would write it, plain."""
-    return wire.dumps([TASK, None, [], arguments])
-
-
-def decode_call(data: bytes, limit: int = MOST_BYTES) -> Call:
-    """Read the ``data`` field of a job hash.
-
-    Raises:
-        InvalidJob: It is not what `encode_call` writes; the message says why.
-    """
-    try:
-        value = wire.loads(_plain(data, limit))
-    except InvalidJson as error:
-        raise InvalidJob(f"the payload is {error.message}") from None
-    if not isinstance(value, list) or len(value) != 4:
-        raise InvalidJob("the payload must be [function, null, [], {arguments}]")
-    name, instance, positional, arguments = value
-    if name != TASK:
-        given = repr(name[:80]) if isinstance(name, str) else type(name).__name__
-        raise InvalidJob(f"not allowed: the only function is {TASK!r}, not {given}")
-    if instance is not None or positional not in ([], None):
-        raise InvalidJob(f"{TASK} takes keyword arguments only")
-    return _checked(arguments)
-
-
-def _plain(data: bytes, limit: int) -> bytes:
-    """The JSON list that ``data`` holds, inflated once.
-
-    Whatever else it inflates to is refused here, by its first byte, so that nobody behind unpickles
-    it, inflates it again (RQ's `Job.restore` would, without a bound), or shows it in a message.
-    """
-    try:
-        plain = wire.inflate(data, limit)
-    except TooLarge as error:
-        raise InvalidJob(f"too_large: {error.message}") from None
-    except InvalidJson as error:
-        raise InvalidJob(f"the payload is {error.message}") from None
-    if plain[:1] == b"\x80":
-        raise InvalidJob("the payload is a pickle: enqueue with serializer='json'")
-    if plain.lstrip(b" \t\r\n")[:1] != b"[":
-        raise InvalidJob("the payload must be [function, null, [], {arguments}]")
-    return plain
-
-
-def _checked(arguments: Any) -> Call:
-    if not isinstance(arguments, dict):
-        raise InvalidJob("the arguments must be an object")
-    if not arguments.keys() <= ARGUMENTS:
-        unknown = sorted(arguments.keys() - ARGUMENTS)
-        raise InvalidJob(
-            f"unknown argument {unknown[0][:80]!r}; there are {', '.join(sorted(ARGUMENTS))}"
-        )
-    call = Call(**arguments)
-    if call.version is not None:
-        if not isinstance(call.version, str):
-            raise InvalidJob("version must be a string")
-        try:
-            check_name("version", call.version)
-        except InvalidName as error:
-            raise InvalidJob(error.message) from None
-    if call.routing_key is not None and not isinstance(call.routing_key, str):
-        raise InvalidJob("routing_key must be a string")
-    deadline = call.deadline_ms
-    if deadline is not None and (type(deadline) is not int or deadline < 1):
-        raise InvalidJob("deadline_ms must be a whole number above zero")
-    return call
 
 
 def predict(**arguments: Any) -> Any:
@@ -155,7 +67,7 @@ class SafeJob(RqJob):
         }
         known = {name: value for name, value in named.items() if name in FIELDS}
         if "data" in known:
-            known["data"] = _plain(known["data"], MOST_BYTES)
+            known["data"] = plain(known["data"], MOST_BYTES)
         try:
             return super().restore(known)
         except NoSuchJobError:

@@ -31,7 +31,7 @@ from producer.errors import (
     UnknownModel,
     UnknownVersion,
 )
-from producer.jobs import encode_call
+from producer.payload import encode_call
 from producer.routing import point_of
 from producer.rows import check_outputs, check_rows
 from producer.scripting import Argument, Script

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from producer.contract import Failure, Signature
 from producer.errors import ModelyardError
-from producer.jobs import Call, decode_call
+from producer.payload import Call, decode_call
 from producer.rows import check_outputs, check_rows
 from worker.lease import Claimed
 

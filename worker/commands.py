@@ -17,7 +17,7 @@ from redis import Redis
 from redis.client import PubSub
 
 from producer import connect, keys, wire
-from producer.client import cancel_job
+from producer.cancellation import cancel_job
 from producer.errors import ModelyardError
 from producer.settings import Settings
 from worker.outage import OUTAGE

@@ -11,14 +11,17 @@ import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any
 
 from redis import Redis
-from rq.utils import now, utcformat
-from rq.version import VERSION
 
 from producer import keys, wire
 from producer.scripting import Script
+
+#: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
+RQ_VERSION = metadata.version("rq")
 
 _ANNOUNCE = Script("producer", "announce")
 
@@ -49,11 +52,11 @@ class Registration:
         self._redis.hset(
             self._key,
             mapping={
-                "birth": utcformat(now()),
+                "birth": _now(),
                 "hostname": host,
                 "ip_address": "unknown",
                 "pid": os.getpid(),
-                "version": VERSION,
+                "version": RQ_VERSION,
                 "python_version": platform.python_version(),
                 "state": "idle",
             },
@@ -68,7 +71,7 @@ class Registration:
             loaded: Bytes of each loaded version by its ``model@version``.
         """
         pipe = self._redis.pipeline(transaction=True)
-        beat: dict[Any, Any] = {"last_heartbeat": utcformat(now()), "queues": ",".join(queues)}
+        beat: dict[Any, Any] = {"last_heartbeat": _now(), "queues": ",".join(queues)}
         pipe.hset(self._key, mapping=beat)
         pipe.hsetnx(self._key, "state", "idle")
         pipe.expire(self._key, keys.WORKER_TTL_S)
@@ -94,6 +97,11 @@ class Registration:
     def death(self) -> None:
         """Take the worker's entries away."""
         unregister(self._redis, self._worker)
+
+
+def _now() -> str:
+    """The time as RQ writes it; it parses no other form."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:

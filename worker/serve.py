@@ -16,8 +16,8 @@ from models.repository import Repository
 from models.runtimes import Loaded
 from producer.contract import Failure, ModelRef
 from producer.errors import JobFailed
-from producer.jobs import Call
 from producer.keys import parse_queue
+from producer.payload import Call
 from producer.routing import point_of
 from producer.settings import Settings
 from worker.batch import Member, Outcome, check, read_call, run, stacks

@@ -16,8 +16,8 @@ from models.repository import Repository
 from models.runtimes import Loaded, load
 from producer.contract import Failure, ModelRef
 from producer.errors import InvalidJob, job_failure
-from producer.jobs import decode_call, encode_call
 from producer.keys import parse_queue
+from producer.payload import decode_call, encode_call
 from producer.routing import point_of
 from producer.settings import Settings
 from producer.submission import resolve
@@ -28,7 +28,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
     """The result of one job, as `producer` describes it.
 
     Args:
-        arguments: ``instances`` or ``inputs``, and the rest of `producer.jobs.ARGUMENTS`.
+        arguments: ``instances`` or ``inputs``, and the rest of `producer.payload.ARGUMENTS`.
 
     Raises:
         ModelyardError: The job is refused or fails; its class name ends RQ's traceback, from which

@@ -15,41 +15,32 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn import (
-    calibration,
-    discriminant_analysis,
-    ensemble,
-    linear_model,
-    naive_bayes,
-    neural_network,
-    pipeline,
-    tree,
-)
 
 from producer.contract import Signature
 
+# By name: importing them all would cost every worker 6 MB for classes that it never meets.
 #: ``predict`` is written as the first highest of ``predict_proba``: equal always, ties included.
 _BY_PROBABILITY = frozenset(
     {
-        calibration.CalibratedClassifierCV,
-        ensemble.ExtraTreesClassifier,
-        ensemble.RandomForestClassifier,
-        tree.DecisionTreeClassifier,
-        tree.ExtraTreeClassifier,
+        "sklearn.calibration.CalibratedClassifierCV",
+        "sklearn.ensemble.ExtraTreesClassifier",
+        "sklearn.ensemble.RandomForestClassifier",
+        "sklearn.tree.DecisionTreeClassifier",
+        "sklearn.tree.ExtraTreeClassifier",
     }
 )
 #: ``predict`` takes the highest score, and probabilities rise with the scores: equal but for ties.
 _BY_SCORE = frozenset(
     {
-        discriminant_analysis.LinearDiscriminantAnalysis,
-        discriminant_analysis.QuadraticDiscriminantAnalysis,
-        ensemble.HistGradientBoostingClassifier,
-        linear_model.LogisticRegression,
-        linear_model.LogisticRegressionCV,
-        naive_bayes.BernoulliNB,
-        naive_bayes.GaussianNB,
-        naive_bayes.MultinomialNB,
-        neural_network.MLPClassifier,
+        "sklearn.discriminant_analysis.LinearDiscriminantAnalysis",
+        "sklearn.discriminant_analysis.QuadraticDiscriminantAnalysis",
+        "sklearn.ensemble.HistGradientBoostingClassifier",
+        "sklearn.linear_model.LogisticRegression",
+        "sklearn.linear_model.LogisticRegressionCV",
+        "sklearn.naive_bayes.BernoulliNB",
+        "sklearn.naive_bayes.GaussianNB",
+        "sklearn.naive_bayes.MultinomialNB",
+        "sklearn.neural_network.MLPClassifier",
     }
 )
 _MARGIN = 1e-9
@@ -96,7 +87,7 @@ def two_calls(estimator: Any, signature: Signature) -> Labels | None:
 
 def one_call(labels: Labels, inputs: Any) -> Labels:
     """The same by one call, if that is sure to be right and is so for ``inputs``."""
-    kind = type(_last(labels.estimator))  # a subclass may have a predict of its own
+    kind = _name(_last(labels.estimator))
     if kind not in _BY_PROBABILITY | _BY_SCORE:
         return labels
     margin = None if kind in _BY_PROBABILITY else _MARGIN
@@ -105,8 +96,14 @@ def one_call(labels: Labels, inputs: Any) -> Labels:
     return faster if np.array_equal(mine, true) else labels
 
 
+def _name(estimator: Any) -> str:
+    """The public name of its very class; a subclass may have a predict of its own."""
+    kind = type(estimator)
+    return ".".join([*kind.__module__.split(".")[:2], kind.__qualname__])
+
+
 def _last(estimator: Any) -> Any:
     """The estimator at the end of nested pipelines."""
-    while type(estimator) is pipeline.Pipeline:
+    while _name(estimator) == "sklearn.pipeline.Pipeline":
         estimator = estimator.steps[-1][1]
     return estimator

@@ -137,7 +137,7 @@ def jobs(
 def _read_body(text: str, limit: int) -> dict[str, Any]:
     """The members of the submitted body, from what was given as JSON."""
     from producer import wire
-    from producer.jobs import ARGUMENTS
+    from producer.payload import ARGUMENTS
 
     raw = _read_source(text, limit)
     if len(raw) > limit:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.contract import Column, Failure, Output, Signature
-from producer.jobs import Call, encode_call
+from producer.payload import Call, encode_call
 from worker.batch import Member, check, read_call, run, stacks
 from worker.lease import Claimed, Flaw
 

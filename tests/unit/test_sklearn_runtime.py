@@ -7,6 +7,7 @@ import math
 import pickle
 import threading
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from sklearn.utils.murmurhash import murmurhash3_32
 from models import runtimes
 from models.manifest import File, Manifest, build
 from models.repository import Repository
-from models.runtimes import alignment, load, threads
+from models.runtimes import alignment, labels, load, threads
 from models.runtimes.sizes import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.signatures import derive
@@ -548,3 +549,9 @@ def test_a_runtime_whose_library_is_missing_names_the_extra(store, regression, m
     monkeypatch.setattr(runtimes, "import_module", refuse)
     with pytest.raises(ModelUnavailable, match=r"needs joblib.* pip install 'modelyard\[worker\]'"):
         load(stored(store, regression), store)
+
+
+@pytest.mark.parametrize("name", sorted(labels._BY_PROBABILITY | labels._BY_SCORE))
+def test_a_classifier_that_is_listed_by_name_exists(name: str):
+    module, _, kind = name.rpartition(".")
+    assert labels._name(getattr(import_module(module), kind)()) == name

@@ -1,0 +1,21 @@
+"""Cancelling a job, for the client and for RQ's stop command to a worker."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from producer.contract import check_job_id
+from producer.scripting import Script
+
+_CANCEL = Script("producer", "cancel")
+
+
+def cancel_job(redis: Redis, job_id: str, result_ttl_s: int) -> bytes:
+    """Cancel a job: ``canceled`` (now or before), ``ended`` or ``unknown``.
+
+    Raises:
+        InvalidName: The id is outside the alphabet.
+        RedisError: Redis does not answer.
+    """
+    outcome: bytes = _CANCEL(redis, [check_job_id(job_id), result_ttl_s])
+    return outcome
