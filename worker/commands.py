@@ -41,6 +41,11 @@ class Commands:
         self._url = url
         self._channel = keys.key("pubsub", worker)
         self._settings = settings
+        self._is_listening = threading.Event()
+
+    def wait_until_heard(self, timeout_s: float) -> None:
+        """Return when the channel is listened to, so that no command is missed from then on."""
+        self._is_listening.wait(timeout_s)
 
     def thread(self, stopped: threading.Event) -> threading.Thread:
         """A thread that listens until ``stopped`` is set."""
@@ -59,6 +64,8 @@ class Commands:
         pubsub = PubSub(redis.connection_pool, ignore_subscribe_messages=True)
         try:
             pubsub.subscribe(self._channel)
+            pubsub.get_message(timeout=_WAIT_S)  # Redis' word that it is done
+            self._is_listening.set()
             while not stopped.is_set():
                 message = pubsub.get_message(timeout=_WAIT_S)
                 if message is not None:

@@ -20,6 +20,7 @@ from redis import Redis
 from models.cache import ModelCache
 from models.repository import Repository
 from producer import connect, keys
+from producer.contract import Failure
 from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.board import Board
@@ -35,6 +36,9 @@ _log = structlog.get_logger()
 
 #: How often a worker says that it lives, in seconds.
 _BEAT_S = 2.0
+
+#: How long a new worker waits to be heard before it says that it is there, in seconds.
+_HEARD_S = 5.0
 
 
 class Worker:
@@ -76,13 +80,15 @@ class Worker:
             self._run()
 
     def _run(self) -> None:
-        persist(lambda: self._registration.birth(self._board.queues()), time.sleep)
+        commands = Commands(self._url, self.name, self._settings)
         threads = [
             threading.Thread(target=self._keep, name="lease", daemon=True),
-            Commands(self._url, self.name, self._settings).thread(self._stopped),
+            commands.thread(self._stopped),
         ]
         for thread in threads:
             thread.start()
+        commands.wait_until_heard(_HEARD_S)  # whoever sees the worker may send it a command
+        persist(lambda: self._registration.birth(self._board.queues()), time.sleep)
         _log.info("worker started", worker=self.name)
         pause = pauses()
         while not self._signals.count and not self._is_overgrown:
@@ -145,12 +151,12 @@ class Worker:
                 worker=self.name,
                 queue=batch.queue,
             )
-        _log.debug(
-            "batch",
-            worker=self.name,
-            queue=batch.queue,
-            jobs=len(served.endings),
-        )
+        model, _, version = batch.queue.partition("@")
+        for ending in served.endings:
+            if isinstance(ending.outcome, Failure):
+                code = ending.outcome.code
+                _log.info("job failed", job=ending.id, model=model, version=version, code=code)
+        _log.debug("batch", worker=self.name, queue=batch.queue, jobs=len(served.endings))
 
     def _suspended(self) -> None:
         if not self._is_suspended:

@@ -226,6 +226,25 @@ def test_a_frozen_worker_loses_its_batch_and_writes_nothing_when_it_wakes(client
     assert redis.xlen(keys.key("results", slow.id)) == 1
 
 
+def test_an_empty_pool_starts_a_worker_for_a_job_and_lets_it_go_when_idle(
+    client, redis, redis_url, store, tmp_path
+):
+    settings = {"pool_min": 0, "pool_max": 2, "idle_s": 1.0}
+    with running_pool(redis_url, store, tmp_path, **settings) as pool:
+        assert submit(client, 4.0)[0].wait(20)["predictions"] == [4.0]
+        assert len(pool.workers(redis)) == 1
+        wait_until(lambda: not pool.workers(redis), 20, "the idle worker leaves")
+        assert submit(client, 5.0)[0].wait(20)["predictions"] == [5.0]
+
+
+def test_waiting_jobs_bring_a_second_worker(client, redis, redis_url, store, tmp_path):
+    with running_pool(redis_url, store, tmp_path, pool_min=1, pool_max=2, batch_jobs=1) as pool:
+        pool.wait_for_workers(redis)
+        handles = submit(client, *[estimators.SLOW] * 6)
+        assert len(pool.wait_for_workers(redis, 2)) == 2
+        assert codes(results(handles, 30)) == ["finished"] * 6
+
+
 def test_a_leaking_worker_is_replaced_between_batches(client, redis, start):
     pool = start(worker_bytes=600 * 2**20)
     (pid,) = pool.workers(redis).values()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from producer import connect, yard
 from producer.embedded import EmbeddedRedis, Server, find_server
@@ -52,6 +57,22 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def keep_busy(url: str) -> None:
+    """Let the server do nothing else for some seconds; stopping it would not do, for the kernel
+    wakes stopped processes whose group is orphaned."""
+    with connect.blocking(url, 60) as redis, contextlib.suppress(RedisError):
+        redis.eval("for i = 1, 4e8 do end", 0)
+
+
+def answers(url: str) -> bool:
+    """Whether the server answers within 0.1 s."""
+    with Redis.from_url(url, socket_timeout=0.1, retry=Retry(NoBackoff(), 0)) as redis:
+        try:
+            return bool(redis.ping())
+        except RedisError:
+            return False
 
 
 def program(path: Path, says: str) -> Path:
@@ -142,17 +163,17 @@ def test_as_long_as_a_killed_parent_s_server_lives_nobody_else_gets_its_file(tmp
     )
     assert parent.stdout is not None
     with parent.stdout:
-        pid = int(parent.stdout.readline().split()[0])
-    os.kill(pid, signal.SIGSTOP)  # slow to end, as one with much to write would be
+        pid, url = parent.stdout.readline().split()
+    thread = threading.Thread(target=keep_busy, args=(url,))
+    thread.start()  # slow to end, as one with much to write would be
+    wait_until(lambda: not answers(url), what="the server is busy")
     parent.kill()
     parent.wait()
-    try:
-        with pytest.raises(ConfigurationError, match="earlier yard"):
-            yard.hold(data, wait_s=0.2)
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    with pytest.raises(ConfigurationError, match="earlier yard"):
+        yard.hold(data, wait_s=0.2)
     os.close(yard.hold(data))
-    assert is_gone(pid)
+    assert is_gone(int(pid))
+    thread.join()
 
 
 def test_a_second_one_on_the_same_folder_is_refused(own):
