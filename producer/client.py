@@ -1,7 +1,7 @@
 """The client: submit a job, wait for it, cancel it.
 
 A request becomes a job in one round trip (`producer.submission`), which threads that submit at the
-same time share (`producer.commit`); its end is read from RQ's result stream.
+same time share (`producer.grouping`); its end is read from RQ's result stream.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from redis import Redis
 from producer import connect, keys, yard
 from producer.cancellation import cancel_job
 from producer.catalog import Catalog
-from producer.commit import GroupCommit
 from producer.connect import redis_reachable
 from producer.contract import Job, ModelRef, Request, check_job_id
 from producer.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
-from producer.results import read_job
+from producer.grouping import Group
+from producer.results import Raw, found_job, read_job, read_raw
 from producer.settings import Settings
 from producer.submission import (
     CHUNK,
@@ -29,6 +29,7 @@ from producer.submission import (
     Outcome,
     Submission,
     chunked,
+    first_chunk,
     resolve,
 )
 
@@ -96,7 +97,8 @@ class Client:
         self.catalog = Catalog(self.redis)
         self._blocking: Redis = connect.blocking(self.url, _SLICE_S)
         self._submission = Submission(self.redis, self.catalog, self.settings)
-        self._commits = GroupCommit(self._submission.submit)
+        self._commits = Group(self._submission.submit, first_chunk)
+        self._reads = Group(self._read, lambda ids: min(len(ids), CHUNK))
 
     def close(self) -> None:
         """Give the connections back."""
@@ -135,7 +137,7 @@ class Client:
 
     def submit_request(self, request: Request, job_id: str | None = None) -> Handle:
         """As `submit`, from a `Request`; ``job_id`` lets a caller wait before it submits."""
-        handle = self._handle(self._commits.submit(self._submission.draft(request, job_id)))
+        handle = self._handle(self._commits.ask(self._submission.draft(request, job_id)))
         if isinstance(handle, ModelyardError):
             raise handle
         return handle
@@ -163,8 +165,7 @@ class Client:
             UnknownJob: There is none, or its result has expired.
             Unavailable: Redis does not answer.
         """
-        with redis_reachable():
-            return read_job(self.redis, job_id)
+        return found_job(job_id, self._reads.ask(check_job_id(job_id)))
 
     def wait(self, job_id: str, timeout_s: float = 30.0) -> Job:
         """The ended job, as soon as it ends.
@@ -219,6 +220,10 @@ class Client:
         """
         with redis_reachable():
             return resolve(self.redis, model, version, point)
+
+    def _read(self, job_ids: Sequence[str]) -> list[Raw]:
+        with redis_reachable():
+            return read_raw(self.redis, job_ids)
 
     def _drafted(self, request: Request) -> Draft | ModelyardError:
         """The request as a draft, or why it can be none.

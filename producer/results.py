@@ -49,6 +49,15 @@ def read_job(redis: Redis, job_id: str) -> Job:
         UnknownJob: There is none, or its result has expired.
     """
     (raw,) = read_raw(redis, [check_job_id(job_id)])
+    return found_job(job_id, raw)
+
+
+def found_job(job_id: str, raw: Raw) -> Job:
+    """The job that ``raw`` tells of.
+
+    Raises:
+        UnknownJob: There is none, or its result has expired.
+    """
     job = decode_job(job_id, raw)
     if job is None:
         raise UnknownJob(f"no job {job_id!r}: it never was, or its result has expired")

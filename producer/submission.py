@@ -243,6 +243,11 @@ def chunked(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
         yield chunk
 
 
+def first_chunk(drafts: Sequence[Draft]) -> int:
+    """How many drafts the first of their chunks has."""
+    return len(next(chunked(drafts)))
+
+
 def resolve(redis: Redis, model: str, version: str | None, point: float) -> ModelRef:
     """The version that a request would get now, by its name, its alias or the route.
 

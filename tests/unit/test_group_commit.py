@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from producer.commit import GroupCommit
 from producer.contract import Request
 from producer.errors import ModelyardError, Unavailable
-from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked
+from producer.grouping import Group
+from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.versions import signature_of
 from tests.waiting import wait_until
 
@@ -16,6 +16,9 @@ from tests.waiting import wait_until
 def draft(number: int, size_bytes: int = 10) -> Draft:
     request = Request("echo", [[float(number)]])
     return Draft(request, f"job{number}", 0.0, signature_of(1), [], size_bytes)
+
+
+Commits = Group[Draft, Outcome]
 
 
 class Redis:
@@ -34,19 +37,22 @@ class Redis:
         return [Accepted(one.id, "echo", "v1", "echo@v1", False) for one in drafts]
 
 
-def submit_in_threads(commits: GroupCommit, drafts: Sequence[Draft], redis: Redis) -> list[Outcome]:
+def submit_in_threads(commits: Commits, drafts: Sequence[Draft], redis: Redis) -> list[Outcome]:
     """The first goes alone; the others come while it is on its way."""
     outcomes: dict[str, Outcome] = {}
 
     def submit(one: Draft) -> None:
-        outcomes[one.id] = commits.submit(one)
+        try:
+            outcomes[one.id] = commits.ask(one)
+        except ModelyardError as error:
+            outcomes[one.id] = error
 
     threads = [threading.Thread(target=submit, args=(one,)) for one in drafts]
     threads[0].start()
     wait_until(lambda: redis.groups)
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: len(commits._waiting) == len(drafts) - 1)
+    wait_until(lambda: commits.waiting == len(drafts) - 1)
     redis.may_go_on.set()
     for thread in threads:
         thread.join(10)
@@ -56,16 +62,16 @@ def submit_in_threads(commits: GroupCommit, drafts: Sequence[Draft], redis: Redi
 def test_a_thread_alone_submits_at_once() -> None:
     redis = Redis()
     redis.may_go_on.set()
-    commits = GroupCommit(redis)
+    commits = Group(redis, first_chunk)
     for number in range(3):
-        assert commits.submit(draft(number)).id == f"job{number}"  # type: ignore[union-attr]  # Accepted
+        assert commits.ask(draft(number)).id == f"job{number}"  # type: ignore[union-attr]  # Accepted
     assert [len(group) for group in redis.groups] == [1, 1, 1]
 
 
 def test_those_who_come_meanwhile_share_the_next_round_trip() -> None:
     redis = Redis()
     drafts = [draft(number) for number in range(40)]
-    outcomes = submit_in_threads(GroupCommit(redis), drafts, redis)
+    outcomes = submit_in_threads(Group(redis, first_chunk), drafts, redis)
     assert [len(group) for group in redis.groups] == [1, 39]
     assert [one.id for one in outcomes if isinstance(one, Accepted)] == [d.id for d in drafts]
 
@@ -73,19 +79,29 @@ def test_those_who_come_meanwhile_share_the_next_round_trip() -> None:
 def test_a_group_is_bounded_and_the_next_thread_takes_the_rest() -> None:
     redis = Redis()
     drafts = [draft(number) for number in range(CHUNK + 10)]
-    outcomes = submit_in_threads(GroupCommit(redis), drafts, redis)
+    outcomes = submit_in_threads(Group(redis, first_chunk), drafts, redis)
     assert [len(group) for group in redis.groups] == [1, CHUNK, 9]
     assert all(isinstance(one, Accepted) for one in outcomes)
 
 
 def test_an_outage_is_told_to_each_of_the_group_and_does_not_block_the_next() -> None:
     redis = Redis(Unavailable("Redis does not answer"))
-    commits = GroupCommit(redis)
+    commits = Group(redis, first_chunk)
     outcomes = submit_in_threads(commits, [draft(number) for number in range(5)], redis)
     assert all(isinstance(one, Unavailable) for one in outcomes)
     assert len({id(one) for one in outcomes}) == 5, "each thread raises an error of its own"
     redis.error = None
-    assert isinstance(commits.submit(draft(9)), Accepted)
+    assert isinstance(commits.ask(draft(9)), Accepted)
+
+
+def test_behind_a_redis_that_hangs_nobody_waits_twice(monkeypatch) -> None:
+    monkeypatch.setattr("producer.grouping._HANG_S", -1.0)  # each call takes too long
+    redis = Redis(Unavailable("Redis does not answer"))
+    outcomes = submit_in_threads(
+        Group(redis, first_chunk), [draft(number) for number in range(5)], redis
+    )
+    assert all(isinstance(one, Unavailable) for one in outcomes)
+    assert [len(group) for group in redis.groups] == [1], "the others were told, and did not ask"
 
 
 def test_chunks_are_bounded_in_bytes_too_and_keep_the_order() -> None:

@@ -1,0 +1,120 @@
+"""Group commit: what many threads ask of Redis at once goes there in one round trip.
+
+A thread that finds nobody at it asks at once, alone, so that an idle process pays nothing. What
+other threads bring meanwhile waits, and when the round trip is over one of them takes all of it in
+the next. No thread of its own, no timer: the slower Redis answers, the larger the groups.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from producer.errors import ModelyardError, Unavailable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: A call that took this long and failed has met a Redis that hangs: those who wait behind it are
+#: told so, too, in place of each waiting as long again.
+_HANG_S = 0.4
+
+
+class _Ticket(Generic[T, R]):
+    """What one thread asks, and what it is told."""
+
+    __slots__ = ("answer", "error", "is_done", "item", "woken")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.answer: R | None = None
+        self.error: ModelyardError | None = None
+        self.is_done = False
+        self.woken = threading.Event()
+
+    def tell(self, error: ModelyardError | None, answer: R | None = None) -> None:
+        self.answer, self.error, self.is_done = answer, error, True
+        self.woken.set()
+
+
+class Group(Generic[T, R]):
+    """Gathers what threads ask; safe for threads.
+
+    Args:
+        call: Answers several items in one round trip, in their order.
+        fit: How many of the items that wait, the oldest first, the next call may take; at least 1.
+    """
+
+    def __init__(
+        self, call: Callable[[Sequence[T]], Sequence[R]], fit: Callable[[Sequence[T]], int]
+    ) -> None:
+        self._call = call
+        self._fit = fit
+        self._lock = threading.Lock()
+        self._waiting: list[_Ticket[T, R]] = []
+        self._is_busy = False
+
+    def ask(self, item: T) -> R:
+        """The answer to one item.
+
+        Raises:
+            ModelyardError: As ``call`` does, for all items of a group.
+        """
+        ticket: _Ticket[T, R] = _Ticket(item)
+        with self._lock:
+            self._waiting.append(ticket)
+            is_leader = not self._is_busy
+            self._is_busy = True
+        if not is_leader:
+            ticket.woken.wait()
+        if not ticket.is_done:  # it is this thread's turn
+            self._lead()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.answer  # type: ignore[return-value]  # told without an error: an answer
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for the next call."""
+        return len(self._waiting)
+
+    def _lead(self) -> None:
+        """Ask for what waits, which begins with this thread's own, and pass the turn on."""
+        with self._lock:
+            count = self._fit([ticket.item for ticket in self._waiting])
+            group, self._waiting = self._waiting[:count], self._waiting[count:]
+        began = time.monotonic()
+        error: ModelyardError | None = Unavailable("the call was broken off")
+        answers: Sequence[R] = ()
+        try:
+            answers, error = self._call([ticket.item for ticket in group]), None
+        except ModelyardError as raised:
+            error = raised
+        finally:
+            took_s = time.monotonic() - began
+            self._pass_on(error if isinstance(error, Unavailable) and took_s > _HANG_S else None)
+            if error is None:
+                for ticket, answer in zip(group, answers, strict=True):
+                    ticket.tell(None, answer)
+            else:
+                for ticket in group:
+                    ticket.tell(_copy(error))
+
+    def _pass_on(self, hang: Unavailable | None) -> None:
+        """Give the turn to the next thread; if Redis hangs, tell so to all who wait."""
+        with self._lock:
+            told = self._waiting if hang is not None else []
+            self._waiting = self._waiting[len(told) :]
+            heir = self._waiting[0] if self._waiting else None
+            self._is_busy = heir is not None
+        if heir is not None:
+            heir.woken.set()
+        for ticket in told:
+            ticket.tell(_copy(hang))
+
+
+def _copy(error: ModelyardError | None) -> ModelyardError | None:
+    """The same error for another thread: one that is raised twice mixes up its tracebacks."""
+    return None if error is None else type(error)(*error.args)
