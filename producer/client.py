@@ -38,22 +38,13 @@ _SLICE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Handle:
-    """A job that Redis has accepted.
+class Handle(Accepted):
+    """An accepted job, to wait for, to look at and to cancel.
 
     Attributes:
-        id: The job's id.
-        model: Its model.
-        version: The version that will run it.
-        queue: The queue that it was put on.
-        is_repeat: Whether an earlier request with the same idempotency key made it.
+        client: Where it was submitted.
     """
 
-    id: str
-    model: str
-    version: str
-    queue: str
-    is_repeat: bool
     client: Client
 
     def get(self) -> Job:
@@ -251,11 +242,11 @@ class Client:
     def _handle(self, outcome: Outcome) -> Handle | ModelyardError:
         if isinstance(outcome, Accepted):
             return Handle(
-                outcome.id,
-                outcome.model,
-                outcome.version,
-                outcome.queue,
-                outcome.is_repeat,
-                self,
+                id=outcome.id,
+                model=outcome.model,
+                version=outcome.version,
+                queue=outcome.queue,
+                is_repeat=outcome.is_repeat,
+                client=self,
             )
         return outcome
