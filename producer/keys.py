@@ -27,6 +27,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:route:{model}          hash    submit, routing     all              permanent
     modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
     modelyard:leases                 zset    claim, renew        reap             when empty
+    modelyard:swept                  hash    sweep            sweep            permanent, two fields
     modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped
     modelyard:bell:{queue}           list    submit, claim       idle workers     BELL_TTL_S
     modelyard:deadlines              zset    submit              reap             when empty
@@ -62,6 +63,7 @@ WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
 MODELS = "modelyard:models"
 LEASES = "modelyard:leases"
+SWEPT = "modelyard:swept"
 DEADLINES = "modelyard:deadlines"
 METRICS = "modelyard:metrics"
 QUARANTINE = "modelyard:quarantine"
@@ -100,10 +102,12 @@ SINGLES = {
     "suspended": SUSPENDED,
     "models": MODELS,
     "leases": LEASES,
+    "swept": SWEPT,
     "deadlines": DEADLINES,
     "metrics": METRICS,
     "quarantine": QUARANTINE,
     "presence": PRESENCE,
+    "all_workers": WORKERS,
     "ended": ENDED,
 }
 
@@ -120,6 +124,7 @@ NUMBERS = {
 PERMANENT = (
     QUEUES,
     MODELS,
+    SWEPT,
     METRICS,
     QUARANTINE,
     PREFIXES["active"],

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import Redis
-from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from producer import connect, keys
 from producer.contract import Job
 from producer.results import Raw, decode_job, read_raw
+from producer.subscription import Subscription
 
 #: How often all waiting jobs are looked at, in case a message was lost.
 LOOK_S = 0.5
@@ -109,23 +109,17 @@ class Mailbox:
 
     def _listen(self) -> None:
         """Deliver until Redis goes away."""
-        reader = connect.steady(self._url)
-        pubsub: PubSub = PubSub(
-            connect.blocking(self._url, LOOK_S).connection_pool, ignore_subscribe_messages=True
-        )
-        try:
-            pubsub.subscribe(keys.ENDED)
+        with (
+            connect.steady(self._url) as reader,
+            Subscription(self._url, keys.ENDED, LOOK_S) as subscription,
+        ):
             looked = 0.0
             while not self._closed.is_set():
-                message = pubsub.get_message(timeout=LOOK_S)
-                ended = message["data"].decode("utf-8", "replace").split() if message else []
+                ended = (subscription.next() or b"").decode("utf-8", "replace").split()
                 now = time.monotonic()
                 if now - looked >= LOOK_S:
                     ended, looked = list(self._waiters), now
                 self._deliver(reader, ended)
-        finally:
-            pubsub.close()
-            reader.close()
 
     def _deliver(self, reader: Redis, job_ids: list[str]) -> None:
         wanted = [job_id for job_id in job_ids if job_id in self._waiters]

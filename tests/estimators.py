@@ -5,7 +5,9 @@ They are published like any other model, so they live in a module that worker pr
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -24,9 +26,14 @@ SYS_EXIT = 424206.0
 ABORT = 424207.0
 LEAK = 424208.0
 SLOW = 424209.0
+HOLD = 424210.0
+HOLD_FOR_EVER = 424211.0
 
 #: What a batch with `SLOW` takes, in seconds; long enough to be caught in the act.
 SLOW_S = 1.0
+#: How long a batch with `HOLD` keeps Python's lock, so that no other thread of its worker runs, in
+#: seconds; some C code does.
+HOLD_S = 4
 #: What a batch with `LEAK` leaves behind, in bytes.
 LEAK_BYTES = 30 * 2**20
 
@@ -37,11 +44,14 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
     """Predicts its first column.
 
     Args:
-        journal: A file that gets a line for each row that is predicted, before it is.
+        journal: A file that gets a line for each number of a batch, before it is predicted; rows
+            that the runtime adds to fill a batch up repeat one of its own.
+        pace_s: What each predict takes, in seconds.
     """
 
-    def __init__(self, journal: str | None = None) -> None:
+    def __init__(self, journal: str | None = None, pace_s: float = 0.0) -> None:
         self.journal = journal
+        self.pace_s = pace_s
 
     def fit(self, X: Any, y: Any = None) -> Echo:
         self.n_features_in_ = np.asarray(X).shape[1]
@@ -51,9 +61,11 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
         numbers = np.asarray(X, dtype=float)[:, 0]
         if self.journal:
             with Path(self.journal).open("a") as journal:
-                journal.write("".join(f"{number:g}\n" for number in numbers))
+                journal.write("".join(f"{number:.10g}\n" for number in dict.fromkeys(numbers)))
         for number in sorted(set(numbers)):
             _misbehave(float(number))
+        if self.pace_s:
+            time.sleep(self.pace_s)
         return numbers
 
 
@@ -77,6 +89,10 @@ def _misbehave(number: float) -> None:
         _leaked.append(bytearray(b"x" * LEAK_BYTES))
     if number == SLOW:
         time.sleep(SLOW_S)
+    if number == HOLD:
+        ctypes.PyDLL(None).sleep(HOLD_S)
+    if number == HOLD_FOR_EVER:
+        re.match("(a+)+$", "a" * 60 + "b")
 
 
 class Unloadable(Echo):

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,28 @@ class RunningPool:
         url: The Redis.
         store: The artefacts.
         log: Where all of them log.
+        environ: More variables, as those of `tests.chaos.hooks`.
         settings: Other settings, by name.
     """
 
-    def __init__(self, url: str, store: Path, log: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        store: Path,
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         fast = {"lease_s": 1.0, "drain_s": 5.0, "pool_min": 1, "pool_max": 1, "log_format": "text"}
         self.settings = Settings.load({}, redis_url=url, store=str(store), **fast | settings)
         self.log = log
-        environ = clean_environ() | self.settings.environ()
+        known = clean_environ() | self.settings.environ() | dict(environ or {})
         here = str(Path(__file__).parent.parent)  # models may come from `tests.estimators`
-        environ["PYTHONPATH"] = os.pathsep.join([here, environ.get("PYTHONPATH", "")])
+        known["PYTHONPATH"] = os.pathsep.join([here, known.get("PYTHONPATH", "")])
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 tether.command([sys.executable, "-m", "producer.cli", "pool"], signal.SIGKILL),
-                env=environ,
+                env=known,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

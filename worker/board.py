@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from producer import keys
 from producer.catalog import model_names
@@ -74,7 +75,9 @@ def read_queues(redis: Redis, pattern: str = "*") -> list[str]:
     for model in models:
         pipe.hkeys(keys.key("signatures", model))
     queues: list[str] = []
-    for model, versions in zip(models, pipe.execute(), strict=True):
+    for model, versions in zip(models, pipe.execute(raise_on_error=False), strict=True):
+        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
+            continue
         names = sorted(raw.decode("utf-8", "replace") for raw in versions)
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)

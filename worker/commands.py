@@ -14,18 +14,18 @@ import threading
 from typing import Any
 
 from redis import Redis
-from redis.client import PubSub
 
 from producer import connect, keys, wire
 from producer.cancellation import cancel_job
 from producer.errors import ModelyardError
 from producer.settings import Settings
+from producer.subscription import Subscription
 from worker.outage import OUTAGE
 
 _log = logging.getLogger(__name__)
 
 #: How long one read of the channel waits, in seconds.
-_WAIT_S = 1.0
+_WAIT_S = 0.5
 
 
 class Commands:
@@ -58,21 +58,21 @@ class Commands:
             except OUTAGE as error:
                 _log.debug("commands: Redis is away: %s", error)
                 stopped.wait(_WAIT_S)
+            except Exception:  # whatever somebody sent: the worker must not go deaf
+                _log.exception("commands: the worker goes on listening")
+                stopped.wait(_WAIT_S)
 
     def _listen(self, stopped: threading.Event) -> None:
-        redis = connect.blocking(self._url, _WAIT_S)
-        pubsub = PubSub(redis.connection_pool, ignore_subscribe_messages=True)
-        try:
-            pubsub.subscribe(self._channel)
-            pubsub.get_message(timeout=_WAIT_S)  # Redis' word that it is done
-            self._is_listening.set()
+        with (
+            connect.steady(self._url) as redis,
+            Subscription(self._url, self._channel, _WAIT_S) as subscription,
+        ):
             while not stopped.is_set():
-                message = pubsub.get_message(timeout=_WAIT_S)
-                if message is not None:
-                    self._obey(redis, message["data"])
-        finally:
-            pubsub.close()
-            redis.close()
+                command = subscription.next()
+                if subscription.is_confirmed:
+                    self._is_listening.set()
+                if command is not None:
+                    self._obey(redis, command)
 
     def _obey(self, redis: Redis, data: Any) -> None:
         try:

@@ -17,6 +17,7 @@ Redis'. ``docs/how-a-job-runs.md`` tells the whole story.
 from __future__ import annotations
 
 import base64
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ class Lease:
     def claim(self, queues: Sequence[str]) -> Batch | int:
         """A batch of the first of ``queues`` that has jobs; else how many entries were no job.
 
-        Repeating it after a lost reply is safe: what the lost call took is given back first.
+        Repeating it after a lost reply is safe: what the lost call took is given back first, and if
+        Redis comes to the lost call only after the repeated one, it does nothing.
 
         Raises:
             Suspended: ``rq suspend`` is in force.
@@ -155,6 +157,7 @@ class Lease:
         arguments: list[Argument] = [
             self._worker,
             token,
+            time.monotonic_ns() // 1000,
             self._lease_ms,
             bounds.batch_jobs,
             bounds.batch_rows,
@@ -259,13 +262,15 @@ def reap(redis: Redis, worker: str, why: Reason, settings: Settings) -> Reaped |
     return Reaped(worker, reply[0].decode(), reply[1], reply[2]) if reply else None
 
 
-def sweep(redis: Redis, settings: Settings, *, leases: bool = True) -> tuple[int, list[Reaped]]:
+def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
     """Return batches whose lease has run out, and fail queued jobs past their deadline.
+
+    When nobody has swept for a while, Redis was away, and live workers could not renew: nothing is
+    taken from anybody for a lease's time, by whichever pool.
 
     Args:
         redis: A connection with time-outs.
         settings: Bounds and times to live.
-        leases: False leaves leases alone, as after an outage, when live workers must renew first.
 
     Returns:
         How many jobs have expired, and what became of each batch.
@@ -278,7 +283,7 @@ def sweep(redis: Redis, settings: Settings, *, leases: bool = True) -> tuple[int
         [
             settings.attempts,
             settings.failure_ttl_s,
-            "1" if leases else "",
+            int(settings.lease_s * 1000),
             _SWEEP_LEASES,
             _SWEEP_DEADLINES,
             *_CRASHED,

@@ -7,7 +7,7 @@ write to one of the two cannot make a worker open something else.
 from __future__ import annotations
 
 import contextlib
-import time
+from collections.abc import Callable
 
 from redis import Redis
 
@@ -16,7 +16,6 @@ from models.runtimes import Loaded, load, prepare
 from producer.catalog import read_versions
 from producer.contract import ModelRef
 from producer.errors import ModelUnavailable, ModelyardError, VersionGone
-from worker.outage import persist
 
 
 class Loader:
@@ -25,11 +24,18 @@ class Loader:
     Args:
         repository: Where the artefacts lie.
         redis: Where the catalogue is.
+        persist: Repeats what it is given until Redis has answered.
     """
 
-    def __init__(self, repository: Repository, redis: Redis) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        redis: Redis,
+        persist: Callable[[Callable[[], object]], None],
+    ) -> None:
         self._repository = repository
         self._redis = redis
+        self._persist = persist
 
     def __call__(self, ref: ModelRef) -> Loaded:
         """The version, ready to predict.
@@ -62,7 +68,7 @@ class Loader:
             if entry is not None:
                 digests.append(str(entry.manifest.get("digest", "")))
 
-        persist(read, time.sleep)  # Redis' absence is no fault of the model
+        self._persist(read)  # Redis' absence is no fault of the model
         if not digests:
             raise VersionGone(f"{ref} is no longer published")
         return digests[-1]

@@ -17,6 +17,13 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
 
+class GaveUp(BaseException):
+    """Redis is still away, and the process is to end: nothing was written.
+
+    No `Exception`: while a model is loaded, those are the model's fault.
+    """
+
+
 def pauses() -> Iterator[float]:
     """The pauses between tries, in seconds: short at first, so that a restart is hardly seen."""
     pause_s = _FIRST_PAUSE_S
@@ -25,17 +32,27 @@ def pauses() -> Iterator[float]:
         pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
 
-def persist(action: Callable[[], Any], wait: Callable[[float], object]) -> None:
+def persist(
+    action: Callable[[], Any],
+    wait: Callable[[float], object],
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
     """Repeat ``action``, which must be safe to repeat, until Redis has answered.
 
     Args:
         action: What to do.
         wait: How to pass so many seconds.
+        is_over: Asked after each failure whether to give up.
+
+    Raises:
+        GaveUp: ``is_over`` says so.
     """
     for pause_s in pauses():
         try:
             action()
             return
         except OUTAGE as error:
+            if is_over():
+                raise GaveUp from error
             _log.warning("Redis is away, trying again: %s", error)
             wait(pause_s)

@@ -16,18 +16,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import psutil
 import structlog
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import children, connect, keys, tether
 from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.autoscaler import Observation, Policy, decide
 from worker.board import Board
-from worker.lease import Reaped, Reason, reap, sweep
+from worker.lease import Lease, Reaped, Reason, reap, sweep
 from worker.outage import OUTAGE
 from worker.registration import announce, unregister
 from worker.tally import count_crash
@@ -48,6 +51,9 @@ _GRACE_S = 1.0
 _FIRST_BACKOFF_S = 0.5
 _LAST_BACKOFF_S = 30.0
 
+#: What processes are doing that do nothing.
+_STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
+
 #: A worker that lived this long died of something new, in seconds.
 _LONG_LIFE_S = 30.0
 
@@ -63,8 +69,12 @@ class Child:
         state: What it said it does; ``starting`` until it has said so.
         idle_since: When it was first seen idle.
         is_leaving: Whether it was asked to leave.
-        is_overdue: Whether its batch ran past the deadline.
+        token: The token of its batch, if it has one.
+        deadline_ms: When its batch, which it may have lost since, must be over, by Redis' clock.
+        is_late: Whether that time has passed.
+        is_overdue: Whether it was told to end for that.
         kill_at: When it is killed, if it has been asked to end and must.
+        is_cut: Whether it was killed because the pool's own time was up.
     """
 
     name: str
@@ -73,8 +83,12 @@ class Child:
     state: str = "starting"
     idle_since: float | None = None
     is_leaving: bool = False
+    token: str | None = None
+    deadline_ms: float | None = None
+    is_late: bool = False
     is_overdue: bool = False
     kill_at: float | None = None
+    is_cut: bool = False
 
 
 class Pool:
@@ -106,7 +120,7 @@ class Pool:
         self._backoff_s = 0.0
         self._start_after = 0.0
         self._beaten = float("-inf")
-        self._swept = clock()
+        self._looked = clock()
         self._spare_until = float("-inf")
         self._signals = StopSignals(on_second=self._kill_all)
 
@@ -118,32 +132,37 @@ class Pool:
     def _run(self) -> None:
         _log.info("pool started", pool=self.name)
         self._start(self._policy.least)
+        watch = (self._bury, self._look, self._vouch, self._enforce_deadlines)
         while not self._signals.count:
-            try:
-                self._tick()
-            except OUTAGE as error:
-                _log.warning("Redis is away: %s", error, pool=self.name)
+            self._do(*watch, self._sweep, self._scale, self._beat)
             self._signals.wait(TICK_S)
-        self._drain()
+        self._drain(watch)
         _log.info("pool stopped", pool=self.name)
 
-    def _tick(self) -> None:
-        self._bury()
-        self._look()
-        self._enforce_deadlines()
-        self._sweep()
-        self._scale()
-        self._beat()
+    def _do(self, *steps: Callable[[], None]) -> None:
+        """Take the steps. One that fails costs the others nothing, unless Redis is away."""
+        for step in steps:
+            try:
+                step()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                _log.warning("Redis is away: %s", error, pool=self.name)
+                return
+            except OUTAGE as error:  # it is full, read-only, ...; or no process can be started
+                _log.warning("not done: %s", error, pool=self.name, step=step.__name__)
+            except Exception:  # of something in Redis that nobody thought of: no reason to die
+                _log.exception("not done", pool=self.name, step=step.__name__)
 
     def _bury(self) -> None:
         """Return what dead workers held, and take their entries away."""
         for child in [c for c in self._children.values() if c.process.poll() is not None]:
             status = child.process.returncode
             why: Reason = "timeout" if child.is_overdue else "died"
-            reaped = reap(self._redis, child.name, why, self._settings)
+            reaped = reap(
+                self._redis, child.name, "released" if child.is_cut else why, self._settings
+            )
             unregister(self._redis, child.name)
             del self._children[child.name]
-            if status == 0 and reaped is None:
+            if child.is_cut or (status == 0 and reaped is None):
                 _log.info("worker left", worker=child.name)
             else:
                 self._note_crash(child, status, reaped)
@@ -158,43 +177,71 @@ class Pool:
             worker=child.name,
             queue=queue,
         )
-        count_crash(self._redis, queue)
         if self._clock() - child.born > _LONG_LIFE_S or reaped is not None:
             self._backoff_s = 0.0  # it did work, and died of a job: the next one may start at once
         else:
             self._backoff_s = min(_LAST_BACKOFF_S, max(_FIRST_BACKOFF_S, self._backoff_s * 2))
             self._start_after = self._clock() + self._backoff_s
+        count_crash(self._redis, queue)
 
     def _look(self) -> None:
-        """See what each worker does."""
-        if not self._children:
-            return
+        """See what each worker does, and with which batch."""
         pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
         for name in self._children:
             pipe.hget(keys.key("worker", name), "state")
+            pipe.hmget(keys.key("batch", name), "token", "deadline_ms")
+        (seconds, micros), *found = pipe.execute()
+        now_ms = seconds * 1000 + micros / 1000
+        self._note_gap()
+        for child, state, batch in zip(
+            self._children.values(), found[::2], found[1::2], strict=True
+        ):
+            self._note_state(child, state)
+            self._note_batch(child, batch, now_ms)
+
+    def _note_gap(self) -> None:
+        """After a time without Redis, let workers first write what they have: deadlines wait."""
         now = self._clock()
-        for child, state in zip(self._children.values(), pipe.execute(), strict=True):
-            child.state = state.decode("utf-8", "replace") if state else "starting"
-            if child.state != "idle":
-                child.idle_since = None
-            elif child.idle_since is None:
-                child.idle_since = now
+        if now - self._looked > 3 * TICK_S:
+            self._spare_until = now + self._settings.lease_s
+        self._looked = now
+
+    def _note_state(self, child: Child, state: bytes | None) -> None:
+        child.state = state.decode("utf-8", "replace") if state else "starting"
+        if child.state != "idle":
+            child.idle_since = None
+        elif child.idle_since is None:
+            child.idle_since = self._clock()
+
+    def _note_batch(self, child: Child, batch: list[bytes | None], now_ms: float) -> None:
+        """Keep the deadline in mind while the worker is busy, also when it has lost its batch."""
+        token, deadline = batch
+        child.token = token.decode("utf-8", "replace") if token else None
+        if deadline is not None:
+            child.deadline_ms = _number(deadline)
+        elif child.state != "busy":
+            child.deadline_ms = None
+        if child.deadline_ms is None and child.state == "busy":
+            child.deadline_ms = now_ms + 1000 * self._settings.timeout_s
+        child.is_late = child.deadline_ms is not None and now_ms > child.deadline_ms
+
+    def _vouch(self) -> None:
+        """Renew for workers that run: code that keeps Python's lock keeps their own thread from it.
+
+        Whoever is stopped does not run, and loses its lease; whoever hangs has its deadline, and is
+        this pool's to end.
+        """
+        for child in self._children.values():
+            if child.token is not None and _runs(child.process.pid):
+                Lease(self._redis, child.name, self._settings).renew(child.token)
 
     def _enforce_deadlines(self) -> None:
         """End workers whose batch has run past its deadline: first asked, a second later killed."""
-        busy = [child for child in self._children.values() if child.state == "busy"]
-        if busy:
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.time()
-            for child in busy:
-                pipe.hget(keys.key("batch", child.name), "deadline_ms")
-            (seconds, micros), *deadlines = pipe.execute()
-            now_ms = seconds * 1000 + micros / 1000
-            for child, deadline_ms in zip(busy, deadlines, strict=True):
-                if deadline_ms is not None and now_ms > float(deadline_ms):
-                    self._end_overdue(child)
         now = self._clock()
         for child in self._children.values():
+            if child.is_late and now >= self._spare_until:
+                self._end_overdue(child)
             if child.kill_at is not None and now >= child.kill_at:
                 child.process.kill()
 
@@ -207,17 +254,8 @@ class Pool:
         child.process.terminate()
 
     def _sweep(self) -> None:
-        """Return batches whose lease has run out, of whichever pool.
-
-        After a time in which Redis was away, or this process stood still, live workers get a
-        lease's time to renew before anything is taken from them.
-        """
-        now = self._clock()
-        was_away = now - self._swept > max(4 * TICK_S, self._settings.lease_s)
-        if was_away:
-            self._spare_until = now + self._settings.lease_s
-        expired, reaped = sweep(self._redis, self._settings, leases=now >= self._spare_until)
-        self._swept = now
+        """Return batches whose lease has run out, of whichever pool."""
+        expired, reaped = sweep(self._redis, self._settings)
         if expired:
             _log.info("%d jobs expired before they were started", expired)
         for one in reaped:
@@ -288,22 +326,23 @@ class Pool:
         announce(self._redis, "pool", self.name, what)
         self._beaten = self._clock()
 
-    def _drain(self) -> None:
+    def _drain(self, watch: Sequence[Callable[[], None]]) -> None:
         """Let every worker end its batch, within the drain time; then kill what is left."""
         for child in self._children.values():
             self._dismiss(child)
         ends = self._clock() + self._settings.drain_s
         while self._alive() and self._clock() < ends:
+            self._do(*watch, self._beat)
             self._signals.wait(min(TICK_S, max(0.0, ends - self._clock())))
         self._kill_all()
         for child in self._children.values():
             child.process.wait()
-        try:
-            self._bury()
-            self._redis.delete(keys.key("pool", self.name))
-            self._redis.zrem(keys.PRESENCE, f"pool:{self.name}")
-        except OUTAGE as error:
-            _log.warning("Redis is away, leases run out by themselves: %s", error)
+        self._do(self._bury, self._vanish)
+
+    def _vanish(self) -> None:
+        """Take the pool's own entries away."""
+        self._redis.delete(keys.key("pool", self.name))
+        self._redis.zrem(keys.PRESENCE, f"pool:{self.name}")
 
     def _alive(self) -> bool:
         return any(child.process.poll() is None for child in self._children.values())
@@ -312,4 +351,20 @@ class Pool:
         """Also called in the handler of a second signal."""
         for child in list(self._children.values()):
             if child.process.poll() is None:
+                child.is_cut = True
                 child.process.kill()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process could do something, if it wanted to: it is there, and not stopped."""
+    try:
+        return psutil.Process(pid).status() not in _STILL
+    except psutil.Error:
+        return False
+
+
+def _number(raw: bytes) -> float | None:
+    try:
+        return float(raw)
+    except ValueError:
+        return None

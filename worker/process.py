@@ -8,14 +8,16 @@ present batch and claims no other; a second signal gives the batch back and ends
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from redis import Redis
+from redis.exceptions import RedisError
 
 from models.cache import ModelCache
 from models.repository import Repository
@@ -28,7 +30,7 @@ from worker.commands import Commands
 from worker.lease import Batch, Lease, Suspended, reap
 from worker.loading import Loader
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
-from worker.outage import OUTAGE, pauses, persist
+from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
 from worker.serve import Served, Server
 
@@ -64,7 +66,7 @@ class Worker:
         self._registration = Registration(self._redis, self.name, pool)
         self._board = Board(self._redis, pattern)
         repository = Repository(settings.store_path)
-        self._loader = Loader(repository, self._redis)
+        self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._server = Server(self._cache, repository, settings)
         self._batch: Batch | None = None
@@ -72,6 +74,7 @@ class Worker:
         self._prepared: set[str] = set()
         self._is_overgrown = False
         self._is_suspended = False
+        self._leaves_by = float("inf")
         self._signals = StopSignals(on_second=self._leave_now)
 
     def run(self) -> None:
@@ -88,7 +91,8 @@ class Worker:
         for thread in threads:
             thread.start()
         commands.wait_until_heard(_HEARD_S)  # whoever sees the worker may send it a command
-        persist(lambda: self._registration.birth(self._board.queues()), time.sleep)
+        with contextlib.suppress(GaveUp):
+            self._register()
         _log.info("worker started", worker=self.name)
         pause = pauses()
         while not self._signals.count and not self._is_overgrown:
@@ -100,7 +104,37 @@ class Worker:
             except OUTAGE as error:
                 _log.warning("Redis is away: %s", error, worker=self.name)
                 self._signals.wait(next(pause))
+            except GaveUp:
+                _log.warning("Redis is away: the batch is left to others", worker=self.name)
+            except Exception:  # of something in Redis that nobody thought of: no reason to die
+                _log.exception("the worker goes on", worker=self.name)
+                self._signals.wait(next(pause))
         self._leave(threads)
+
+    def _register(self) -> None:
+        """Be seen, unless told to stop before Redis was there.
+
+        Raises:
+            GaveUp: So it was.
+        """
+        persist(
+            lambda: self._registration.birth(self._board.queues()),
+            self._signals.wait,
+            lambda: self._signals.count > 0,
+        )
+
+    def _persist(self, action: Callable[[], object]) -> None:
+        """Repeat ``action`` until Redis has answered; once told to stop, for the drain time.
+
+        Raises:
+            GaveUp: The drain time is over, too.
+        """
+        persist(action, self._signals.wait, self._is_out_of_time)
+
+    def _is_out_of_time(self) -> bool:
+        if self._signals.count and self._leaves_by == float("inf"):
+            self._leaves_by = time.monotonic() + self._settings.drain_s
+        return time.monotonic() >= self._leaves_by
 
     def _step(self) -> None:
         """One batch, or one wait for work."""
@@ -130,14 +164,14 @@ class Worker:
         self._batch = batch
         try:
             served = self._server.serve(batch, self._lease)
-            persist(lambda: self._finish(batch, served), time.sleep)
-        except OUTAGE:
+            self._persist(lambda: self._finish(batch, served))
+        except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
         except Exception:
             # Our own fault, not the model's: count it as a crash, so that no job comes back for
             # ever.
             _log.exception("a batch of %s could not be served", batch.queue)
-            persist(lambda: reap(self._redis, self.name, "died", self._settings), time.sleep)
+            self._persist(lambda: reap(self._redis, self.name, "died", self._settings))
         finally:
             self._batch = None
 
@@ -179,6 +213,8 @@ class Worker:
                     beaten = time.monotonic()
             except OUTAGE as error:
                 _log.debug("Redis is away: %s", error)
+            except Exception:  # without this thread, the worker would be taken for dead
+                _log.exception("the lease is kept all the same", worker=self.name)
 
     def _renew(self, lease: Lease) -> None:
         batch = self._batch
@@ -209,6 +245,7 @@ class Worker:
         for thread in threads:
             thread.join(timeout=1.0)
         try:
+            self._lease.release()  # what a claim took whose answer was lost, if there is any
             self._registration.death()
         except OUTAGE as error:
             _log.warning("Redis is away, RQ's entry of the worker expires by itself: %s", error)

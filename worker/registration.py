@@ -18,12 +18,13 @@ from typing import Any
 from redis import Redis
 
 from producer import keys, wire
-from producer.scripting import Script
+from producer.scripting import Argument, Script
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")
 
 _ANNOUNCE = Script("producer", "announce")
+_BEAT = Script("worker", "beat")
 
 
 class Registration:
@@ -41,6 +42,14 @@ class Registration:
         self._pool = pool
         self._key = keys.key("worker", worker)
         self._queues: frozenset[str] = frozenset()
+        self._entry: dict[str, str | int] = {
+            "birth": _now(),
+            "hostname": socket.gethostname(),
+            "ip_address": "unknown",
+            "pid": os.getpid(),
+            "version": RQ_VERSION,
+            "python_version": platform.python_version(),
+        }
 
     def on(self, redis: Redis) -> Registration:
         """The same worker's entries, through another connection: for another thread."""
@@ -48,39 +57,22 @@ class Registration:
 
     def birth(self, queues: Sequence[str]) -> None:
         """Enter the worker, idle, with the queues that it looks at."""
-        host = socket.gethostname()
-        self._redis.hset(
-            self._key,
-            mapping={
-                "birth": _now(),
-                "hostname": host,
-                "ip_address": "unknown",
-                "pid": os.getpid(),
-                "version": RQ_VERSION,
-                "python_version": platform.python_version(),
-                "state": "idle",
-            },
-        )
         self.beat(queues, {})
 
     def beat(self, queues: Sequence[str], loaded: Mapping[str, int]) -> None:
         """Say that the worker is alive, which queues it looks at and what it has loaded.
 
+        All of its entry is written each time: a Redis that was restarted may have forgotten it.
+
         Args:
             queues: The queues' names.
             loaded: Bytes of each loaded version by its ``model@version``.
         """
-        pipe = self._redis.pipeline(transaction=True)
-        beat: dict[Any, Any] = {"last_heartbeat": _now(), "queues": ",".join(queues)}
-        pipe.hset(self._key, mapping=beat)
-        pipe.hsetnx(self._key, "state", "idle")
-        pipe.expire(self._key, keys.WORKER_TTL_S)
-        pipe.sadd(keys.WORKERS, self._key)
-        for queue in queues:
-            pipe.sadd(keys.key("workers", queue), self._key)
-        for queue in self._queues - set(queues):
-            pipe.srem(keys.key("workers", queue), self._key)
-        pipe.execute()
+        left = self._queues - set(queues)
+        arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]
+        for name, value in (self._entry | {"last_heartbeat": _now()}).items():
+            arguments += [name, value]
+        _BEAT(self._redis, arguments)
         self._queues = frozenset(queues)
         what = {
             "versions": dict(loaded),
@@ -92,7 +84,10 @@ class Registration:
 
     def set_state(self, state: str) -> None:
         """Say what the worker does: idle, busy or suspended."""
-        self._redis.hset(self._key, "state", state)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(self._key, "state", state)
+        pipe.expire(self._key, keys.WORKER_TTL_S)
+        pipe.execute()
 
     def death(self) -> None:
         """Take the worker's entries away."""

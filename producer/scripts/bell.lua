@@ -1,9 +1,12 @@
 -- The doorbell of a queue: a list of at most one token, which idle workers block on.
 
--- Wakes one idle worker of the queue; a bell that is ringing already is enough.
+-- Wakes one idle worker of the queue; a bell that is ringing already is enough. It is no more than a
+-- hint, so another thing in its place goes.
 local function ring(queue)
-  if redis.call('LLEN', K.bell .. queue) == 0 then
-    redis.call('RPUSH', K.bell .. queue, '1')
-    redis.call('EXPIRE', K.bell .. queue, K.bell_ttl)
-  end
+  local bell = K.bell .. queue
+  local tokens = redis.pcall('LLEN', bell)
+  if tokens ~= 0 and type(tokens) ~= 'table' then return end
+  if tokens ~= 0 then redis.call('DEL', bell) end
+  redis.call('RPUSH', bell, '1')
+  redis.call('EXPIRE', bell, K.bell_ttl)
 end

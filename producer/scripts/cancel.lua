@@ -15,9 +15,9 @@ if not status then return 'unknown' end
 if status == 'canceled' or status == 'stopped' then return 'canceled' end
 if status == 'finished' or status == 'failed' then return 'ended' end
 
-redis.call('LREM', K.queue .. queue, 1, id)
-redis.call('ZREM', K.deadlines, id)
-if token ~= '' then redis.call('ZREM', K.wip .. queue, id .. ':' .. token) end
+redis.pcall('LREM', K.queue .. queue, 1, id)
+redis.pcall('ZREM', K.deadlines, id)
+if token ~= '' then redis.pcall('ZREM', K.wip .. queue, id .. ':' .. token) end
 local us = now_us()
 local now_s = math.floor(us / 1000000)
 end_job(id, 'canceled', iso(us), ttl, 3, '', 'reason', 'canceled')

@@ -35,9 +35,12 @@ def mode(name):
     file = Path(name + ".mode")
     return file.read_text() if file.exists() else ""
 
-def wait_for_term(name):
+def on_term():
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop
+
+def wait_for_term(name, stop):
     note(name + " started")
     stop.wait()
     while mode(name) == "deaf":
@@ -76,7 +79,7 @@ def gateway():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print('{"level": "info", "event": "dull"}')
     print('{"level": "warning", "event": "interesting", "model": "iris"}')
-    wait_for_term("gateway")
+    wait_for_term("gateway", on_term())
 """
 )
 
@@ -85,9 +88,10 @@ _POOL = (
     + """
 @click.command()
 def pool():
+    stop = on_term()  # before there is a worker, which nobody else would end
     worker = subprocess.Popen(["sleep", "600"], start_new_session=mode("pool") == "deaf")
     note("worker %d" % worker.pid)
-    wait_for_term("pool")
+    wait_for_term("pool", stop)
     worker.kill()
     worker.wait()
 """

@@ -46,12 +46,12 @@ def test_a_dead_redis_shows_as_a_connection_error_at_once():
 def test_steady_repeats_nothing():
     options = options_of(connect.steady("redis://127.0.0.1:1/0"))
     assert options["retry"].get_retries() == 0
-    assert options["socket_timeout"] == 5
+    assert options["socket_timeout"] == 2
 
 
 def test_blocking_outlives_the_block():
     options = options_of(connect.blocking("unix:///tmp/redis.sock", 30))
-    assert options["socket_timeout"] == 35
+    assert options["socket_timeout"] == 32
     assert options["retry"].get_retries() == 0
 
 

@@ -22,7 +22,7 @@ end
 local function watch_deadline(id, due)
   due = tonumber(due or '')
   if due and due > 0 and due < 1e17 then
-    redis.call('ZADD', K.deadlines, string.format('%.0f', due), id)
+    redis.pcall('ZADD', K.deadlines, string.format('%.0f', due), id)
   end
 end
 
@@ -70,7 +70,7 @@ local function give_back(worker, why, most, crashed, overran, default_ttl)
   for id in string.gmatch(batch[3], '[^ ]+') do ids[#ids + 1] = id end
   for _, id in ipairs(ids) do
     redis.pcall('ZREM', K.wip .. queue, id .. ':' .. token)
-    local job = redis.call('HMGET', K.job .. id,
+    local job = redis.pcall('HMGET', K.job .. id,
       'status', 'my_token', 'my_attempts', 'my_crashes', 'my_deadline')
     if job[1] == 'started' and job[2] == token then
       held[#held + 1] = {id, count_of(job[3]), count_of(job[4]), job[5]}

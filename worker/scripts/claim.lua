@@ -1,34 +1,44 @@
 -- Takes a batch: up to so many jobs of the first queue that has any, under a lease, in one step.
 --
--- ARGV  1 worker   2 token       3 lease (ms)      4 most jobs   5 most rows
---       6 most payload bytes a job   7 most payload bytes a batch
---       8 default timeout (s)    9 most timeout (s)
---       10.. queues, in the order to look
+-- ARGV  1 worker   2 token       3 moment (us of the worker's own clock: tells its calls' order)
+--       4 lease (ms)             5 most jobs   6 most rows
+--       7 most payload bytes a job   8 most payload bytes a batch
+--       9 default timeout (s)    10 most timeout (s)
+--       11.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to do; so many entries were no job to run
 --       batch, queue, now (us), deadline (us), skipped, then a list for each job:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
---        K.quarantine, K.metrics, K.bell..queue
+--        K.deadlines, K.quarantine, K.metrics, K.bell..queue
 --
 -- A job that has crashed a worker before is taken alone. If an earlier claim of this worker was not
--- ended (its reply was lost), its jobs are given back first.
+-- ended (its reply was lost), its jobs are given back first. A call that Redis gets to only after a
+-- later one (it was in a buffer while Redis stood still, and its worker has given it up) does nothing.
+--
+-- A script has no way back, so all is read first, then the batch and its lease are written, then the
+-- jobs, and last the queue is cut: an error on the way leaves an id in two places, never in none.
 --- use clock
 --- use ended
 --- use bell
 --- use batch
 
-local WORKER, TOKEN, LEASE_MS = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local MOST_JOBS, MOST_ROWS = tonumber(ARGV[4]), tonumber(ARGV[5])
-local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[6]), tonumber(ARGV[7])
-local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[8]), tonumber(ARGV[9])
+local WORKER, TOKEN, MOMENT, LEASE_MS = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local MOST_JOBS, MOST_ROWS = tonumber(ARGV[5]), tonumber(ARGV[6])
+local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[7]), tonumber(ARGV[8])
+local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[9]), tonumber(ARGV[10])
+local FIRST_QUEUE = 11
 
-local ENDED = {finished = true, failed = true, canceled = true, stopped = true, started = true}
+-- The field that whoever ended or started the job has written with the status.
+local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
+  stopped = 'ended_at', started = 'started_at'}
 
 if redis.call('EXISTS', K.suspended) == 1 then return {'suspended'} end
+local last = redis.pcall('HGET', K.worker .. WORKER, 'my_claim')
+if type(last) == 'string' and tonumber(last) > MOMENT then return {'idle', 0} end
 -- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
-redis.call('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
+redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
 if redis.call('EXISTS', K.batch .. WORKER) == 1 then give_back(WORKER, 'released') end
 
 local us = now_us()
@@ -38,9 +48,9 @@ local skipped = 0
 -- Sets aside what cannot be read, for the operator to see.
 local function quarantine(queue, id, reason)
   local shown = string.gsub(string.sub(id, 1, 200), '[^%w%p ]', '?')
-  redis.call('LPUSH', K.quarantine,
+  redis.pcall('LPUSH', K.quarantine,
     cjson.encode({queue = queue, id = shown, reason = reason, at = started_at}))
-  redis.call('HINCRBY', K.metrics, 'jobs_quarantined_total', 1)
+  redis.pcall('HINCRBY', K.metrics, 'jobs_quarantined_total', 1)
   skipped = skipped + 1
 end
 
@@ -68,36 +78,34 @@ local function read(queue, id)
   if job.err then return quarantine(queue, id, 'its key is no hash') end
   local status = job[1]
   if not status then return quarantine(queue, id, 'no such job') end
-  if ENDED[status] then
-    skipped = skipped + 1
-    return nil
+  local trace = TRACE[status]
+  if not trace then return job end
+  if redis.call('HEXISTS', K.job .. id, trace) == 0 then
+    return quarantine(queue, id, 'its status is ' .. status .. ', and nobody made it so')
   end
-  return job
+  skipped = skipped + 1
 end
 
--- Takes jobs off one queue: the reply's lists, their ids, and the shortest timeout in seconds.
-local function take(queue)
+-- Looks at one queue: its jobs that fit into a batch, how many entries they and what is skipped
+-- between them are, and the shortest timeout in seconds. Writes nothing but what is set aside.
+local function look(queue)
   local ids = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
-  local replies, taken, wip, used = {}, {}, {}, 0
-  if ids.err then return replies, taken, 0 end
+  local jobs, used = {}, 0
+  if ids.err then return jobs, used, 0 end
   local rows, bytes, timeout, seen = 0, 0, MOST_TIMEOUT, {}
-  local wip_from = math.floor(us / 1000000) + K.wip_margin
   for _, id in ipairs(ids) do
     local job = not seen[id] and read(queue, id)
     if job then
-      local data, alone = job[2] or '', job[4] ~= false and job[4] ~= '0'
-      rows, bytes = rows + (tonumber(job[10] or '1') or 1), bytes + #data
-      if #taken > 0 and (alone or rows > MOST_ROWS or bytes > MOST_BYTES) then break end
-      local attempts, own_timeout = tonumber(job[3] or '0') or 0, timeout_of(job[6])
+      local data, crashes = job[2] or '', count_of(job[4])
+      local alone = crashes > 0
+      rows, bytes = rows + math.max(1, count_of(job[10])), bytes + #data
+      if #jobs > 0 and (alone or rows > MOST_ROWS or bytes > MOST_BYTES) then break end
+      local attempts, own_timeout = count_of(job[3]), timeout_of(job[6])
       local flaw = flaw_of(job[1], data, job[5], attempts)
-      redis.call('HSET', K.job .. id, 'status', 'started', 'started_at', started_at,
-        'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', attempts + 1, 'origin', queue)
       seen[id] = true
-      taken[#taken + 1] = id
-      replies[#replies + 1] = {id, job[9] or '', attempts + 1, tonumber(job[4] or '0') or 0,
-        job[7] or '', job[8] or '', flaw, flaw == '' and data or ''}
-      wip[#wip + 1] = wip_from + own_timeout
-      wip[#wip + 1] = id .. ':' .. TOKEN
+      jobs[#jobs + 1] = {id = id, timeout = own_timeout, attempt = attempts + 1, due = job[5],
+        reply = {id, job[9] or '', attempts + 1, crashes, job[7] or '', job[8] or '', flaw,
+          flaw == '' and data or ''}}
       if own_timeout < timeout then timeout = own_timeout end
       used = used + 1
       if alone then break end
@@ -105,21 +113,39 @@ local function take(queue)
       used = used + 1
     end
   end
-  redis.call('LTRIM', K.queue .. queue, used, -1)
-  if #taken > 0 then redis.call('ZADD', K.wip .. queue, unpack(wip)) end
-  return replies, taken, timeout
+  return jobs, used, timeout
 end
 
-for i = 10, #ARGV do
+-- Makes jobs this worker's: the reply's lists.
+local function take(queue, jobs, deadline)
+  local ids, wip, replies = {}, {}, {}
+  for i, job in ipairs(jobs) do ids[i] = job.id end
+  redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LEASE_MS), WORKER)
+  redis.call('HSET', K.batch .. WORKER, 'token', TOKEN, 'queue', queue,
+    'ids', table.concat(ids, ' '), 'deadline_ms', string.format('%.0f', deadline / 1000))
+  local wip_from = math.floor(us / 1000000) + K.wip_margin
+  for i, job in ipairs(jobs) do
+    redis.call('HSET', K.job .. job.id, 'status', 'started', 'started_at', started_at,
+      'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', job.attempt, 'origin', queue)
+    redis.call('PERSIST', K.job .. job.id) -- RQ's `ttl` is how long a job may wait, not how long run
+    if job.due then redis.pcall('ZREM', K.deadlines, job.id) end
+    wip[2 * i - 1], wip[2 * i] = wip_from + job.timeout, job.id .. ':' .. TOKEN
+    replies[i] = job.reply
+  end
+  redis.pcall('ZADD', K.wip .. queue, unpack(wip))
+  redis.pcall('HSET', K.worker .. WORKER, 'state', 'busy', 'current_job', ids[1],
+    'my_claim', string.format('%.0f', MOMENT))
+  redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
+  return replies
+end
+
+for i = FIRST_QUEUE, #ARGV do
   local queue = ARGV[i]
-  local replies, taken, timeout = take(queue)
-  if #taken > 0 then
-    local deadline = us + timeout * 1000000
-    redis.call('HSET', K.batch .. WORKER, 'token', TOKEN, 'queue', queue,
-      'ids', table.concat(taken, ' '), 'deadline_ms', string.format('%.0f', deadline / 1000))
-    redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LEASE_MS), WORKER)
-    redis.call('HSET', K.worker .. WORKER, 'state', 'busy', 'current_job', taken[1])
-    redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
+  local jobs, used, timeout = look(queue)
+  local deadline = us + timeout * 1000000
+  local replies = #jobs > 0 and take(queue, jobs, deadline)
+  if used > 0 then redis.call('LTRIM', K.queue .. queue, used, -1) end
+  if replies then
     if redis.call('EXISTS', K.queue .. queue) == 1 then ring(queue) end
     return {'batch', queue, string.format('%.0f', us), string.format('%.0f', deadline), skipped,
       unpack(replies)}

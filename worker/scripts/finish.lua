@@ -16,16 +16,16 @@ local JOBS, MEASURES = tonumber(ARGV[5]), tonumber(ARGV[6])
 local RUN, FIRST_MEASURE = ARGV[7], 8 + 4 * JOBS
 
 -- What frees memory goes first: a full Redis lets a script that has begun to free go on writing.
-local wip = {}
+local wip = {''}
 for i = 8, FIRST_MEASURE - 1, 4 do wip[#wip + 1] = ARGV[i] .. ':' .. TOKEN end
-if #wip > 0 then redis.call('ZREM', K.wip .. QUEUE, unpack(wip)) end
+redis.pcall('ZREM', K.wip .. QUEUE, unpack(wip))
 
 local us = now_us()
 local at, now_s = iso(us), math.floor(us / 1000000)
 local finished, failed, ended = {}, {}, {}
 for i = 8, FIRST_MEASURE - 1, 4 do
   local id, ttl, failure = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
-  if redis.call('HGET', K.job .. id, 'my_token') == TOKEN then
+  if redis.pcall('HGET', K.job .. id, 'my_token') == TOKEN then
     if failure == '' then
       end_job(id, 'finished', at, ttl, 1, WORKER, 'return_value', ARGV[i + 2], 'my_run', RUN)
       finished[#finished + 1] = now_s + ttl
@@ -45,7 +45,7 @@ tell(ended)
 
 if #ended > 0 then
   for i = FIRST_MEASURE, FIRST_MEASURE + 2 * MEASURES - 1, 2 do
-    redis.call('HINCRBYFLOAT', K.metrics, ARGV[i], ARGV[i + 1])
+    redis.pcall('HINCRBYFLOAT', K.metrics, ARGV[i], ARGV[i + 1])
   end
 end
 if IS_LAST then
@@ -53,9 +53,9 @@ if IS_LAST then
     redis.call('DEL', K.batch .. WORKER)
     redis.call('ZREM', K.leases, WORKER)
   end
-  redis.call('HSET', K.worker .. WORKER, 'state', 'idle', 'current_job', '')
-  redis.call('HINCRBY', K.worker .. WORKER, 'successful_job_count', #finished / 2)
-  redis.call('HINCRBY', K.worker .. WORKER, 'failed_job_count', #failed / 2)
+  redis.pcall('HSET', K.worker .. WORKER, 'state', 'idle', 'current_job', '')
+  redis.pcall('HINCRBY', K.worker .. WORKER, 'successful_job_count', #finished / 2)
+  redis.pcall('HINCRBY', K.worker .. WORKER, 'failed_job_count', #failed / 2)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
 return #ended

@@ -3,26 +3,34 @@
 -- ARGV  1 worker   2 token   3 model, whose name is the front door's queue
 --       then for each job four: id, wanted version or alias or '', point in [0, 1), rows
 -- Reply for each job '' if it was moved (or is no longer the batch's), else why it cannot be:
---       unknown_model | unknown_version | no_active_version
--- Writes K.job..id, K.wip..queue, K.queue..queue, K.queues, K.bell..queue, what route.lua writes
+--       unknown_model | unknown_version | no_active_version | unavailable (its queue is no list)
+-- Writes K.job..id, K.wip..queue, K.queue..queue, K.queues, K.deadlines, K.bell..queue, what
+--        route.lua writes
 --- use clock
 --- use route
+--- use ended
 --- use bell
+--- use batch
 
-local TOKEN, MODEL = ARGV[2], ARGV[3]
+local WORKER, TOKEN, MODEL = ARGV[1], ARGV[2], ARGV[3]
+
+-- Nothing, but a write that needs no memory: a full Redis lets the script go on writing after it.
+redis.call('PERSIST', K.batch .. WORKER)
 
 local function forward(id, wanted, point, rows)
-  local job = redis.call('HMGET', K.job .. id, 'status', 'my_token')
+  local job = redis.pcall('HMGET', K.job .. id, 'status', 'my_token', 'my_attempts', 'my_deadline')
   if job[1] ~= 'started' or job[2] ~= TOKEN then return '' end
   local version, problem = resolve(MODEL, wanted, tonumber(point))
   if not version then return problem end
   local queue = MODEL .. '@' .. version
-  redis.call('ZREM', K.wip .. MODEL, id .. ':' .. TOKEN)
-  redis.call('HINCRBY', K.job .. id, 'my_attempts', -1)
+  local pushed = redis.pcall('RPUSH', K.queue .. queue, id)
+  if type(pushed) == 'table' then return 'unavailable' end
+  local attempts = count_of(job[3]) - 1
   redis.call('HSET', K.job .. id, 'status', 'queued', 'my_token', '', 'origin', queue,
-    'my_rows', rows)
-  redis.call('SADD', K.queues, K.queue .. queue)
-  redis.call('RPUSH', K.queue .. queue, id)
+    'my_rows', rows, 'my_attempts', attempts)
+  redis.pcall('ZREM', K.wip .. MODEL, id .. ':' .. TOKEN)
+  redis.pcall('SADD', K.queues, K.queue .. queue)
+  if attempts == 0 then watch_deadline(id, job[4]) end
   ring(queue)
   return ''
 end

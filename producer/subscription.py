@@ -1,0 +1,81 @@
+"""A channel of Redis that is listened to, by a connection that is known to be whole.
+
+A reader that only waits cannot tell a silent channel from a connection whose other end is gone (a
+router that forgot it, a machine that was cut off), and redis-py sends its PING without ever missing
+the answer. Here, silence is broken by a PING, and a PING that stays unanswered is an outage.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from redis.client import PubSub
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from producer import connect
+
+#: After so much silence, in seconds, Redis is asked whether it is there,
+_ASK_S = 1.0
+#: and after so much it is not.
+_DEAF_S = 3.0
+
+
+class Subscription:
+    """One subscribed channel; a context that closes its connection.
+
+    Args:
+        url: The Redis.
+        channel: The channel.
+        wait_s: How long `next` waits, in seconds; below a second.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+
+    def __init__(self, url: str, channel: str, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._redis = connect.blocking(url, wait_s)
+        self._pubsub = PubSub(self._redis.connection_pool)
+        self._heard = self._asked = time.monotonic()
+        self.is_confirmed = False
+        try:
+            self._pubsub.subscribe(channel)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._pubsub.close()
+        self._redis.close()
+
+    def next(self) -> bytes | None:
+        """The next message; None if none came within the time.
+
+        Raises:
+            RedisError: Redis is away, or has been silent for too long.
+        """
+        message: dict[str, Any] | None = self._pubsub.get_message(timeout=self._wait_s)
+        now = time.monotonic()
+        if message is not None:
+            self._heard, self.is_confirmed = now, True
+            return message["data"] if message["type"] == "message" else None
+        if now - self._heard > _DEAF_S:
+            raise RedisTimeoutError("the connection that listens is silent")
+        if now - max(self._heard, self._asked) >= _ASK_S:
+            self._pubsub.ping()
+            self._asked = now
+        return None

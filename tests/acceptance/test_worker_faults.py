@@ -1,0 +1,211 @@
+"""Workers that hold on, freeze or are cut off, ids that come twice, and masses of cancellations."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+import worker
+from models.publish import publish
+from models.repository import Repository
+from producer import keys
+from producer.client import Client, Handle
+from producer.contract import JobStatus, Request
+from producer.errors import JobEnded
+from tests import estimators
+from tests.chaos.points import hooked
+from tests.pools import RunningPool, running_pool
+from tests.waiting import wait_until
+
+QUEUE = "echo@v1"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def store(tmp_path: Path, redis: Redis, journal: Path) -> Path:
+    store = tmp_path / "store"
+    echo = estimators.Echo(str(journal)).fit([[1.0]])
+    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
+    journal.write_text("")
+    return store
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start(
+    redis: Redis, redis_url: str, store: Path, tmp_path: Path
+) -> Iterator[Callable[..., RunningPool]]:
+    contexts = []
+
+    def start(workers: int = 1, **settings: Any) -> RunningPool:
+        context = running_pool(
+            redis_url, store, tmp_path, pool_min=workers, pool_max=workers, **settings
+        )
+        contexts.append(context)
+        pool = context.__enter__()
+        pool.wait_for_workers(redis, workers)
+        return pool
+
+    yield start
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def submit(client: Client, *numbers: float) -> list[Handle]:
+    return [client.submit("echo", instances=[[number]]) for number in numbers]
+
+
+def started(handle: Handle) -> None:
+    wait_until(lambda: handle.get().status is JobStatus.STARTED, 20)
+
+
+def worker_of(redis: Redis, handle: Handle) -> str:
+    name: Any = redis.hget(keys.key("job", handle.id), "worker_name")
+    return str(name.decode())
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+class TestHoldingOn:
+    def test_code_that_keeps_pythons_lock_beyond_a_lease_is_no_death(self, client, redis, start):
+        """Its worker cannot renew; its pool can, for it sees that the process runs."""
+        start(workers=2, lease_s=1.0)
+        submit(client, 0.0)[0].wait(20)
+        (holding,) = submit(client, estimators.HOLD)
+        job = holding.wait(20)
+        assert job["predictions"] == [estimators.HOLD]
+        assert job.attempts == 1
+
+    def test_code_that_keeps_it_for_ever_is_killed_at_its_deadline(self, client, redis, start):
+        pool = start(lease_s=1.0)
+        workers = pool.workers(redis)
+        hasty = Client(client.url, settings=client.settings.model_copy(update={"timeout_s": 2}))
+        (holding,) = submit(hasty, estimators.HOLD_FOR_EVER)
+        begun = time.monotonic()
+        job = holding.wait(20)
+        assert time.monotonic() - begun < 2 + 1 + 2
+        assert job.error is not None
+        assert job.error.code == "timeout"
+        assert submit(client, 1.0)[0].wait(20)["predictions"] == [1.0]
+        assert not set(pool.workers(redis)) & set(workers)
+        hasty.close()
+
+    def test_a_worker_that_froze_and_lost_its_batch_is_replaced_all_the_same(
+        self, client, redis, start
+    ):
+        pool = start(workers=2, lease_s=1.0)
+        hasty = Client(client.url, settings=client.settings.model_copy(update={"timeout_s": 4}))
+        (slow,) = submit(hasty, estimators.SLOW)
+        started(slow)
+        name = worker_of(redis, slow)
+        pid = pool.workers(redis)[name]
+        os.kill(pid, signal.SIGSTOP)
+        assert slow.wait(20)["predictions"] == [estimators.SLOW]
+        wait_until(lambda: not is_alive(pid), 10, "it is killed, though it has no batch any more")
+        wait_until(lambda: len(pool.workers(redis)) == 2, 20, "another one takes its place")
+        hasty.close()
+
+
+def test_a_batch_that_a_draining_pool_cuts_off_counts_no_crash(client, redis, start):
+    pool = start(drain_s=1.0)
+    (hanging,) = submit(client, estimators.HANG)
+    started(hanging)
+    assert pool.stop() == 0
+    job = hanging.get()
+    assert (job.status, job.attempts) == (JobStatus.QUEUED, 0)
+    assert int(redis.hget(keys.key("job", job.id), "my_crashes") or 0) == 0
+    hanging.cancel()
+
+
+def test_an_id_pushed_before_during_and_after_its_run_runs_once(client, redis, start, journal):
+    pool = start(workers=2)
+    queue = keys.key("queue", QUEUE)
+    numbers = [float(n) for n in range(100, 140)]
+    handles = submit(client, *numbers, estimators.SLOW)
+    for handle in handles:
+        redis.rpush(queue, *[handle.id] * 3)
+    started(handles[-1])
+    redis.rpush(queue, *[handle.id for handle in handles])
+    for handle in handles:
+        handle.wait(20)
+    redis.rpush(queue, *[handle.id for handle in handles])
+    wait_until(lambda: not redis.exists(queue), 10)
+    pool.stop()
+    runs = Counter(journal.read_text().split())  # with what the model was tried on when it loaded
+    assert {runs[f"{number:.10g}"] for number in (*numbers, estimators.SLOW)} == {1}
+    assert all(redis.xlen(keys.key("results", handle.id)) == 1 for handle in handles)
+
+
+def test_a_storm_of_cancellations_ends_each_job_once(client, redis, start):
+    start(workers=2, batch_jobs=8)
+    requests = [Request("echo", [[float(n)]]) for n in range(1000)]
+    handles = [one for one in client.submit_many(requests) if isinstance(one, Handle)]
+    canceled: list[str] = []
+
+    def cancel(some: list[Handle]) -> None:
+        for handle in some:
+            with contextlib.suppress(JobEnded):
+                handle.cancel()
+                canceled.append(handle.id)
+
+    threads = [threading.Thread(target=cancel, args=(handles[n::4],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    jobs = {handle.id: handle.wait(20) for handle in handles}
+    ended = Counter(job.status for job in jobs.values())
+    assert ended[JobStatus.CANCELED] == len(canceled)
+    assert ended[JobStatus.FINISHED] == 1000 - len(canceled)
+    assert all(jobs[job_id].status is JobStatus.CANCELED for job_id in canceled)
+    assert all(redis.xlen(keys.key("results", job_id)) == 1 for job_id in jobs)
+    wait_until(lambda: not redis.exists(keys.LEASES, keys.key("wip", QUEUE)), 10)
+
+
+class TestClocks:
+    @pytest.mark.parametrize("wrong_s", [3600, -3600])
+    def test_a_clock_that_is_wrong_by_an_hour_has_no_effect(self, client, redis, start, wrong_s):
+        start(workers=2)
+        pool = start(workers=1, environ=hooked(CHAOS_CLOCK=str(wrong_s)))
+        handles = [
+            client.submit("echo", instances=[[float(n)]], deadline_ms=30_000) for n in range(100)
+        ]
+        handles += submit(client, *[estimators.SLOW] * 3)
+        jobs = [handle.wait(20) for handle in handles]
+        assert {job.status for job in jobs} == {JobStatus.FINISHED}
+        assert {job.attempts for job in jobs} == {1}
+        assert pool.process.poll() is None
+
+    def test_no_lease_and_no_deadline_goes_by_a_clock_but_that_of_redis(self):
+        """The wall clock is read where a worker's entry is written for people, and nowhere else."""
+        folder = Path(next(iter(worker.__path__)))
+        reads = re.compile(r"time\.time\b|datetime\.now|utcnow|time_ns")
+        found = {
+            path.name
+            for path in folder.glob("*.py")
+            if reads.search(path.read_text().replace("monotonic_ns", ""))
+        }
+        assert found == {"registration.py"}

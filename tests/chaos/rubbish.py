@@ -1,0 +1,75 @@
+"""What strangers push: entries that are no job, and jobs that are none of ours."""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Callable
+from random import Random
+
+from redis import Redis
+
+from producer import keys, wire
+
+#: The ids of pushed jobs begin so.
+PREFIX = "rubbish-"
+
+Push = Callable[[Redis, str, str], None]
+
+
+def push_some(redis: Redis, queue: str, number: int, random: Random) -> None:
+    """Push one piece of rubbish."""
+    random.choice(_PUSHES)(redis, queue, f"{PREFIX}{number}")
+
+
+def call(name: str = "worker.tasks.predict", instance: object = None) -> bytes:
+    """A payload as RQ's JSONSerializer writes it."""
+    return wire.dumps([name, instance, [], {"instances": [[1.0]]}])
+
+
+def push_job(redis: Redis, queue: str, job_id: str, **fields: bytes | str | int) -> None:
+    """A job hash that a stranger writes, and its entry in the queue."""
+    mapping: dict[str | bytes, bytes | str | int] = {
+        "status": "queued",
+        "origin": queue,
+        "data": call(),
+        "failure_ttl": 600,
+        "result_ttl": 600,
+    }
+    redis.hset(keys.key("job", job_id), mapping=mapping | dict(fields))  # type: ignore[arg-type]
+    redis.rpush(keys.key("queue", queue), job_id)
+
+
+def _entry(entry: bytes) -> Push:
+    def push(redis: Redis, queue: str, _job_id: str) -> None:
+        redis.rpush(keys.key("queue", queue), entry)
+
+    return push
+
+
+def _job(**fields: bytes | str | int) -> Push:
+    def push(redis: Redis, queue: str, job_id: str) -> None:
+        push_job(redis, queue, job_id, **fields)
+
+    return push
+
+
+_PUSHES: list[Push] = [
+    _entry(b"bad id!"),
+    _entry(b"../../x"),
+    _entry(b""),
+    _entry(b"\xff\xfe"),
+    _entry(b"a:b:c"),
+    _entry(b"no-such-job"),
+    _entry(b"x" * 100_000),
+    _job(data=b"not json"),
+    _job(data=pickle.dumps(["os.system", None, ["true"], {}])),
+    _job(data=call("os.system")),
+    _job(data=call("format", "{0.__class__}")),
+    _job(data=zlib.compress(b"[" * 10**7)),
+    _job(timeout="abc"),
+    _job(timeout=-1, result_ttl="1.5", created_at="nope"),
+    _job(status="weird"),
+    _job(worker_name=b"\xff\xfe", my_attempts="nan", my_crashes="x"),
+    _job(success_callback_name="os.getcwd", failure_callback_name="no.such"),
+]

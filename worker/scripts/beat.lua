@@ -1,0 +1,26 @@
+-- Says in RQ's entries that a worker is alive, and which queues it looks at.
+--
+-- ARGV  1 worker   2 how many queues, then their names
+--       then how many queues it no longer looks at, then their names
+--       then what else its entry holds, each with its value
+-- Writes K.worker..worker, K.all_workers, K.workers..queue
+
+local entry = K.worker .. ARGV[1]
+local place = 2
+
+local function names()
+  local found = {}
+  for i = place + 1, place + tonumber(ARGV[place]) do found[#found + 1] = ARGV[i] end
+  place = place + #found + 1
+  return found
+end
+
+-- A write that needs no memory comes first: a full Redis lets the script go on writing after it.
+redis.call('EXPIRE', entry, K.worker_ttl)
+local queues, left = names(), names()
+redis.call('HSET', entry, 'queues', table.concat(queues, ','), unpack(ARGV, place))
+redis.call('HSETNX', entry, 'state', 'idle')
+redis.call('EXPIRE', entry, K.worker_ttl)
+redis.call('SADD', K.all_workers, entry)
+for _, queue in ipairs(queues) do redis.call('SADD', K.workers .. queue, entry) end
+for _, queue in ipairs(left) do redis.call('SREM', K.workers .. queue, entry) end
