@@ -41,8 +41,8 @@ format: $(VENV)/dev.stamp ## Put the code into the common form.
 docs: $(VENV)/dev.stamp ## Write the settings page anew.
 	@$(PY) docs/write_settings.py
 
-bench: $(VENV)/dev.stamp ## Measure, side by side with stock RQ.
-	@$(PY) -m bench.engine $(ARGS)
+bench: $(VENV)/dev.stamp ## Measure, side by side with peers; ARGS=--quick for a trial.
+	@$(PY) -m bench $(ARGS)
 
 wheel: $(VENV)/dev.stamp ## Build the wheel into dist/.
 	@$(VENV)/bin/hatchling build -t wheel

@@ -1,107 +1,231 @@
-"""One worker against RQ's own, on the same jobs: drained jobs a second, and an idle round trip.
+"""One worker: against RQ's own on the same jobs, and against the floor under every queue.
 
-``python -m bench.engine`` prints a table. Rounds go turn about, so that a slow moment of the
-machine hits both; quote the ratios, not the figures.
+Also what it costs Redis, in processor time, in round trips, and in how long one script holds it.
 """
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
 
-from rq.suspension import resume, suspend
+from bench.jobs import Drained, drain, one_row
+from bench.measure import Spread, log_calls, percentile, ratio, script_times
+from bench.progress import say
+from bench.report import Goal, Section, Table
+from bench.yard import Yard, open_yard, stock_worker, worker
+from producer.contract import ModelRef
+from producer.scripting import Script
+from worker.lease import CHUNK
 
-from bench.yard import (
-    Spread,
-    Yard,
-    ended,
-    machine,
-    open_yard,
-    percentile,
-    publish_examples,
-    wait_until,
-)
-from producer import keys
-from producer.client import Client, Handle
-from producer.contract import Request
+_MODEL = ModelRef("iris", "v1")
+_QUEUE = str(_MODEL)
+_BATCHES = (16, 64, 256)
+#: The default: what stock RQ and peers are compared with.
+_USUAL = 64
 
-ROW = [5.1, 3.5, 1.4, 0.2]
-QUEUE = "iris@v1"
-ROUNDS = 5
-OUR_JOBS, STOCK_JOBS = 20_000, 400
-ROUND_TRIPS = 300
+_STOCK_RATIO, _FLOOR_RATIO, _REDIS_US, _SCRIPT_MS = 100, 0.65, 40, 2.0
+
+_TEXT = f"""\
+One worker process, one-row jobs for `{_QUEUE}` (a scaler and a logistic regression), all queued
+before it starts. RQ's SimpleWorker runs the very same jobs. The floor is one process that pops as
+many jobs as the batch holds, predicts once and writes the same results in one pipeline: no claim,
+no lease, no check, so that a crash loses what it has popped."""
+
+_SCRIPTS = """\
+How long one call holds Redis, from its log of slow calls, in a round that is not timed. It is time
+on the clock: the longest may be a call during which the machine gave the core to somebody else."""
 
 
-def main() -> None:
-    """Run all of it and print the table."""
+_COLUMNS = ("Modelyard, jobs/s", "floor, jobs/s", "Redis, us a job", "scripts a batch")
+_CALLS = """\
+Redis' time is all processor time of its process. Scripts a batch: one claim, and a finish for each
+{chunk} jobs; the rest is leases renewed, and a look when nothing is left."""
+
+#: For each size of batch and each script, the milliseconds that its calls took.
+_Held = Mapping[int, Mapping[str, list[float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    ours: int
+    stock: int
+
+
+FULL = Sizes(rounds=5, ours=30_000, stock=1_000)
+QUICK = Sizes(rounds=1, ours=4_000, stock=200)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What was measured with one size of batch: our drains and the floor's jobs a second."""
+
+    ours: list[Drained]
+    floor: list[float]
+
+    @property
+    def speed(self) -> Spread:
+        return Spread.of(drained.jobs_s for drained in self.ours)
+
+    @property
+    def of_floor(self) -> Spread:
+        return ratio(self.speed, Spread.of(self.floor))
+
+    @property
+    def redis_us(self) -> Spread:
+        return Spread.of(drained.redis_us for drained in self.ours)
+
+
+def run(quick: bool) -> Section:
+    """Measure and tell."""
+    sizes = QUICK if quick else FULL
+    batches = {size: _Batch([], []) for size in _BATCHES}
+    stock: list[float] = []
     with open_yard() as yard:
-        publish_examples(yard)
-        client = Client(yard.url, settings=yard.settings)
-        ours, stock = [], []
-        for _ in range(ROUNDS):
-            ours.append(drain(yard, client, yard.worker(), OUR_JOBS))
-            stock.append(drain(yard, client, yard.stock_worker(QUEUE), STOCK_JOBS))
-        idle = {
-            "modelyard": round_trips(yard, client, yard.worker()),
-            "rq SimpleWorker": round_trips(yard, client, yard.stock_worker(QUEUE)),
-        }
-    report(Spread(tuple(ours)), Spread(tuple(stock)), idle)
+        for number in range(sizes.rounds):
+            stock.append(drain_stock(yard, sizes.stock).jobs_s)
+            for size, batch in batches.items():
+                batch.ours.append(drain_ours(yard, sizes.ours, size))
+                batch.floor.append(drain_floor(yard, sizes.ours, size))
+            say(_progress(number + 1, sizes.rounds, stock[-1], batches))
+        held = {size: held_by_scripts(yard, sizes.ours, size) for size in _BATCHES}
+    trips = {
+        size: batch.ours[-1].calls["evalsha"] / ceil(sizes.ours / size)
+        for size, batch in batches.items()
+    }
+    return _section(batches, Spread.of(stock), held, trips)
 
 
-def drain(yard: Yard, client: Client, argv: list[str], count: int) -> float:
-    """Jobs a second of one worker, from its first start of a job to its last end, queued before."""
-    yard.redis.delete(keys.key("finished", QUEUE), keys.key("failed", QUEUE))
-    with yard.running(argv, "worker"):
-        client.submit("iris", instances=[ROW]).wait(60)  # it has loaded the model
-        suspend(yard.redis)
-        handles = submit(client, count)
-        resume(yard.redis)
-        wait_until(lambda: ended(yard.redis, QUEUE) > count, 300)
-    started = min(moment(yard, handle, "started_at") for handle in handles[:64])
-    finished = max(moment(yard, handle, "ended_at") for handle in handles[-64:])
-    return count / (finished - started)
+def drain_ours(yard: Yard, count: int, batch: int = _USUAL) -> Drained:
+    """One worker of ours with batches of up to ``batch`` jobs."""
+    running = yard.running(worker(), yard.environ(batch_jobs=batch))
+    return drain(yard, [running], [one_row()] * count)
 
 
-def submit(client: Client, count: int) -> list[Handle]:
-    """So many one-row jobs, queued."""
-    outcomes = client.submit_many(Request("iris", instances=[ROW]) for _ in range(count))
-    return [outcome for outcome in outcomes if isinstance(outcome, Handle)]
+def drain_stock(yard: Yard, count: int) -> Drained:
+    """RQ's SimpleWorker."""
+    return drain(yard, [yard.running(stock_worker(yard.url, _QUEUE))], [one_row()] * count)
 
 
-def moment(yard: Yard, handle: Handle, field: str) -> float:
-    """A time stamp of a job, in seconds."""
-    text: Any = yard.redis.hget(keys.key("job", handle.id), field)
-    return datetime.fromisoformat(text.decode()).timestamp()
+def drain_floor(yard: Yard, count: int, batch: int) -> float:
+    """Jobs a second of the floor."""
+    yard.clear()
+    artefact = str(yard.artefact(_MODEL))
+    argv = [sys.executable, "-P", "-m", "bench.floor", yard.peers_url, artefact]
+    said = subprocess.run(
+        [*argv, str(batch), str(count)],
+        env=yard.environ(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(said.stdout)
 
 
-def round_trips(yard: Yard, client: Client, argv: list[str]) -> list[float]:
-    """Milliseconds from submission to result on an idle system, one job after the other."""
-    with yard.running(argv, "worker"):
-        for _ in range(20):
-            client.submit("iris", instances=[ROW]).wait(60)
-        taken = []
-        for _ in range(ROUND_TRIPS):
-            started = time.perf_counter()
-            client.submit("iris", instances=[ROW]).wait(60)
-            taken.append((time.perf_counter() - started) * 1000)
-    return taken
+def held_by_scripts(yard: Yard, count: int, batch: int) -> dict[str, list[float]]:
+    """Milliseconds that each call of the worker's scripts held Redis."""
+    log_calls(yard.redis, True)
+    drain_ours(yard, count, batch)
+    times = script_times(yard.redis, Script("worker", "claim"), Script("worker", "finish"))
+    log_calls(yard.redis, False)
+    return times
 
 
-def report(ours: Spread, stock: Spread, idle: dict[str, list[float]]) -> None:
-    """The table."""
-    print(f"{machine()}; iris@v1, one row a job, {ROUNDS} rounds turn about\n")
-    print("| worker | jobs drained a second, median (min-max) | ratio |")
-    print("|---|---|---|")
-    print(f"| modelyard | {ours.show()} | {ours.median / stock.median:.0f} x |")
-    print(f"| rq SimpleWorker | {stock.show()} | 1 |\n")
-    print("| idle system | submit to result, p50 / p99 ms | ratio of p50 |")
-    print("|---|---|---|")
-    base = percentile(idle["rq SimpleWorker"], 0.5)
-    for name, taken in idle.items():
-        p50, p99 = percentile(taken, 0.5), percentile(taken, 0.99)
-        print(f"| {name} | {p50:.1f} / {p99:.1f} | {p50 / base:.2f} |")
+def _progress(number: int, rounds: int, stock: float, batches: Mapping[int, _Batch]) -> str:
+    parts = [f"{size}: {b.ours[-1].jobs_s:,.0f}/{b.floor[-1]:,.0f}" for size, b in batches.items()]
+    return f"engine {number}/{rounds}: RQ {stock:,.0f} jobs/s; ours/floor {', '.join(parts)}"
 
 
-if __name__ == "__main__":
-    main()
+def _section(
+    batches: Mapping[int, _Batch], stock: Spread, held: _Held, trips: Mapping[int, float]
+) -> Section:
+    times_stock = ratio(batches[_USUAL].speed, stock)
+    workers = [["Modelyard", f"{times_stock.show()} x", batches[_USUAL].speed.show()]]
+    workers += [["RQ SimpleWorker", "1", stock.show()]]
+    tables = [
+        Table(["worker", "ratio", "jobs/s"], workers),
+        Table(
+            ["batch", "of the floor", *_COLUMNS],
+            [
+                [
+                    str(size),
+                    batch.of_floor.show(2),
+                    batch.speed.show(),
+                    Spread.of(batch.floor).show(),
+                    batch.redis_us.show(1),
+                    f"{trips[size]:.2f}",
+                ]
+                for size, batch in batches.items()
+            ],
+            _CALLS.format(chunk=CHUNK),
+        ),
+        _script_table(held),
+    ]
+    return Section("One worker", _TEXT, tables, _goals(batches, times_stock, held, trips))
+
+
+def _script_table(held: _Held) -> Table:
+    rows = [
+        [
+            str(size),
+            name,
+            *(f"{percentile(calls, share):.2f}" for share in (0.5, 0.99, 1)),
+        ]
+        for size, scripts in held.items()
+        for name, calls in scripts.items()
+    ]
+    columns = ["batch", "script", "median ms", "p99 ms", "longest ms"]
+    return Table(columns, rows, _SCRIPTS)
+
+
+def _goals(
+    batches: Mapping[int, _Batch],
+    times_stock: Spread,
+    held: _Held,
+    trips: Mapping[int, float],
+) -> list[Goal]:
+    least = min(batch.of_floor.median for batch in batches.values())
+    calls = [calls for scripts in held.values() for calls in scripts.values()]
+    usually, longest = max(percentile(of, 0.99) for of in calls), max(max(of) for of in calls)
+    return [
+        Goal(
+            "one worker against RQ's SimpleWorker",
+            f"at least {_STOCK_RATIO} x",
+            f"{times_stock.median:.0f} x",
+            times_stock.median >= _STOCK_RATIO,
+        ),
+        Goal(
+            "one worker against the floor, same batch",
+            f"at least {_FLOOR_RATIO}",
+            _by_batch({size: batch.of_floor.median for size, batch in batches.items()}, 2),
+            least >= _FLOOR_RATIO,
+        ),
+        Goal(
+            f"Redis' processor time a job, batch {_USUAL}",
+            f"at most {_REDIS_US} us",
+            _by_batch({size: batch.redis_us.median for size, batch in batches.items()}, 0, " us"),
+            batches[_USUAL].redis_us.median <= _REDIS_US,
+        ),
+        Goal(
+            "round trips for a batch",
+            f"1 claim, 1 finish for each {CHUNK} jobs",
+            _by_batch(trips, 2),
+            all(count < 1.1 * (1 + ceil(size / CHUNK)) for size, count in trips.items()),
+        ),
+        Goal(
+            "how long a script holds Redis, p99",
+            f"at most {_SCRIPT_MS:g} ms",
+            f"{usually:.2f} ms, longest {longest:.2f} ms",
+            usually <= _SCRIPT_MS,
+        ),
+    ]
+
+
+def _by_batch(values: Mapping[int, float], digits: int, unit: str = "") -> str:
+    """Each value with its size of batch."""
+    return ", ".join(f"{value:.{digits}f}{unit} ({size})" for size, value in values.items())

@@ -1,16 +1,21 @@
-"""What every benchmark stands on: a Redis of its own, a store, and processes that go with it."""
+"""What every benchmark stands on: a Redis of its own, a store, and processes that go with it.
+
+A measurement of draining goes like this for all systems: the worker starts and answers one job, so
+that it has loaded the model; it is frozen (SIGSTOP); jobs are queued; it is thawed, and that moment
+is the start. So nobody's start-up, and nobody's submission, is in the figure.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +24,69 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import children, connect, keys, tether
+from producer.client import Client
+from producer.contract import ModelRef
 from producer.embedded import find_server
 from producer.settings import Settings
+
+#: The row that every job of every benchmark asks about, and what the model must say of it.
+ROW = [5.1, 3.5, 1.4, 0.2]
+CLASS = "setosa"
+
+#: One core a worker is one core: libraries for arrays start no threads in anybody's process.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+#: Peers get a database of their own, which is emptied when they have had their turn.
+PEERS_DB = 1
+
+
+class Process:
+    """A command that runs, with all that it starts, in a process group of its own."""
+
+    def __init__(self, argv: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            # Children of the command are not tied; a SIGTERM lets it end them.
+            self._popen = subprocess.Popen(
+                tether.command(list(argv), signal.SIGTERM),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environ),
+                process_group=0,
+            )
+        self.pid = self._popen.pid
+
+    def freeze(self) -> None:
+        """Stop the whole group where it is."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> float:
+        """Let it go on; the moment, in seconds since the epoch."""
+        moment = time.time()
+        os.killpg(self.pid, signal.SIGCONT)
+        return moment
+
+    def check(self) -> None:
+        """Nothing, while it runs.
+
+        Raises:
+            RuntimeError: It has ended; the message is the end of its log.
+        """
+        if self._popen.poll() is not None:
+            said = self.log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"ended with status {self._popen.returncode}:\n{said}")
+
+    def stop(self, patience_s: float = 10.0) -> None:
+        """Ask it to end, then end what is left of the group."""
+        self._popen.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGCONT)  # a frozen process heeds no SIGTERM
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(patience_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,46 +98,54 @@ class Yard:
         url: The Redis.
         settings: With that Redis and a store in the folder.
         redis: A connection to it.
+        client: Submits and waits.
     """
 
     folder: Path
     url: str
     settings: Settings
     redis: Redis
+    client: Client
 
-    def spawn(self, argv: Sequence[str], name: str) -> subprocess.Popen[bytes]:
-        """Start a process that ends with this one; its output goes to a file named after it."""
-        log = (self.folder / f"{name}.log").open("ab")
-        return subprocess.Popen(
-            tether.command(list(argv), signal.SIGKILL),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=children.environ(self.settings.environ()),
-        )
+    @property
+    def peers_url(self) -> str:
+        """The database of the peers."""
+        return self.url.removesuffix("/0") + f"/{PEERS_DB}"
+
+    def artefact(self, ref: ModelRef) -> Path:
+        """The file of a published estimator, which others load with joblib."""
+        return self.settings.store_path / ref.model / ref.version / "model.joblib"
+
+    def environ(self, **more: object) -> dict[str, str]:
+        """The environment of a command of ours; ``more`` are settings that differ."""
+        settings = Settings.load({}, **(self.settings.model_dump(exclude_none=True) | more))
+        return children.environ(settings.environ()) | _ONE_THREAD
 
     @contextmanager
-    def running(self, argv: Sequence[str], name: str) -> Iterator[subprocess.Popen[bytes]]:
+    def running(
+        self, argv: Sequence[str], environ: Mapping[str, str] | None = None
+    ) -> Iterator[Process]:
         """The process, ended when the block ends."""
-        process = self.spawn(argv, name)
+        process = Process(argv, self.log(), environ or self.environ())
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.stop()
 
-    def worker(self, name: str = "bench") -> list[str]:
-        """The command of one worker of ours."""
-        return [sys.executable, "-P", "-m", "worker.process", name, "", "*"]
+    def log(self) -> Path:
+        """A new file for what a process says."""
+        path = self.folder / f"{len(list(self.folder.glob('*.log')))}.log"
+        path.touch()
+        return path
 
-    def stock_worker(self, queue: str) -> list[str]:
-        """The command of RQ's own SimpleWorker on the same jobs."""
-        rq = [sys.executable, "-P", "-m", "rq.cli", "worker", "--url", self.url]
-        return [*rq, "--worker-class", "rq.worker.SimpleWorker", "--serializer", "json", queue]
+    def clear(self) -> None:
+        """Delete jobs, results and queues, and what peers have left; the catalogue stays."""
+        for pattern in ("rq:*", f"{keys.PREFIXES['bell']}*"):
+            found = list(self.redis.scan_iter(pattern, count=5_000))
+            for start in range(0, len(found), 5_000):
+                self.redis.unlink(*found[start : start + 5_000])
+        with Redis.from_url(self.peers_url) as peers:
+            peers.flushdb()
 
 
 @contextmanager
@@ -84,17 +158,38 @@ def open_yard(**settings: object) -> Iterator[Yard]:
         argv += ["--save", "", "--dir", name, "--logfile", str(folder / "redis.log")]
         server = subprocess.Popen(tether.command(argv, signal.SIGKILL))
         url = f"redis://127.0.0.1:{port}/0"
+        own = {"redis_url": url, "store": str(folder / "store"), "log_level": "warning"}
         try:
-            loaded = Settings.load(
-                {}, redis_url=url, store=str(folder / "store"), log_format="text", **settings
-            )
+            loaded = Settings.load({}, **(own | settings))
             redis = connect.steady(url)
             wait_until(lambda: answers(redis), 10)
-            yield Yard(folder, url, loaded, redis)
+            publish_examples(loaded, redis)
+            client = Client(url, settings=loaded)
+            yield Yard(folder, url, loaded, redis, client)
+            client.close()
             redis.close()
         finally:
             server.kill()
             server.wait()
+
+
+def worker() -> list[str]:
+    """The command of one worker of ours."""
+    return [sys.executable, "-P", "-m", "worker.process", "", "", "*"]
+
+
+def stock_worker(url: str, queue: str) -> list[str]:
+    """The command of RQ's own SimpleWorker on the same jobs."""
+    rq = [sys.executable, "-P", "-m", "rq.cli", "worker", "--quiet", "--url", url]
+    return [*rq, "--worker-class", "rq.worker.SimpleWorker", "--serializer", "json", queue]
+
+
+def publish_examples(settings: Settings, redis: Redis) -> None:
+    """Put the example models into the store and the catalogue."""
+    from models.examples import publish_examples as publish
+    from models.repository import Repository
+
+    publish(Repository(settings.store_path), redis)
 
 
 def free_port() -> int:
@@ -112,15 +207,7 @@ def answers(redis: Redis) -> bool:
         return False
 
 
-def publish_examples(yard: Yard) -> None:
-    """Put the example models into the yard's store and catalogue."""
-    from models.examples import publish_examples as publish
-    from models.repository import Repository
-
-    publish(Repository(yard.settings.store_path), yard.redis, lambda _message: None)
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float, look_s: float = 0.02) -> None:
     """Return when ``condition`` is true.
 
     Raises:
@@ -130,37 +217,4 @@ def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
     while not condition():
         if time.monotonic() > until:
             raise TimeoutError(f"not within {timeout_s:g} s")
-        time.sleep(0.005)
-
-
-def ended(redis: Redis, queue: str) -> int:
-    """How many jobs of a queue have ended."""
-    return int(redis.zcard(keys.key("finished", queue)) + redis.zcard(keys.key("failed", queue)))
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Several measurements of one thing."""
-
-    values: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return statistics.median(self.values)
-
-    def show(self, digits: int = 0) -> str:
-        """Median and, in brackets, the least and the most."""
-        low, high = min(self.values), max(self.values)
-        return f"{self.median:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a ``share`` of all lies."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def machine() -> str:
-    """One line that says where this ran."""
-    return f"{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, {sys.platform}"
+        time.sleep(look_s)

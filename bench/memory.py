@@ -1,0 +1,260 @@
+"""Memory: what a worker takes above its model, whether it grows, and what a job takes in Redis."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from bench.jobs import one_row, submitted
+from bench.measure import Spread
+from bench.progress import say
+from bench.report import Goal, Section, Table
+from bench.yard import Process, Yard, open_yard, wait_until, worker
+from producer import keys, tether
+from producer.contract import ModelRef
+
+_MODEL = ModelRef("iris", "v1")
+_MB = 2**20
+_OVERHEAD_MB, _GROWTH_MB, _JOB_BYTES, _LEFT = 15, 1, 2048, 0.05
+_TTL_S = 2
+_SERVED = 5_000
+_CHUNK = 25_000
+_KINDS = ("uss", "rss")
+
+#: An interpreter with the model: what a worker needs at the very least.
+_BARE = """
+import sys, joblib, numpy
+joblib.load(sys.argv[1]).predict_proba(numpy.array([[5.1, 3.5, 1.4, 0.2]]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+_TEXT = f"""\
+The bare interpreter has imported joblib and numpy, loaded the artefact and predicted once; the
+worker has served {_SERVED:,} jobs. USS is memory that is the process' alone, RSS counts shared
+pages too. Then one worker serves many jobs whose results live for {_TTL_S} s."""
+
+_TEXT_OF_REDIS = """\
+Redis' memory, without the buffers of connections, for one-row jobs: waiting, ended with their
+results, and when those have expired and one further job has ended. RQ keeps a result in a stream of
+its own, for which Redis sets 4 KiB aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    served: int
+    waiting: int
+
+
+FULL = Sizes(rounds=3, served=500_000, waiting=50_000)
+QUICK = Sizes(rounds=1, served=75_000, waiting=10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds, in bytes."""
+
+    uss: int
+    rss: int
+
+    @classmethod
+    def by(cls, pid: int) -> Held:
+        """What the process holds now."""
+        info = psutil.Process(pid).memory_full_info()
+        return cls(info.uss, info.rss)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What Redis holds.
+
+    Attributes:
+        waiting: Bytes for each waiting job.
+        ended: Bytes for each ended job, with its result.
+        left: What is left when results have expired, as a part of what the waiting jobs took.
+    """
+
+    waiting: float
+    ended: float
+    left: float
+
+
+def run(quick: bool) -> Section:
+    """Measure and tell."""
+    sizes = QUICK if quick else FULL
+    with open_yard(result_ttl_s=_TTL_S) as yard:
+        stored = in_redis(yard, sizes.waiting)
+        pairs = [(bare(yard), serving(yard)) for _ in range(sizes.rounds)]
+        say("memory: overhead measured")
+        grown = growth(yard, sizes.served)
+        say(f"memory: {sizes.served:,} jobs served")
+    return _section(pairs, grown, stored, sizes)
+
+
+def bare(yard: Yard) -> Held:
+    """An interpreter with the model loaded."""
+    argv = [sys.executable, "-P", "-c", _BARE, str(yard.artefact(_MODEL))]
+    with subprocess.Popen(
+        tether.command(argv, signal.SIGKILL),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=yard.environ(),
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        held = Held.by(process.pid)
+        process.kill()
+    return held
+
+
+def serving(yard: Yard) -> Held:
+    """A worker of ours that has served jobs."""
+    with _worker(yard) as process:
+        _serve(yard, _SERVED)
+        return Held.by(process.pid)
+
+
+def growth(yard: Yard, count: int) -> list[Held]:
+    """What a worker holds after each chunk of so many jobs."""
+    with _worker(yard) as process:
+        held = []
+        for _ in range(0, count, _CHUNK):
+            _serve(yard, _CHUNK)
+            held.append(Held.by(process.pid))
+    return held
+
+
+def in_redis(yard: Yard, count: int) -> Stored:
+    """What jobs take in Redis in the course of their lives."""
+    with _worker(yard) as process:
+        _forget(yard)
+        base = _used(yard)
+        process.freeze()
+        submitted(yard, [one_row()] * count)
+        waiting = _used(yard) - base
+        process.thaw()
+        _wait_until_served(yard)
+        ended = _used(yard) - base
+        _forget(yard)
+        left = _used(yard) - base
+    return Stored(waiting / count, ended / count, left / waiting)
+
+
+def _used(yard: Yard) -> int:
+    """Bytes that Redis has in use, without the buffers of connections."""
+    memory: Any = yard.redis.info("memory")
+    return int(memory["used_memory"]) - int(memory["mem_clients_normal"])
+
+
+def _forget(yard: Yard) -> None:
+    """Let all results expire; the end of one more job takes them out of RQ's registry."""
+    _wait_until_expired(yard)
+    _serve(yard, 1)
+    _wait_until_expired(yard)
+
+
+def _wait_until_expired(yard: Yard) -> None:
+    """Until no job and no result is left."""
+    prefixes = [keys.PREFIXES["job"], keys.PREFIXES["results"]]
+
+    def is_empty() -> bool:
+        found = (next(yard.redis.scan_iter(f"{p}*", count=1_000), None) for p in prefixes)
+        return all(key is None for key in found)
+
+    wait_until(is_empty, 120, look_s=0.2)
+
+
+@contextmanager
+def _worker(yard: Yard) -> Iterator[Process]:
+    """A worker that has loaded the model."""
+    with yard.running(worker()) as process:
+        submitted(yard, [one_row()])[0].wait(60)
+        yield process
+
+
+def _serve(yard: Yard, count: int) -> None:
+    """Submit so many jobs and wait until none is left."""
+    submitted(yard, [one_row()] * count)
+    _wait_until_served(yard)
+
+
+def _wait_until_served(yard: Yard) -> None:
+    queue = keys.key("queue", str(_MODEL))
+    wait_until(lambda: not yard.redis.exists(queue, keys.LEASES), 300)
+
+
+def _section(
+    pairs: Sequence[tuple[Held, Held]], grown: Sequence[Held], stored: Stored, sizes: Sizes
+) -> Section:
+    rows = [_row(name, [(getattr(b, name), getattr(s, name)) for b, s in pairs]) for name in _KINDS]
+    first, last = grown[1], grown[-1]
+    growth_rows = [
+        [name.upper(), *(f"{getattr(held, name) / _MB:.1f}" for held in (first, last))]
+        for name in _KINDS
+    ]
+    tables = [
+        Table(["MB", "bare interpreter", "worker", "overhead"], rows),
+        Table(["MB", f"after {2 * _CHUNK:,} jobs", f"after {sizes.served:,} jobs"], growth_rows),
+        Table(
+            ["Redis", "waiting, bytes a job", "ended, bytes a job", "left when expired"],
+            [
+                [
+                    "one-row jobs",
+                    f"{stored.waiting:,.0f}",
+                    f"{stored.ended:,.0f}",
+                    f"{stored.left:.1%}",
+                ]
+            ],
+            _TEXT_OF_REDIS,
+        ),
+    ]
+    return Section("Memory", _TEXT, tables, _goals(pairs, last.rss - first.rss, stored, sizes))
+
+
+def _row(name: str, pairs: Sequence[tuple[int, int]]) -> list[str]:
+    columns = (
+        Spread.of(one / _MB for one, _ in pairs),
+        Spread.of(other / _MB for _, other in pairs),
+        Spread.of((other - one) / _MB for one, other in pairs),
+    )
+    return [name.upper(), *(column.show(1) for column in columns)]
+
+
+def _goals(
+    pairs: Sequence[tuple[Held, Held]], growth_bytes: int, stored: Stored, sizes: Sizes
+) -> list[Goal]:
+    over = Spread.of((worker.uss - bare.uss) / _MB for bare, worker in pairs).median
+    grown = growth_bytes / _MB
+    return [
+        Goal(
+            "a worker above an interpreter with its model",
+            f"under {_OVERHEAD_MB} MB",
+            f"{over:.1f} MB (USS)",
+            over < _OVERHEAD_MB,
+        ),
+        Goal(
+            f"a worker over {sizes.served:,} jobs", "flat", f"{grown:+.1f} MB", grown <= _GROWTH_MB
+        ),
+        Goal(
+            "Redis for a waiting one-row job",
+            f"under {_JOB_BYTES:,} bytes",
+            f"{stored.waiting:,.0f} bytes",
+            stored.waiting < _JOB_BYTES,
+        ),
+        Goal(
+            "Redis when results have expired",
+            "back to its base",
+            f"{stored.left:+.1%} of what waiting jobs took",
+            stored.left <= _LEFT,
+        ),
+    ]
