@@ -13,7 +13,7 @@ PACKAGES := producer models worker gateway
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test coverage lint format docs bench wheel lock clean
+.PHONY: help run test coverage chaos lint format docs bench wheel lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,11 @@ test: $(VENV)/dev.stamp ## Run every test that this machine can run.
 
 coverage: $(VENV)/dev.stamp ## Run the tests, and show which branches none of them takes.
 	@$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+chaos: $(VENV)/dev.stamp ## Break all that can break, at random, for half an hour; ARGS="--seed N".
+	@CHAOS_EXAMPLES=3000 $(PY) -m pytest tests/integration/test_protocol_state_machine.py
+	@CHAOS_TIMES=25 $(PY) -m pytest tests/acceptance/test_named_points.py
+	@$(PY) -m tests.chaos $(ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style, types, imports between packages, and the settings page.
 	@$(VENV)/bin/ruff check

@@ -35,7 +35,7 @@ from producer.settings import Settings
 CHUNK = 64
 
 #: A batch's payloads, together, at most.
-MOST_BATCH_BYTES = 32 * 2**20
+MOST_BATCH_BYTES = 8 * 2**20
 
 #: The longest timeout that a job may carry, in seconds.
 MOST_TIMEOUT_S = 3600
