@@ -19,7 +19,7 @@ from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import JobStatus, Request
-from producer.errors import Unavailable
+from producer.errors import Unavailable, UnknownJob
 from producer.settings import Settings
 from tests import estimators
 from tests.chaos.proxy import FaultProxy, Loss, calls
@@ -112,15 +112,22 @@ class TestStandingStill:
 
 class TestRestarts:
     @pytest.mark.parametrize("appendfsync", ["always", "everysec"])
-    def test_a_redis_killed_under_load_loses_nothing_that_it_accepted(
+    def test_a_redis_killed_under_load_loses_nothing_that_it_kept(
         self, appendfsync, tmp_path, start
     ):
+        """With everysec, Redis may put a write off for 2 s while an fsync is slow: what it lost
+        then it does not know, and all that it knows ends once."""
         with durable_redis(tmp_path, appendfsync) as (server, redis):
             pool = start(workers=2, url=server.url)
             workers = pool.wait_for_workers(redis, 2)
             accepted = self.accepted_under_restarts(server)
             for number, handle in accepted:
-                assert handle.wait(20)["predictions"] == [number]
+                try:
+                    ended = handle.wait(20)
+                except UnknownJob:
+                    assert appendfsync == "everysec"
+                    continue
+                assert ended["predictions"] == [number]
                 assert redis.xlen(keys.key("results", handle.id)) == 1
             assert pool.workers(redis) == workers, "no worker has left"
             assert not redis.exists(keys.LEASES, keys.key("wip", QUEUE))
@@ -199,10 +206,12 @@ def durable_redis(folder: Path, appendfsync: str) -> Iterator[tuple[RedisServer,
     place.mkdir()
     server = RedisServer(place, appendfsync)
     server.start()
-    with server.client() as redis:
-        publish_again(folder / "store", redis)
-        yield server, redis
-    server.kill()
+    try:
+        with server.client() as redis:
+            publish_again(folder / "store", redis)
+            yield server, redis
+    finally:
+        server.kill()
 
 
 def wait_for_more(accepted: list[Any], count: int) -> None:
