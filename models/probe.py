@@ -75,8 +75,8 @@ def serve(connection: socket.socket) -> None:
     if sys.platform.startswith("linux"):  # what a child leaves behind becomes ours, to be killed
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    os.set_blocking(woken, False)
+    for end in (woken, wake):
+        os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for name in _IMPORTS:
@@ -90,18 +90,20 @@ def serve(connection: socket.socket) -> None:
         if not message:
             return
         if len(descriptors) == DESCRIPTORS:  # else a late order to kill a child that has ended
-            _answer(connection, woken, descriptors)
+            _answer(connection, (woken, wake), descriptors)
 
 
-def _answer(connection: socket.socket, woken: int, descriptors: list[int]) -> None:
+def _answer(connection: socket.socket, wakes: tuple[int, int], descriptors: list[int]) -> None:
     """Let a child work on one question, and tell its exit status."""
     child = os.fork()
     if child == 0:
-        connection.close()
+        signal.set_wakeup_fd(-1)
+        for ours in (connection.fileno(), *wakes):
+            os.close(ours)
         _work(descriptors)
     for descriptor in descriptors:
         os.close(descriptor)
-    status = _await(connection, woken, child)
+    status = _await(connection, wakes[0], child)
     _kill_others()
     connection.sendall(STATUS.pack(status))
 
@@ -146,7 +148,6 @@ def _work(descriptors: list[int]) -> NoReturn:
     status = 1
     try:
         asked, answers, made = descriptors
-        signal.set_wakeup_fd(-1)
         for kind in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(kind, signal.SIG_DFL)
         os.setsid()

@@ -27,6 +27,8 @@ from models.sandbox import Limits
 from producer import wire
 from producer.errors import ConfigurationError, InvalidJson
 
+#: Seconds in which a child that was ended, or has nothing more to say, must be gone.
+_GRACE_S = 5.0
 #: What a child may say in all, in bytes.
 MOST_ANSWER = 2**24
 #: What of our environment a child gets: nothing that opens doors.
@@ -142,20 +144,17 @@ def _listen(
     template: _Template, answers: int, limits: Limits, prober: Prober
 ) -> Iterator[Mapping[str, Any]]:
     """The lines of a child, until it ends; it is killed after ``limits.wall_s``."""
-    ends_at = time.monotonic() + limits.wall_s
-    is_over = False
+    has_ended = is_late = False
     try:
-        yield from _lines(answers, ends_at)
+        yield from _lines(answers, time.monotonic() + limits.wall_s)
+        has_ended = True
     except TimeoutError:
-        is_over = True
-    except GeneratorExit:  # the caller wants no more
-        is_over = True
-        raise
-    finally:
-        status = _ended(template, answers, is_over)
+        is_late = True
+    finally:  # also where the caller wants no more
+        status = _ended(template, is_to_end=not has_ended)
         if status is None:
             prober.close()
-    if is_over:
+    if is_late:
         raise ProbeFailed(f"it takes more than {limits.wall_s:g} s")
     if status != 0:
         raise ProbeFailed(_said(status, limits))
@@ -216,21 +215,17 @@ def _fault(code: str, message: str) -> ConfigurationError:
     return ProbeFailed(message) if code == "memory" else Refused(message, code)
 
 
-def _ended(template: _Template, answers: int, is_over: bool) -> int | None:
+def _ended(template: _Template, *, is_to_end: bool) -> int | None:
     """The child's status; None if the process behind it is gone or hangs."""
+    if not is_to_end:
+        # It has closed its pipe, and may live on all the same.
+        is_to_end = not select.select([template.connection], [], [], _GRACE_S)[0]
     try:
-        if is_over:
+        if is_to_end:
             template.connection.sendall(b"K")
-        template.connection.settimeout(5.0)
+        template.connection.settimeout(_GRACE_S)
         raw = template.connection.recv(probe.STATUS.size, socket.MSG_WAITALL)
         template.connection.settimeout(None)
-    except TimeoutError:  # it has closed its pipe and lives on
-        with contextlib.suppress(OSError):
-            template.connection.sendall(b"K")
-            raw = template.connection.recv(probe.STATUS.size, socket.MSG_WAITALL)
-            template.connection.settimeout(None)
-            return probe.STATUS.unpack(raw)[0] if len(raw) == probe.STATUS.size else None
-        return None
     except OSError:
         return None
     return int(probe.STATUS.unpack(raw)[0]) if len(raw) == probe.STATUS.size else None

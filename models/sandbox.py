@@ -71,7 +71,7 @@ def enter(limits: Limits, folder: str) -> Fence:
     os.umask(0o077)
     _bound(resource.RLIMIT_CORE, 0)
     _bound(resource.RLIMIT_FSIZE, limits.file_bytes)
-    _bound(resource.RLIMIT_CPU, limits.cpu_s)
+    _bound(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)  # told first, killed then
     _bound(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
     if not sys.platform.startswith("linux"):
         return Fence()
@@ -108,12 +108,13 @@ def _restrict(libc: ctypes.CDLL, folder: str) -> int:
         os.close(ruleset)
 
 
-def _bound(kind: int, most: int) -> None:
+def _bound(kind: int, most: int, at_last: int | None = None) -> None:
     """Lower a limit; never raise one that is set already."""
     _, hard = resource.getrlimit(kind)
-    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    known = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    bounds = (min(most, known), min(most if at_last is None else at_last, known))
     with contextlib.suppress(ValueError, OSError):  # a system that does not know this limit
-        resource.setrlimit(kind, (bound, bound))
+        resource.setrlimit(kind, bounds)
 
 
 def _address_space() -> int:
