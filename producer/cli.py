@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Known] = {
     "gateway": Known("Run", "The HTTP gateway."),
     "pool": Known("Run", "A pool of workers."),
     "publish": Known("Models", "Publish a fitted estimator as a version of a model."),
+    "quantize": Known("Models", "Make a smaller version of a network, weights in 8 bits."),
     "examples": Known("Models", "Publish the example models."),
     "models": Known("Models", "List models and their versions.", "producer.commands:models"),
     "route": Known("Models", "Show how a model's traffic splits.", "producer.commands:route"),
@@ -65,6 +66,7 @@ _CHECKOUT = {
     "gateway": "gateway.cli:gateway",
     "pool": "worker.cli:pool",
     "publish": "models.cli:publish",
+    "quantize": "models.cli:quantize",
     "examples": "models.cli:examples",
 }
 
