@@ -174,9 +174,9 @@ def open_yard(**settings: object) -> Iterator[Yard]:
             server.wait()
 
 
-def worker() -> list[str]:
+def worker(python: Path | str = sys.executable) -> list[str]:
     """The command of one worker of ours."""
-    return [sys.executable, "-P", "-m", "worker.process", "", "", "*"]
+    return [str(python), "-P", "-m", "worker.process", "", "", "*"]
 
 
 def stock_worker(url: str, queue: str) -> list[str]:
