@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.repository import Repository
+from models.repository import Repository, open_repository
 from producer import wire
 from producer.contract import check_name
 from producer.errors import InvalidName, InvalidRequest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from models.manifest import Manifest
 
-_STORE = click.option("--store", help="Folder of the artefacts.")
+_STORE = click.option("--store", help="Where the artefacts lie: a folder or a URL.")
 _REDIS_URL = click.option("--redis-url", help="Redis to use; by default that of the running yard.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -188,7 +188,7 @@ def _repository(settings: Settings) -> Repository:
 
     is_chosen = "store" in settings.model_fields_set or settings.redis_url is not None
     running = None if is_chosen else yard.running(Path(settings.data))
-    return Repository(Path(running.store) if running else settings.store_path)
+    return open_repository(settings, running.store if running else None)
 
 
 def _described(manifest: Manifest, is_active: bool) -> str:

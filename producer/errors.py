@@ -205,7 +205,7 @@ class QueueFull(ModelyardError):
 
 
 class Unavailable(ModelyardError):
-    """Redis is not there, or refuses writes."""
+    """Redis, or the store, is not there or refuses."""
 
     code = "unavailable"
     retryable = True

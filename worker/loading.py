@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 from redis import Redis
 
+from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
-from producer.catalog import read_versions
+from producer import wire
+from producer.catalog import model_names, read_versions
 from producer.contract import ModelRef
 from producer.errors import ModelUnavailable, ModelyardError, VersionGone
 
@@ -45,7 +47,7 @@ class Loader:
             ModelUnavailable: It does not load, or the store holds other bytes than were published.
         """
         published = self._published_digest(ref)
-        manifest = self._repository.manifest(ref)
+        manifest = self._repository.manifest(ref, published)
         if manifest.digest != published:
             raise ModelUnavailable(
                 f"{ref}: the store holds {manifest.digest[:12]}, published was {published[:12]}"
@@ -53,12 +55,18 @@ class Loader:
         return load(manifest, self._repository)
 
     def prepare(self) -> None:
-        """Import what the store's versions need, before the first job has to wait for it."""
-        for model in self._repository.models():
-            for version in self._repository.versions(model):
+        """Import what the published versions need, before the first job has to wait for it.
+
+        The catalogue says what: a store may be far away, and to import is not to open.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        for model in model_names(self._redis):
+            for entry in read_versions(self._redis, model).values():
                 # What cannot be read or imported is told with the first job that asks for it.
-                with contextlib.suppress(ModelyardError, OSError):
-                    prepare(self._repository.manifest(ModelRef(model, version)))
+                with contextlib.suppress(ModelyardError):
+                    prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
     def _published_digest(self, ref: ModelRef) -> str:
         digests: list[str] = []

@@ -20,7 +20,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.cache import ModelCache
-from models.repository import Repository
+from models.repository import open_repository
 from producer import connect, keys
 from producer.contract import Failure
 from producer.settings import Settings
@@ -65,7 +65,7 @@ class Worker:
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         self._board = Board(self._redis, pattern)
-        repository = Repository(settings.store_path)
+        repository = open_repository(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._server = Server(self._cache, repository, settings)
