@@ -22,6 +22,7 @@ from producer.contract import is_name
 from producer.embedded import find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
 from producer.presence import read_presence
+from producer.retirement import read_states
 from producer.routing import read_route
 from producer.settings import PREFIX, Settings, variable
 
@@ -218,11 +219,14 @@ def check_queues(redis: Redis) -> Check:
     waiting, faults = 0, []
     prefix = keys.PREFIXES["queue"]
     published = {model: catalog.read_versions(redis, model) for model in catalog.model_names(redis)}
+    ending = read_states(redis)  # what is on the queue of a deleted version, workers fail
     for key in sorted(redis.scan_iter(match=f"{prefix}*", count=1000)):
         name = bytes(key).decode("utf-8", "replace").removeprefix(prefix)
         length = _length(redis, key)
         model, version = keys.parse_queue(name) or ("", None)
-        is_served = model in published and (version is None or version in published[model])
+        is_served = name in ending or (
+            model in published and (version is None or version in published[model])
+        )
         is_ours = is_served or version is not None  # a bare name may be another application's
         if length is None:
             faults.append(f"{name[:80]!r} is no list")

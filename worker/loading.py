@@ -15,9 +15,11 @@ from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
 from producer import wire
-from producer.catalog import model_names, read_versions
+from producer.catalog import Entry, model_names, read_versions
 from producer.contract import ModelRef
 from producer.errors import ModelUnavailable, ModelyardError, VersionGone
+from producer.keys import queue_name
+from producer.retirement import read_states
 
 
 class Loader:
@@ -73,10 +75,17 @@ class Loader:
 
         def read() -> None:
             entry = read_versions(self._redis, ref.model).get(ref.version)
-            if entry is not None:
+            if entry is not None and not self._is_drained(entry):
                 digests.append(str(entry.manifest.get("digest", "")))
 
         self._persist(read)  # Redis' absence is no fault of the model
         if not digests:
             raise VersionGone(f"{ref} is no longer published")
         return digests[-1]
+
+    def _is_drained(self, entry: Entry) -> bool:
+        """Whether a version was retired, and its last job has ended."""
+        if entry.state == "published":
+            return False
+        state, _ = read_states(self._redis).get(queue_name(entry.ref), ("", ""))
+        return state == "drained"

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from models.cache import ModelCache
 from models.repository import open_repository
 from producer import connect, keys
-from producer.contract import Failure
+from producer.contract import Failure, ModelRef
 from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.board import Board
@@ -139,6 +139,7 @@ class Worker:
     def _step(self) -> None:
         """One batch, or one wait for work."""
         queues = self._board.queues()
+        self._unload_dropped()
         claimed = self._lease.claim(queues) if queues else 0
         if self._is_suspended and not isinstance(claimed, Batch):  # a claim has said busy itself
             self._registration.set_state("idle")
@@ -148,6 +149,14 @@ class Worker:
             self._work(claimed)
         elif claimed == 0:
             self._wait_for_bell(queues)
+
+    def _unload_dropped(self) -> None:
+        """Let go of versions that are out of service; nothing is in use between two batches."""
+        for queue in self._board.dropped:
+            ref = ModelRef(*queue.split("@"))
+            if self._cache.evict(ref):
+                self._server.forget(ref)
+                self._board.unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""

@@ -76,6 +76,10 @@ class Server:
             return self._forward(batch, model, calls, lease)
         return self._predict(batch, ModelRef(model, version), calls)
 
+    def forget(self, ref: ModelRef) -> None:
+        """Know nothing of a version any more: another may get its name."""
+        self._batchable.pop(ref, None)
+
     def _forward(
         self, batch: Batch, model: str, calls: Mapping[str, Call | Failure], lease: Lease
     ) -> Served:
