@@ -199,6 +199,19 @@ class FolderStore:
         return _open_below(self.root, ref.model, ref.version)
 
 
+def read_file(folder: Path, name: str, most: int) -> bytes:
+    """The bytes of a file in a folder, but no more than one above ``most``; no link is followed.
+
+    Raises:
+        OSError: It is not there, no regular file, or cannot be read.
+    """
+    descriptor = os.open(folder, _OPEN_ROOT)
+    try:
+        return _read(os.open(name, _OPEN_FILE, dir_fd=descriptor), most)
+    finally:
+        os.close(descriptor)
+
+
 def _open_below(root: Path, *names: str) -> int:
     folder = os.open(root, _OPEN_ROOT)
     for name in names:

@@ -18,7 +18,7 @@ from producer.errors import (
     UnknownVersion,
     VersionInUse,
 )
-from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, queued, start
+from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
 from tests.waiting import wait_until
 from worker.board import Board
 
