@@ -7,7 +7,7 @@ them does not answer, the other is shown, and the lack of the one is said.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ import click
 from models.commands.shared import (
     check,
     common,
+    digests_of,
     overview_of,
     print_document,
     redis_or_none,
@@ -27,8 +28,6 @@ from producer.errors import ModelyardError, NotFound, UnknownVersion
 from producer.settings import Settings
 
 if TYPE_CHECKING:
-    from redis import Redis
-
     from models.manifest import Manifest
     from models.repository import Repository
     from models.verification import Depth, Verdict
@@ -191,12 +190,13 @@ def verify(
     settings = Settings.load(store=store, redis_url=redis_url)
     repository = repository_of(settings)
     redis, _ = redis_or_none(settings)
+    published = digests_of(redis) if redis is not None else {}
     depth: Depth = "manifest" if quick else "digests" if no_open else "answers"
     verdicts = []
     for ref in _wanted(repository, model, version):
         if not as_json:
             click.echo(f"verifying {ref}", err=True)
-        verdicts.append(_verdict(repository, redis, ref, depth))
+        verdicts.append(_verdict(repository, published, ref, depth))
     if as_json:
         print_document(_verified(repository, verdicts))
     else:
@@ -214,15 +214,17 @@ def _wanted(repository: Repository, model: str | None, version: str | None) -> l
     return [ModelRef(model, version)]
 
 
-def _verdict(repository: Repository, redis: Redis | None, ref: ModelRef, depth: Depth) -> Verdict:
+def _verdict(
+    repository: Repository, published: Mapping[ModelRef, str], ref: ModelRef, depth: Depth
+) -> Verdict:
     from models.verification import verify
 
     verdict = verify(repository, ref, depth)
-    known = overview_of(redis, ref) if redis is not None else None
-    if known is not None and verdict.digest is not None and known["digest"] != verdict.digest:
+    known = published.get(ref)
+    if known is not None and verdict.digest is not None and known != verdict.digest:
         verdict.problems.append(
-            f"{ref}: the store holds {verdict.digest[:12]}, published was "
-            f"{(known['digest'] or 'nothing')[:12]}: no worker opens it"
+            f"{ref}: the store holds {verdict.digest[:12]}, published was {known[:12]}: "
+            "no worker opens it"
         )
     return verdict
 

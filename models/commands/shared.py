@@ -102,6 +102,23 @@ def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
     return None
 
 
+def digests_of(redis: Redis) -> dict[ModelRef, str]:
+    """The digest of every version in the catalogue.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    from producer.catalog import model_names, read_versions
+    from producer.connect import redis_reachable
+
+    with redis_reachable():
+        return {
+            entry.ref: str(entry.manifest.get("digest"))
+            for model in model_names(redis)
+            for entry in read_versions(redis, model).values()
+        }
+
+
 def print_document(value: dict[str, Any]) -> None:
     """Print a document for programs."""
     click.echo(wire.dumps(value))

@@ -1,4 +1,4 @@
-"""The commands on published versions: `inspect`, `verify`, `export`, `import`, `retire`, `gc`, ..."""
+"""The commands on published versions: `inspect`, `verify`, `export`, `retire`, `gc` and others."""
 
 from __future__ import annotations
 
