@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from producer import catalog, children, endpoint, extras, keys, wire
 from producer.connect import check_server, server_version
 from producer.contract import is_name
-from producer.embedded import find_server
+from producer.embedded import RESULT_NODE_BYTES, find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
 from producer.presence import read_presence
 from producer.retirement import read_states
@@ -115,6 +115,26 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
         never,
         policy if never else f"{policy}: a full Redis drops jobs and routes without a word",
         "" if never else "redis-cli CONFIG SET maxmemory-policy noeviction",
+    )
+    yield _check_results(redis)
+
+
+def _check_results(redis: Redis) -> Check:
+    """What Redis sets aside for a result; never wrong, only dear."""
+    try:
+        setting: Any = redis.config_get("stream-node-max-bytes")
+        size = int(setting["stream-node-max-bytes"])
+    except (RedisError, KeyError, ValueError):  # a managed Redis may refuse CONFIG
+        return Check("results", True, "what Redis sets aside for each cannot be read")
+    is_dear = size == 0 or size > 2 * RESULT_NODE_BYTES
+    return Check(
+        "results",
+        True,
+        f"Redis sets aside {min(size, 4096) or 4096} bytes for each",
+        f"less memory and more jobs a second: redis-cli CONFIG SET stream-node-max-bytes "
+        f"{RESULT_NODE_BYTES}"
+        if is_dear
+        else "",
     )
 
 

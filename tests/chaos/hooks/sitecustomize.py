@@ -83,12 +83,14 @@ def _install() -> None:
     _random.seed(f"{os.environ.get('CHAOS_SEED', '')} {sys.orig_argv[-3:]}")
     _wrap_scripts()
     if "worker.process" in sys.orig_argv:
-        from worker import loading, registration, serve
+        from worker import line, loading, registration, serve
 
         for owner, name, point in [
             (loading, "load", "load"),
             (serve, "run", "predict"),
             (registration.Registration, "death", "leave"),
+            (line.Line, "send", "send"),  # ends of batches, and claims ahead
+            (line.Line, "receive", "receive"),
         ]:
             setattr(owner, name, _around(point, getattr(owner, name)))
 
