@@ -40,6 +40,7 @@ class Loader:
         self._repository = repository
         self._redis = redis
         self._persist = persist
+        self._batchable: dict[ModelRef, bool] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
         """The version, ready to predict.
@@ -54,7 +55,12 @@ class Loader:
             raise ModelUnavailable(
                 f"{ref}: the store holds {manifest.digest[:12]}, published was {published[:12]}"
             )
+        self._batchable[ref] = manifest.batchable
         return load(manifest, self._repository)
+
+    def is_batchable(self, ref: ModelRef) -> bool:
+        """Whether rows of several jobs may be predicted together; asked of a loaded version."""
+        return self._batchable[ref]
 
     def prepare(self) -> None:
         """Import what the published versions need, before the first job has to wait for it.

@@ -73,7 +73,7 @@ class Worker:
         repository = open_repository(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
-        self._server = Server(self._cache, repository, settings)
+        self._server = Server(self._cache, self._loader.is_batchable, settings)
         self._batch: Batch | None = None
         self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
@@ -164,7 +164,6 @@ class Worker:
         for queue in self._board.dropped:
             ref = ModelRef(*queue.split("@"))
             if self._cache.evict(ref):
-                self._server.forget(ref)
                 self._board.unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
@@ -196,6 +195,7 @@ class Worker:
     def _serve(self, batch: Batch) -> Ended:
         self._batch = batch
         self._board.served(batch.queue)
+        self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
         served = self._server.serve(batch, self._lease)
         self._took_s[batch.queue] = time.monotonic() - started
