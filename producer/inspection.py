@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +19,22 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer import catalog, endpoint, extras, keys, wire
+from producer import catalog, children, endpoint, extras, keys, wire
 from producer.connect import check_server, server_version
 from producer.contract import is_name
 from producer.embedded import RESULT_NODE_BYTES, find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
 from producer.presence import read_presence
+from producer.retirement import read_states
 from producer.routing import read_route
 from producer.settings import PREFIX, Settings, variable
 
 #: Bytes of a manifest that are read at most.
 _MANIFEST_BYTES = 2**20
+
+#: What a store by URL gets to be read, in seconds.
+_REMOTE_S = 60
+_REMOTE_HINT = f"check {variable('store')}, and the store's own variables, as AWS_ENDPOINT_URL"
 
 #: Things of one kind that a check names; the rest is counted.
 _MOST = 5
@@ -150,8 +158,43 @@ def check_workers(redis: Redis) -> Check:
     return Check("workers", bool(names), detail, hint)
 
 
-def check_store(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:
-    """Whether every version in the store is whole; with it, each whole version's digest."""
+def check_store(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
+    """Whether every version in the store is whole; with it, each whole version's digest.
+
+    Of a store by URL the manifests are read, and no file: that is `modelyard verify`'s.
+    """
+    if "://" in location:
+        return _check_remote(location)
+    return _check_folder(Path(location))
+
+
+def _check_remote(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
+    """What `modelyard verify --quick` says, which has what it takes to read such a store."""
+    command = ["verify", "--quick", "--json", "--store", location]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "producer.cli", *command],
+            env=children.environ({}),
+            capture_output=True,
+            timeout=_REMOTE_S,
+            check=False,
+        )
+        versions = json.loads(done.stdout)["versions"] if done.stdout else None
+    except (OSError, ValueError, LookupError, subprocess.TimeoutExpired):
+        return Check(
+            "store", False, f"{location}: no answer within {_REMOTE_S} s", _REMOTE_HINT
+        ), {}
+    if versions is None:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return Check("store", False, said.removeprefix("error: "), _REMOTE_HINT), {}
+    whole = {(v["model"], v["version"]): v["digest"] for v in versions if v["digest"]}
+    if faults := [f for v in versions if not v["digest"] for f in v["problems"]]:
+        return Check("store", False, _some(faults), "publish these versions again"), whole
+    detail = f"{len(whole)} versions in {location}; `modelyard verify` reads their files"
+    return Check("store", True, detail), whole
+
+
+def _check_folder(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:
     if not store.is_dir():
         hint = f"modelyard publish or modelyard examples makes it; {variable('store')} moves it"
         return Check("store", False, f"{store} is not there", hint), {}
@@ -238,11 +281,14 @@ def check_queues(redis: Redis) -> Check:
     waiting, faults = 0, []
     prefix = keys.PREFIXES["queue"]
     published = {model: catalog.read_versions(redis, model) for model in catalog.model_names(redis)}
+    ending = read_states(redis)  # what is on the queue of a deleted version, workers fail
     for key in sorted(redis.scan_iter(match=f"{prefix}*", count=1000)):
         name = bytes(key).decode("utf-8", "replace").removeprefix(prefix)
         length = _length(redis, key)
         model, version = keys.parse_queue(name) or ("", None)
-        is_served = model in published and (version is None or version in published[model])
+        is_served = name in ending or (
+            model in published and (version is None or version in published[model])
+        )
         is_ours = is_served or version is not None  # a bare name may be another application's
         if length is None:
             faults.append(f"{name[:80]!r} is no list")

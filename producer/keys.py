@@ -25,6 +25,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:versions:{model}       hash    publish             all              permanent
     modelyard:signatures:{model}     hash    publish             submit           permanent
     modelyard:route:{model}          hash    submit, routing     all              permanent
+    modelyard:retired                hash    retire, delete      submit, workers  permanent; deleted ones TOMBSTONE_TTL_S
     modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
     modelyard:leases                 zset    claim, renew        reap             when empty
     modelyard:swept                  hash    sweep            sweep            permanent, two fields
@@ -50,6 +51,8 @@ WORKER_TTL_S = 60
 PRESENCE_TTL_S = 10
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
+#: A deleted version is known as such for this long: longer than any batch may take.
+TOMBSTONE_TTL_S = 7_200
 #: Routes that ``rollback`` can look back to.
 HISTORY_LENGTH = 1_000
 #: Unreadable pushes that are kept for the operator.
@@ -62,6 +65,7 @@ QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
 MODELS = "modelyard:models"
+RETIRED = "modelyard:retired"
 LEASES = "modelyard:leases"
 SWEPT = "modelyard:swept"
 DEADLINES = "modelyard:deadlines"
@@ -101,6 +105,7 @@ SINGLES = {
     "queues": QUEUES,
     "suspended": SUSPENDED,
     "models": MODELS,
+    "retired": RETIRED,
     "leases": LEASES,
     "swept": SWEPT,
     "deadlines": DEADLINES,
@@ -114,6 +119,7 @@ SINGLES = {
 #: The sizes and times to live that the scripts see.
 NUMBERS = {
     "bell_ttl": BELL_TTL_S,
+    "tombstone_ttl": TOMBSTONE_TTL_S,
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,
     "worker_ttl": WORKER_TTL_S,
@@ -124,6 +130,7 @@ NUMBERS = {
 PERMANENT = (
     QUEUES,
     MODELS,
+    RETIRED,
     SWEPT,
     METRICS,
     QUARANTINE,

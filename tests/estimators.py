@@ -95,6 +95,13 @@ def _misbehave(number: float) -> None:
         re.match("(a+)+$", "a" * 60 + "b")
 
 
+class Doubling(Echo):
+    """Predicts twice its first column."""
+
+    def predict(self, X: Any) -> Any:
+        return 2 * super().predict(X)
+
+
 class Unloadable(Echo):
     """Cannot be opened again."""
 

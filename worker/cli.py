@@ -9,7 +9,7 @@ import click
 @click.option("--min", "least", type=int, help="Workers that are kept running.")
 @click.option("--max", "most", type=int, help="Workers that run at most.")
 @click.option("--model", "pattern", default="*", show_default=True, help="Only models that match.")
-@click.option("--store", help="Folder of the artefacts.")
+@click.option("--store", help="Where the artefacts lie: a folder or a URL.")
 @click.option("--redis-url", help="Redis to use; by default that of the running yard.")
 def pool(
     least: int | None, most: int | None, pattern: str, store: str | None, redis_url: str | None
@@ -33,7 +33,7 @@ def pool(
     settings = Settings.load(
         **settings.model_dump(exclude={"redis_url", "store"}),
         redis_url=url,
-        store=str(settings.store_path),
+        store=settings.store_location,
     )
     connect.check_server(connect.steady(url))
     Pool(settings, url, pattern).run()

@@ -20,9 +20,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.cache import ModelCache
-from models.repository import Repository
+from models.repository import open_repository
 from producer import connect, keys
-from producer.contract import Failure
+from producer.contract import Failure, ModelRef
 from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.board import Board
@@ -70,10 +70,10 @@ class Worker:
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         self._board = Board(self._redis, pattern)
-        repository = Repository(settings.store_path)
+        repository = open_repository(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
-        self._server = Server(self._cache, repository, settings)
+        self._server = Server(self._cache, self._loader.is_batchable, settings)
         self._batch: Batch | None = None
         self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
@@ -149,6 +149,7 @@ class Worker:
     def _step(self) -> None:
         """One batch, or one wait for work."""
         queues = self._board.queues()
+        self._unload_dropped()
         claimed = self._lease.claim(queues) if queues else 0
         if self._is_suspended and not isinstance(claimed, Batch):  # a claim has said busy itself
             self._registration.set_state("idle")
@@ -157,6 +158,13 @@ class Worker:
             self._work(claimed)
         elif claimed == 0:
             self._wait_for_bell(queues)
+
+    def _unload_dropped(self) -> None:
+        """Let go of versions that are out of service; nothing is in use between two batches."""
+        for queue in self._board.dropped:
+            ref = ModelRef(*queue.split("@"))
+            if self._cache.evict(ref):
+                self._board.unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
@@ -187,6 +195,7 @@ class Worker:
     def _serve(self, batch: Batch) -> Ended:
         self._batch = batch
         self._board.served(batch.queue)
+        self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
         served = self._server.serve(batch, self._lease)
         self._took_s[batch.queue] = time.monotonic() - started
