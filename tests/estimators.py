@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -93,6 +94,22 @@ def _misbehave(number: float) -> None:
         ctypes.PyDLL(None).sleep(HOLD_S)
     if number == HOLD_FOR_EVER:
         re.match("(a+)+$", "a" * 60 + "b")
+
+
+class Random(Echo):
+    """Predicts what NumPy's own generator gives."""
+
+    def predict(self, X: Any) -> Any:
+        return np.random.random(len(np.asarray(X)))
+
+
+class LeavesAnOrphan(Echo):
+    """Starts a process that outlives what started it, and predicts its id."""
+
+    def predict(self, X: Any) -> Any:
+        script = "sleep 20 >/dev/null 2>&1 & echo $!"
+        ran = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True)
+        return np.full(len(np.asarray(X)), float(ran.stdout))
 
 
 class Unloadable(Echo):
