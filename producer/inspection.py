@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import signal
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from redis.exceptions import ResponseError
 from producer import catalog, endpoint, extras, keys, wire
 from producer.connect import check_server, server_version
 from producer.contract import is_name
+from producer.crashes import LOOP, read_crashes
 from producer.embedded import find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
 from producer.presence import read_presence
@@ -128,6 +131,26 @@ def check_workers(redis: Redis) -> Check:
     detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
     hint = "" if names else "modelyard up, or modelyard pool"
     return Check("workers", bool(names), detail, hint)
+
+
+def check_crashes(redis: Redis) -> Check:
+    """Whether a version kills its workers, one after the other."""
+    loops = [
+        f"{one.queue}: {one.row} workers in a row died ({_cause(one.status)}), "
+        + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
+        for one in read_crashes(redis)
+        if one.row >= LOOP
+    ]
+    hint = "the pool's log says more; send the model's traffic to another version" if loops else ""
+    return Check("crashes", not loops, _some(loops) or "no version kills its workers", hint)
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    with suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
 
 
 def check_store(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:

@@ -34,6 +34,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
     modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
+    modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
@@ -48,6 +49,10 @@ from producer.contract import ModelRef, is_name
 WORKER_TTL_S = 60
 #: A pool or worker that has not been heard of for this long is gone.
 PRESENCE_TTL_S = 10
+#: A pool that has completed no look at the queues for this long is stuck.
+STUCK_S = 6
+#: A crash that is this long ago tells nothing of the next.
+CRASHES_TTL_S = 3600
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
 #: Routes that ``rollback`` can look back to.
@@ -67,6 +72,7 @@ SWEPT = "modelyard:swept"
 DEADLINES = "modelyard:deadlines"
 METRICS = "modelyard:metrics"
 QUARANTINE = "modelyard:quarantine"
+CRASHES = "modelyard:crashes"
 PRESENCE = "modelyard:presence"
 ENDED = "modelyard:ended"
 
@@ -106,6 +112,7 @@ SINGLES = {
     "deadlines": DEADLINES,
     "metrics": METRICS,
     "quarantine": QUARANTINE,
+    "crashes": CRASHES,
     "presence": PRESENCE,
     "all_workers": WORKERS,
     "ended": ENDED,
@@ -117,6 +124,7 @@ NUMBERS = {
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,
     "worker_ttl": WORKER_TTL_S,
+    "crashes_ttl": CRASHES_TTL_S,
     "wip_margin": RQ_WIP_MARGIN_S,
 }
 

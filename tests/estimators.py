@@ -112,6 +112,23 @@ class LeavesAnOrphan(Echo):
         return np.full(len(np.asarray(X)), float(ran.stdout))
 
 
+class DiesOnLoad(Echo):
+    """Ends the process that opens it, as long as a file is there.
+
+    Args:
+        trap: The file.
+    """
+
+    def __init__(self, trap: str = "", journal: str | None = None, pace_s: float = 0.0) -> None:
+        super().__init__(journal, pace_s)
+        self.trap = trap
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if Path(self.trap).exists():
+            os._exit(1)
+
+
 class Unloadable(Echo):
     """Cannot be opened again."""
 

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from producer import keys
 from producer.catalog import model_names
 from producer.contract import ModelRef, is_name
+from producer.crashes import held_back
 
 #: How long the queues are remembered.
 _TTL_S = 1.0
@@ -67,6 +68,8 @@ class Board:
 def read_queues(redis: Redis, pattern: str = "*") -> list[str]:
     """The queues of all published versions and the front doors of their models, in order.
 
+    Not of those that are held back because they kill their workers (`producer.crashes`).
+
     Raises:
         RedisError: Redis does not answer.
     """
@@ -81,4 +84,5 @@ def read_queues(redis: Redis, pattern: str = "*") -> list[str]:
         names = sorted(raw.decode("utf-8", "replace") for raw in versions)
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)
-    return queues
+    held = held_back(redis)
+    return [queue for queue in queues if queue not in held]

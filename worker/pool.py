@@ -33,7 +33,7 @@ from worker.outage import OUTAGE
 from worker.processes import collect_strays
 from worker.registration import announce, unregister
 from worker.starter import Starter
-from worker.tally import count_crash
+from worker.tally import count_crash, note_crash
 
 _log = structlog.get_logger()
 
@@ -175,6 +175,9 @@ class Pool:
             self._backoff_s = min(_LAST_BACKOFF_S, max(_FIRST_BACKOFF_S, self._backoff_s * 2))
             self._start_after = self._clock() + self._backoff_s
         count_crash(self._redis, queue)
+        row, held_s = note_crash(self._redis, queue, status or 0)
+        if held_s:
+            _log.error("%d workers in a row died; held back for %g s", row, held_s, queue=queue)
 
     def _look(self) -> None:
         """See what each worker does, and with which batch."""

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ def is_forked(pid: int) -> bool:
     return "worker.forkserver" in psutil.Process(pid).cmdline()
 
 
+def is_gone(pool: RunningPool, redis: Redis, pid: int) -> bool:
+    return pid not in pool.workers(redis).values()
+
+
 def a_worker(pool: RunningPool, redis: Redis) -> int:
     pool.wait_for_workers(redis)
     return next(iter(pool.workers(redis).values()))
@@ -110,7 +115,7 @@ def test_forked_workers_draw_numbers_of_their_own(redis, start, client):
         assert is_forked(pid)
         drawn.append(client.submit("echo", instances=[[1.0]], version="random").wait(20))
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda gone=pid: gone not in pool.workers(redis).values(), 20)
+        wait_until(partial(is_gone, pool, redis, pid), 20)
     assert len({tuple(job["predictions"]) for job in drawn}) == 3
 
 
