@@ -12,6 +12,7 @@ from gateway.services import services
 from gateway.survey import Survey, survey
 from producer import wire
 from producer.errors import Unavailable
+from producer.presence import why_none_looks
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -57,5 +58,5 @@ def _checks(look: Survey) -> dict[str, str]:
         models = "no model is published"
     elif len(unrouted) == len(look.models):
         models = f"no model has an active version: set modelyard:active:{unrouted[0]}"
-    pools = _OK if look.presence.pools else "no pool of workers is alive: start `modelyard pool`"
+    pools = _OK if look.presence.looking else why_none_looks(look.presence.pools)
     return {"redis": _OK, "models": models, "pools": pools}

@@ -176,7 +176,8 @@ def _workers(look: Survey) -> Iterator[Metric]:
     for state in WORKER_STATES:
         workers.add_metric((state,), look.presence.count(state))
     yield workers
-    yield GaugeMetricFamily("pools_alive", "Pools that are alive.", len(look.presence.pools))
+    alive = len(look.presence.looking)
+    yield GaugeMetricFamily("pools_alive", "Pools that look at the queues.", alive)
 
 
 def _crashes(known: Iterable[Crashes], published: set[_Labels]) -> Iterator[Metric]:

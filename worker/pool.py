@@ -188,6 +188,7 @@ class Pool:
             pipe.hmget(keys.key("batch", name), "token", "deadline_ms")
         (seconds, micros), *found = pipe.execute()
         self._now_ms = seconds * 1000 + micros / 1000
+        self._looked_ms = self._looked_ms or self._now_ms  # it has only begun: not stuck yet
         self._note_gap()
         for child, state, (token, deadline) in zip(
             self._children.values(), found[::2], found[1::2], strict=True
