@@ -24,7 +24,7 @@ from producer.contract import is_name
 from producer.crashes import LOOP, read_crashes
 from producer.embedded import find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
-from producer.presence import read_presence, why_none_looks
+from producer.presence import Pool, read_presence, why_none_looks
 from producer.routing import read_route
 from producer.settings import PREFIX, Settings, variable
 
@@ -127,13 +127,18 @@ def check_gateway(host: str, port: int) -> Check:
 def check_workers(redis: Redis) -> Check:
     """Whether pools and their workers are alive, by Redis' clock, and every pool does its work."""
     present = read_presence(redis)
-    names = [pool.name for pool in present.pools]
+    names = [_with_release(pool) for pool in present.pools]
     stuck = [pool for pool in present.pools if pool.is_stuck]
     detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
     if stuck:
         return Check("workers", False, f"{detail}; {why_none_looks(stuck)}", "end it with SIGKILL")
     hint = "" if names else "modelyard up, or modelyard pool"
     return Check("workers", bool(names), detail, hint)
+
+
+def _with_release(pool: Pool) -> str:
+    release = pool.known.get("release")
+    return f"{pool.name} ({release})" if isinstance(release, str) else pool.name
 
 
 def check_crashes(redis: Redis) -> Check:

@@ -21,6 +21,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:weights:{model}        hash    operators           submit           permanent
     modelyard:aliases:{model}        hash    operators           submit           permanent
     Modelyard writes
+    modelyard:format                 string  pool             pool, gateway    permanent
     modelyard:models                 set     publish             all              permanent
     modelyard:versions:{model}       hash    publish             all              permanent
     modelyard:signatures:{model}     hash    publish             submit           permanent
@@ -66,6 +67,7 @@ RQ_WIP_MARGIN_S = 600
 QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
+FORMAT = "modelyard:format"
 MODELS = "modelyard:models"
 LEASES = "modelyard:leases"
 SWEPT = "modelyard:swept"
@@ -131,6 +133,7 @@ NUMBERS = {
 #: Keys, or beginnings of keys, that stay until an operator deletes them; the catalogue bounds them.
 PERMANENT = (
     QUEUES,
+    FORMAT,
     MODELS,
     SWEPT,
     METRICS,

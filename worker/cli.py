@@ -36,6 +36,7 @@ def pool(
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
     from producer import connect, logs, yard
+    from producer.format import settle_format
     from producer.settings import Settings
     from worker.pool import Pool
 
@@ -51,7 +52,9 @@ def pool(
         redis_url=url,
         store=str(settings.store_path),
     )
-    connect.check_server(connect.steady(url))
+    redis = connect.steady(url)
+    connect.check_server(redis)
+    settle_format(redis)
     Pool(settings, url, pattern).run()
 
 

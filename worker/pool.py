@@ -21,7 +21,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import connect, keys
+from producer import connect, extras, keys
+from producer.errors import ConfigurationError
+from producer.format import format_problem
 from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.autoscaler import Observation, Policy, decide
@@ -76,6 +78,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"{socket.gethostname()[:40]}-{secrets.token_hex(3)}"
+        self._release = extras.version()
         self._settings = settings
         self._url = url
         self._pattern = pattern
@@ -93,12 +96,20 @@ class Pool:
         self._spare_until = float("-inf")
         self._now_ms = 0.0
         self._looked_ms = 0.0
+        self._outdated = ""
         self._signals = StopSignals(on_second=self._kill_all)
 
     def run(self) -> None:
-        """Keep workers running until a signal asks to stop, then drain; in the main thread."""
+        """Keep workers running until a signal asks to stop, then drain; in the main thread.
+
+        Raises:
+            ConfigurationError: It was drained because a newer release has changed the format of
+                what is in Redis.
+        """
         with self._signals:
             self._run()
+        if self._outdated:
+            raise ConfigurationError(self._outdated)
 
     def _run(self) -> None:
         _log.info("pool started", pool=self.name)
@@ -106,7 +117,7 @@ class Pool:
             self._do(self._tend)
             self._start(self._policy.least)
         watch = (self._bury, self._look, self._vouch, self._enforce_deadlines)
-        while not self._signals.count:
+        while not (self._signals.count or self._outdated):
             self._go_round(*watch, self._sweep, self._tend, self._scale)
             self._signals.wait(self._pause_s(), self._starter.descriptors)
         self._starter.stop()
@@ -291,6 +302,7 @@ class Pool:
         what = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "release": self._release,
             "looked_ms": int(self._looked_ms),
             "workers": dict(states),
             "min": self._policy.least,
@@ -298,6 +310,7 @@ class Pool:
             "pattern": self._pattern,
         }
         announce(self._redis, "pool", self.name, what)
+        self._outdated = format_problem(self._redis)
         self._beaten = self._clock()
 
     def _drain(self, watch: Sequence[Callable[[], None]]) -> None:
