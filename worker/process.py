@@ -25,6 +25,7 @@ from producer import connect, keys
 from producer.contract import Failure
 from producer.settings import Settings
 from producer.signals import StopSignals
+from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Lease, Suspended, reap
@@ -69,6 +70,7 @@ class Worker:
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._server = Server(self._cache, repository, settings)
+        self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
         self._batch: Batch | None = None
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
@@ -129,7 +131,8 @@ class Worker:
         Raises:
             GaveUp: The drain time is over, too.
         """
-        persist(action, self._signals.wait, self._is_out_of_time)
+        with self._alarm.paused():
+            persist(action, self._signals.wait, self._is_out_of_time)
 
     def _is_out_of_time(self) -> bool:
         if self._signals.count and self._leaves_by == float("inf"):
@@ -163,7 +166,8 @@ class Worker:
     def _work(self, batch: Batch) -> None:
         self._batch = batch
         try:
-            served = self._server.serve(batch, self._lease)
+            with self._alarm.within((batch.deadline_us - batch.claimed_us) / 1e6):
+                served = self._server.serve(batch, self._lease)
             self._persist(lambda: self._finish(batch, served))
         except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
