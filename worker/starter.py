@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -145,14 +146,15 @@ class Starter:
     def _hear(self) -> None:
         """Take the answer to an order to import, if it is there."""
         assert self._orders is not None  # it is there with the server
-        try:
-            message = self._orders.recv(MOST_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            if self._importing_until is not None and self._clock() > self._importing_until:
+        assert self._importing_until is not None  # else it has nothing to say
+        if not select.select([self._orders], [], [], 0)[0]:
+            if self._clock() > self._importing_until:
                 self._discard(f"it has been importing for {_IMPORT_S:g} s")
             return
+        try:
+            message = self._orders.recv(MOST_BYTES)
         except OSError as error:
-            return self._discard(f"it cannot be heard: {error.strerror}")
+            return self._discard(f"it cannot be heard: {error}")
         if not message:
             return self._discard("it has hung up")
         self._importing_until = None
