@@ -242,5 +242,3 @@ def _examples(repository: Repository, redis: Redis, *, is_wanted: bool) -> list[
     register_store(repository, redis)
     activate_examples(repository, redis)
     return []
-
-
