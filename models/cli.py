@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.repository import Repository
+from models.commands.shared import redis_of as _redis
+from models.commands.shared import repository_of as _repository
 from producer import wire
 from producer.contract import check_name
 from producer.errors import InvalidName, InvalidRequest
@@ -22,7 +23,9 @@ from producer.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
-_STORE = click.option("--store", help="Folder of the artefacts.")
+    from models.repository import Repository
+
+_STORE = click.option("--store", help="Where the artefacts lie: a folder or a URL.")
 _REDIS_URL = click.option("--redis-url", help="Redis to use; by default that of the running yard.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -251,21 +254,3 @@ def _examples(repository: Repository, redis: Redis, *, is_wanted: bool) -> list[
     register_store(repository, redis)
     activate_examples(repository, redis)
     return []
-
-
-def _redis(settings: Settings) -> Redis:
-    """The Redis in which versions become known; asked now, before anything is written."""
-    from producer import connect, yard
-
-    redis = connect.fast(yard.redis_url(settings))
-    connect.check_server(redis)
-    return redis
-
-
-def _repository(settings: Settings) -> Repository:
-    """The store that is set, else that of the running yard, whose workers will look there."""
-    from producer import yard
-
-    is_chosen = "store" in settings.model_fields_set or settings.redis_url is not None
-    running = None if is_chosen else yard.running(Path(settings.data))
-    return Repository(Path(running.store) if running else settings.store_path)
