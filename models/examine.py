@@ -100,9 +100,9 @@ def examine(
         except Refused as error:
             raise our_error(error) from None
         except Raised as error:
-            failure = error.message if heard.findings else f"does not open: {error.message}"
+            failure = str(error) if heard.findings else f"does not open: {error}"
         except ProbeFailed as error:
-            failure = error.message if heard.findings else f"cannot be opened: {error.message}"
+            failure = str(error) if heard.findings else f"cannot be opened: {error}"
         except ValidationError as error:
             raise ConfigurationError(f"was described wrongly: {error.errors()[0]['msg']}") from None
         if heard.findings is None:
@@ -119,8 +119,8 @@ def grown(limits: Limits, size_bytes: int) -> Limits:
 def our_error(error: Refused, ref: ModelRef | None = None) -> ConfigurationError | InvalidInput:
     """What a child refused, as it would have been raised here."""
     if error.kind == "invalid_input":
-        return InvalidInput(error.message)
-    return ConfigurationError(f"{ref}: {error.message}" if ref else error.message)
+        return InvalidInput(str(error))
+    return ConfigurationError(f"{ref}: {error}" if ref else str(error))
 
 
 def _examined(heard: _Heard, failure: str, made: IO[bytes], *, compiles: bool) -> Examined:

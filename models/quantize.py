@@ -21,7 +21,7 @@ from models import onnx_file
 from models.examine import Tell, grown, our_error
 from models.findings import Quantized
 from models.manifest import File, Manifest
-from models.prober import PROBER, Refused
+from models.prober import PROBER, ProbeFailed, Refused
 from models.publish import GRAPH, libraries_of, register
 from models.repository import Repository
 from models.sandbox import Limits
@@ -151,8 +151,8 @@ def _made(
                     said.append(Quantized.model_validate(line["quantized"]))
         except Refused as error:
             raise our_error(error, ref) from None
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{ref}: {error.message}") from None
+        except ProbeFailed as error:
+            raise ConfigurationError(f"{ref}: cannot be made smaller: {error}") from None
         except ValidationError as error:
             raise ConfigurationError(f"{ref}: {error.errors()[0]['msg']}") from None
         if not said:
