@@ -34,11 +34,13 @@ class Drained:
         jobs_s: Jobs a second, from the thaw to the last end.
         redis_us: Processor time of Redis for each job, in microseconds.
         calls: Calls of Redis' commands.
+        ids: Those of the jobs.
     """
 
     jobs_s: float
     redis_us: float
     calls: dict[str, int]
+    ids: tuple[str, ...] = ()
 
 
 def one_row(model: str = "iris", version: str | None = None) -> Request:
@@ -78,7 +80,12 @@ def drain(
         work = Work.of(yard.redis).since(before)
         taken_s = _last_end(yard, handles) - started
         _check(yard, handles, expected)
-    return Drained(len(handles) / taken_s, work.cpu_s / len(handles) * 1e6, dict(work.calls))
+    return Drained(
+        len(handles) / taken_s,
+        work.cpu_s / len(handles) * 1e6,
+        dict(work.calls),
+        tuple(handle.id for handle in handles),
+    )
 
 
 def submitted(yard: Yard, requests: Sequence[Request]) -> list[Handle]:

@@ -29,7 +29,7 @@ RTOL, ATOL_OF_SIZE = 1e-4, 1e-5
 #: Never ask for more than this, where all answers are zero.
 _LEAST_ATOL = 1e-9
 #: Must be so many times as fast at one of `SIZES`, and nowhere slower than that.
-FASTER, NOT_SLOWER = 1.1, 0.95
+FASTER, NOT_SLOWER = 1.25, 0.8
 #: Rows in a call that are timed.
 SIZES = (1, 64)
 #: Seconds for the answers of the original, and the least rows that count as a comparison.

@@ -25,7 +25,7 @@ from producer.errors import ConfigurationError, ModelUnavailable, PredictFailed
 ARTEFACT = "model.onnx"
 LIBRARY = "onnxruntime"
 #: Operators whose answer to a row is the same whatever is beside it, since none multiplies
-#: matrices: only with these is it tried whether batches need not be filled up.
+#: matrices: only with these, and for texts, is it tried whether batches need not be filled up.
 _ROW_BY_ROW = frozenset(
     {
         "Add",
@@ -150,10 +150,11 @@ class OnnxModel:
         rows = self._tried(example)
         if self._is_single:
             return Alignment(1, is_exact=True, is_batchable=True)
+        takes_text = [column.type for column in self.signature.inputs] == ["string"]
         return find_alignment(
             self._answer,
             rows,
-            fills=not operators <= _ROW_BY_ROW,
+            fills=not (takes_text or operators <= _ROW_BY_ROW),
             is_batchable=is_batchable,
         )
 
