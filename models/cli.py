@@ -52,8 +52,12 @@ def _metrics(
     return metrics
 
 
-def _example(_context: click.Context, _parameter: click.Parameter, path: Path) -> list[Any]:
+def _example(
+    _context: click.Context, _parameter: click.Parameter, path: Path | None
+) -> list[Any] | None:
     """The rows of a file: a JSON list, or a request with ``instances``."""
+    if path is None:
+        return None
     try:
         value = wire.loads(path.read_bytes())
     except OSError as error:
@@ -171,6 +175,13 @@ def publish(
 @click.argument("model", callback=_name)
 @click.argument("version", callback=_name)
 @click.argument("new_version", callback=_name)
+@click.option(
+    "--rows",
+    type=_FILE,
+    callback=_example,
+    metavar="ROWS.json",
+    help="Rows to compare the answers on, the more the better; by default rows near the example.",
+)
 @click.option("--note", default="", help="A sentence for people.")
 @_STORE
 @_REDIS_URL
@@ -179,6 +190,7 @@ def quantize(
     model: str,
     version: str,
     new_version: str,
+    rows: list[Any] | None,
     note: str,
     store: str | None,
     redis_url: str | None,
@@ -196,7 +208,7 @@ def quantize(
     from models.quantize import quantize as quantize_version
 
     found = quantize_version(
-        repository, redis, model, version, new_version, note=note, progress=_tell
+        repository, redis, model, version, new_version, rows=rows, note=note, progress=_tell
     )
     if as_json:
         click.echo(wire.dumps(found.to_dict()))

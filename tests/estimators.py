@@ -5,6 +5,7 @@ They are published like any other model, so they live in a module that worker pr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -61,8 +62,10 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
     def predict(self, X: Any) -> Any:
         numbers = np.asarray(X, dtype=float)[:, 0]
         if self.journal:
-            with Path(self.journal).open("a") as journal:
-                journal.write("".join(f"{number:.10g}\n" for number in dict.fromkeys(numbers)))
+            lines = "".join(f"{number:.10g}\n" for number in dict.fromkeys(numbers))
+            # The process that opens it while it is published may not write; workers may.
+            with contextlib.suppress(PermissionError), Path(self.journal).open("a") as journal:
+                journal.write(lines)
         for number in sorted(set(numbers)):
             _misbehave(float(number))
         if self.pace_s:

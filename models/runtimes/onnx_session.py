@@ -18,7 +18,7 @@ from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import arrays, described
 from models.runtimes.alignment import Alignment, find_alignment, varied
-from producer.contract import Signature
+from producer.contract import Output, Signature
 from producer.errors import ConfigurationError, ModelUnavailable, PredictFailed
 
 #: The name of the file in a version's folder.
@@ -137,7 +137,7 @@ class OnnxModel:
         self._session = open_session(raw)
         self._names = output_names(self._session, signature)
         self._feeds = feeds_of(self._session, signature)
-        self._is_single = _rows_at_once(self._session) == 1
+        self._is_single = rows_at_once(self._session) == 1
         self.alignment = self._aligned(example, is_batchable, inspected.operators)
 
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
@@ -174,9 +174,8 @@ class OnnxModel:
         values = self._alone(filled) if self._is_single else self._run(filled)
         answers = {}
         for output, value in zip(self.signature.outputs, values, strict=True):
-            answers[output.name] = arrays.plain(
-                output, self._shaped(value, len(filled), output.name, output.shape), count
-            )
+            shaped = _shaped(output, value, len(filled))
+            answers[output.name] = arrays.plain(output, shaped, count)
         return answers
 
     def _run(self, rows: arrays.Rows) -> list[Any]:
@@ -189,12 +188,6 @@ class OnnxModel:
         """Row by row, for a graph that was made for one row only."""
         each = [self._run([row]) for row in rows]
         return [np.concatenate(values) for values in zip(*each, strict=True)]
-
-    def _shaped(self, value: Any, count: int, name: str, shape: tuple[int, ...]) -> Any:
-        """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars."""
-        if len(value) != count:
-            raise PredictFailed(f"output {name!r} has {len(value)} answers for {count} rows")
-        return value if value.shape[1:] == shape else value.reshape(count, *shape)
 
 
 def output_names(session: onnxruntime.InferenceSession, signature: Signature) -> list[str]:
@@ -239,6 +232,19 @@ def probabilities_of(maps: Sequence[Mapping[Any, float]]) -> Any:
     return np.array([[row[key] for key in keys] for row in maps], dtype=np.float32)
 
 
+def _shaped(output: Output, value: Any, count: int) -> Any:
+    """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars.
+
+    Raises:
+        PredictFailed: There are not as many answers as rows.
+    """
+    if len(value) != count:
+        raise PredictFailed(f"output {output.name!r} has {len(value)} answers for {count} rows")
+    if output.type == "bool":  # a graph's labels are strings or whole numbers
+        value = value.astype(np.bool_)
+    return value if value.shape[1:] == output.shape else value.reshape(count, *output.shape)
+
+
 def _one_feed(known: Any) -> Feeds:
     name, dtype, is_flat = known.name, _DTYPES[known.type], len(known.shape) == 1
 
@@ -262,7 +268,7 @@ def _many_feeds(inputs: Sequence[Any]) -> Feeds:
     return feed
 
 
-def _rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
+def rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
     """How many rows the graph takes; None for any number.
 
     Raises:
