@@ -111,6 +111,7 @@ def test_the_last_good_route_keeps_its_version(client):
     with pytest.raises(VersionInUse, match="last good one"):
         retirement.retire(client.redis, V2)
     retirement.retire(client.redis, V2, force=True)
+    assert routing.read_route(client.redis, "iris").mode == "none"
     with pytest.raises(NoActiveVersion):
         submit(client)
 

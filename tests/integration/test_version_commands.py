@@ -231,6 +231,16 @@ def test_a_tar_file_with_anything_else_in_it_is_refused_whole(run, store, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar", "store"]
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_file_of_a_version_that_is_a_link_is_refused(run, store, tmp_path, kind):
+    source = tmp_path / "evil.tar"
+    manifest = store.manifest(V2).to_json()
+    with tarfile.open(source, "w:") as archive:
+        archive.addfile(entry("manifest.json", manifest)[0], io.BytesIO(manifest))
+        archive.addfile(entry("model.joblib", b"", type=kind, linkname="manifest.json")[0])
+    assert "is no plain file" in run("import", str(source), status=1).output
+
+
 def test_a_tar_file_with_many_entries_is_refused_early(run, tmp_path):
     source = tmp_path / "many.tar"
     with tarfile.open(source, "w:") as archive:
