@@ -81,7 +81,7 @@ class Manifest(Described):
         version: The version's name.
         format: How what was published is written: ``joblib``, ``skops`` or ``onnx``.
         runtime: What serves it: ``sklearn``, ``skops`` or ``onnx``.
-        files: What the runtime opens first; of a compiled version, the original comes after it.
+        files: What was published first; a compiled form comes after it.
         digest: `digest_of` the files; two versions with one digest have the same bytes.
         signature: What it takes and gives.
         example: Rows that it answers, in the form of a request's ``instances``.

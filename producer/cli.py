@@ -21,7 +21,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from producer import extras
+from producer import extras, signals
 from producer.errors import ModelyardError
 
 ENTRY_POINTS = "modelyard.commands"
@@ -66,6 +66,9 @@ COMMANDS: Mapping[str, Known] = {
     "doctor": Known("Help", "Find what is wrong with this set-up.", "producer.doctor:doctor"),
     "completion": Known("Help", "Print a shell's completion script.", "producer.cli:completion"),
 }
+
+#: Commands that drain when they are told to stop, and so never die of a signal while they start.
+_DRAINING = ("up", "gateway", "pool")
 
 #: What pyproject.toml registers, for a checkout that is not installed.
 _CHECKOUT = {
@@ -121,6 +124,8 @@ class Commands(click.Group):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
+        if cmd_name in _DRAINING:
+            signals.hold()
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:

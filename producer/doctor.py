@@ -94,6 +94,7 @@ def _look_at_redis(
         return
     report.versions["redis-server"] = ".".join(map(str, connect.server_version(redis)))
     yield inspection.check_workers(redis)
+    yield inspection.check_crashes(redis)
     yield inspection.check_catalogue(redis, stored)
     yield inspection.check_routes(redis)
     yield inspection.check_quarantine(redis)

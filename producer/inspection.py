@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from redis.exceptions import RedisError, ResponseError
 from producer import catalog, children, endpoint, extras, keys, wire
 from producer.connect import check_server, server_version
 from producer.contract import is_name
+from producer.crashes import LOOP, read_crashes
 from producer.embedded import RESULT_NODE_BYTES, find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
-from producer.presence import read_presence
+from producer.presence import Pool, read_presence, why_none_looks
 from producer.retirement import read_states
 from producer.routing import read_route
 from producer.settings import PREFIX, Settings, variable
@@ -150,12 +153,40 @@ def check_gateway(host: str, port: int) -> Check:
 
 
 def check_workers(redis: Redis) -> Check:
-    """Whether a pool and its workers are alive, by Redis' clock."""
+    """Whether pools and their workers are alive, by Redis' clock, and every pool does its work."""
     present = read_presence(redis)
-    names = [pool.name for pool in present.pools]
+    names = [_with_release(pool) for pool in present.pools]
+    stuck = [pool for pool in present.pools if pool.is_stuck]
     detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
+    if stuck:
+        return Check("workers", False, f"{detail}; {why_none_looks(stuck)}", "end it with SIGKILL")
     hint = "" if names else "modelyard up, or modelyard pool"
     return Check("workers", bool(names), detail, hint)
+
+
+def _with_release(pool: Pool) -> str:
+    release = pool.known.get("release")
+    return f"{pool.name} ({release})" if isinstance(release, str) else pool.name
+
+
+def check_crashes(redis: Redis) -> Check:
+    """Whether a version kills its workers, one after the other."""
+    loops = [
+        f"{one.queue}: {one.row} workers in a row died ({_cause(one.status)}), "
+        + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
+        for one in read_crashes(redis)
+        if one.row >= LOOP
+    ]
+    hint = "the pool's log says more; send the model's traffic to another version" if loops else ""
+    return Check("crashes", not loops, _some(loops) or "no version kills its workers", hint)
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    with suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
 
 
 def check_store(location: str) -> tuple[Check, dict[tuple[str, str], str]]:

@@ -21,6 +21,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:weights:{model}        hash    operators           submit           permanent
     modelyard:aliases:{model}        hash    operators           submit           permanent
     Modelyard writes
+    modelyard:format                 string  pool             pool, gateway    permanent
     modelyard:models                 set     publish             all              permanent
     modelyard:versions:{model}       hash    publish             all              permanent
     modelyard:signatures:{model}     hash    publish             submit           permanent
@@ -35,6 +36,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
     modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
+    modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
@@ -49,6 +51,10 @@ from producer.contract import ModelRef, is_name
 WORKER_TTL_S = 60
 #: A pool or worker that has not been heard of for this long is gone.
 PRESENCE_TTL_S = 10
+#: A pool that has completed no look at the queues for this long is stuck.
+STUCK_S = 6
+#: A crash that is this long ago tells nothing of the next.
+CRASHES_TTL_S = 3600
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
 #: A deleted version is known as such for this long: longer than any batch may take.
@@ -64,6 +70,7 @@ RQ_WIP_MARGIN_S = 600
 QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
+FORMAT = "modelyard:format"
 MODELS = "modelyard:models"
 RETIRED = "modelyard:retired"
 LEASES = "modelyard:leases"
@@ -71,6 +78,7 @@ SWEPT = "modelyard:swept"
 DEADLINES = "modelyard:deadlines"
 METRICS = "modelyard:metrics"
 QUARANTINE = "modelyard:quarantine"
+CRASHES = "modelyard:crashes"
 PRESENCE = "modelyard:presence"
 ENDED = "modelyard:ended"
 
@@ -111,6 +119,7 @@ SINGLES = {
     "deadlines": DEADLINES,
     "metrics": METRICS,
     "quarantine": QUARANTINE,
+    "crashes": CRASHES,
     "presence": PRESENCE,
     "all_workers": WORKERS,
     "ended": ENDED,
@@ -123,12 +132,14 @@ NUMBERS = {
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,
     "worker_ttl": WORKER_TTL_S,
+    "crashes_ttl": CRASHES_TTL_S,
     "wip_margin": RQ_WIP_MARGIN_S,
 }
 
 #: Keys, or beginnings of keys, that stay until an operator deletes them; the catalogue bounds them.
 PERMANENT = (
     QUEUES,
+    FORMAT,
     MODELS,
     RETIRED,
     SWEPT,

@@ -66,6 +66,11 @@ class Settings(BaseModel):
     pool_max: int = Field(
         default=2, ge=1, le=1024, description="Workers that the pool runs at most."
     )
+    fork_server: bool = Field(
+        default=True,
+        description="Whether workers are forked from a process that has imported the libraries, "
+        "where the system allows it: they start in milliseconds and share its memory.",
+    )
     idle_s: float = Field(
         default=60.0, gt=0, description="A worker above pool_min that is idle this long leaves."
     )

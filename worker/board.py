@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from producer import keys, retirement
 from producer.catalog import model_names
 from producer.contract import ModelRef, is_name
+from producer.crashes import held_back
 
 #: How long the queues are remembered.
 _TTL_S = 1.0
@@ -86,6 +87,7 @@ def read_queues(redis: Redis, pattern: str = "*") -> list[str]:
     """The queues of all published versions and the front doors of their models, in order.
 
     Those of retired and deleted ones are among them while something is on them.
+    Not of those that are held back because they kill their workers (`producer.crashes`).
 
     Raises:
         RedisError: Redis does not answer.
@@ -113,7 +115,9 @@ def _read(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[retire
         names = sorted(raw.decode("utf-8", "replace") for raw in versions)
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)
-    return queues + _still_in_use(redis, states, frozenset(queues)), states
+    queues += _still_in_use(redis, states, frozenset(queues))
+    held = held_back(redis)
+    return [queue for queue in queues if queue not in held], states
 
 
 def _still_in_use(

@@ -96,6 +96,7 @@ class Batch:
         token: What fences its writes.
         queue: Where the jobs came from.
         claimed_us: When, in microseconds.
+        timeout_s: The shortest of their timeouts, in seconds.
         has_more: Whether more jobs waited in that queue.
         jobs: At least one.
     """
@@ -103,6 +104,7 @@ class Batch:
     token: str
     queue: str
     claimed_us: int
+    timeout_s: int
     has_more: bool
     jobs: tuple[Claimed, ...]
 
@@ -387,9 +389,9 @@ def exc_string(failure: Failure) -> bytes:
 
 
 def _batch(token: str, reply: list[Any]) -> Batch:
-    _, queue, claimed_us, has_more, _, fields = reply
+    _, queue, claimed_us, timeout_s, has_more, _, fields = reply
     jobs = tuple(map(_claimed, *(fields[place::8] for place in range(8))))
-    return Batch(token, queue.decode(), int(claimed_us), has_more == 1, jobs)
+    return Batch(token, queue.decode(), int(claimed_us), timeout_s, has_more == 1, jobs)
 
 
 def _claimed(

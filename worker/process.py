@@ -25,6 +25,7 @@ from producer import connect, keys
 from producer.contract import Failure, ModelRef
 from producer.settings import Settings
 from producer.signals import StopSignals
+from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Ended, Lease, Suspended, reap
@@ -74,6 +75,7 @@ class Worker:
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._server = Server(self._cache, self._loader.is_batchable, settings)
+        self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
         self._batch: Batch | None = None
         self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
@@ -139,7 +141,8 @@ class Worker:
         Raises:
             GaveUp: The drain time is over, too.
         """
-        persist(action, self._signals.wait, self._is_out_of_time)
+        with self._alarm.paused():
+            persist(action, self._signals.wait, self._is_out_of_time)
 
     def _is_out_of_time(self) -> bool:
         if self._signals.count and self._leaves_by == float("inf"):
@@ -197,7 +200,8 @@ class Worker:
         self._board.served(batch.queue)
         self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
-        served = self._server.serve(batch, self._lease)
+        with self._alarm.within(batch.timeout_s):
+            served = self._server.serve(batch, self._lease)
         self._took_s[batch.queue] = time.monotonic() - started
         self._batch = None  # its end is about to be sent, and with it goes the lease
         return self._lease.ended(batch, served.endings, served.run, served.tally.items())

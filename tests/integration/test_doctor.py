@@ -172,6 +172,13 @@ def test_a_redis_that_sets_much_aside_for_results_is_told_but_not_wrong(settings
     assert hint() == ""
 
 
+def test_a_stuck_pool_is_told_by_its_name(settings, redis):
+    seconds, _ = redis.time()
+    looked_ms = (seconds - keys.STUCK_S - 5) * 1000
+    redis.set(keys.key("pool", "p1"), json.dumps({"workers": {}, "looked_ms": looked_ms}), ex=60)
+    assert "p1 has completed no look" in wrong(examine(settings))["workers"]
+
+
 def test_no_pool_is_told_and_one_that_has_expired_is_none(settings, redis):
     redis.zadd(keys.PRESENCE, {"pool:p1": 1})
     assert "modelyard pool" in wrong(examine(settings))["workers"]

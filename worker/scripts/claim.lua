@@ -8,8 +8,8 @@
 --       12.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to do; so many entries were no job to run
---       batch, queue, now (us), whether more wait there (1 | 0), skipped, then one list, for each
---       job eight:
+--       batch, queue, now (us), shortest timeout (s), whether more wait there (1 | 0), skipped, then
+--       one list, for each job eight:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
@@ -183,7 +183,7 @@ for i = FIRST_QUEUE, #ARGV do
   if any then
     local more = redis.call('EXISTS', K.queue .. queue)
     if more == 1 then ring(queue) end
-    return {'batch', queue, string.format('%.0f', us), more, skipped, jobs.replies}
+    return {'batch', queue, string.format('%.0f', us), timeout, more, skipped, jobs.replies}
   end
 end
 return {'idle', skipped}
