@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from models.proofs import Golden
-from models.publish import publish
+from models.publish import publish, register_store
 from models.repository import Repository
 from models.stores.folder import STAGING
 from producer import catalog, keys, retirement, routing
@@ -28,13 +29,23 @@ V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 Run = Callable[..., Result]
 
 
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis) -> Repository:
-    """A store with echo@v1, which is active, and echo@v2."""
-    store = Repository(tmp_path / "store")
-    for version, active in (("v1", True), ("v2", False)):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with echo@v1 and v2; publishing opens what it is given in a child, so it is slow."""
+    folder = tmp_path_factory.mktemp("published")
+    for version in ("v1", "v2"):
         echo = estimators.Echo().fit([[1.0]])
-        publish(store, redis, echo, "echo", version, [[1.0], [2.0]], note=version, activate=active)
+        publish(Repository(folder), None, echo, "echo", version, [[1.0], [2.0]], note=version)
+    return folder
+
+
+@pytest.fixture
+def store(published: Path, tmp_path: Path, redis: Redis) -> Repository:
+    """A store with echo@v1, which is active, and echo@v2."""
+    shutil.copytree(published, tmp_path / "store")
+    store = Repository(tmp_path / "store")
+    register_store(store, redis)
+    routing.set_route(redis, "echo", active="v1")
     return store
 
 
