@@ -50,6 +50,13 @@ COMMANDS: Mapping[str, Known] = {
     "weights": Known("Models", "Split a model's traffic.", "producer.commands:weights"),
     "alias": Known("Models", "Let a name stand for a version.", "producer.commands:alias"),
     "rollback": Known("Models", "Go back to a model's last route.", "producer.commands:rollback"),
+    "inspect": Known("Versions", "Show all that is known of a version."),
+    "verify": Known("Versions", "Compare versions with what was published."),
+    "export": Known("Versions", "Write a version to a tar file or a folder."),
+    "import": Known("Versions", "Publish what `export` has written."),
+    "retire": Known("Versions", "Let a version get no new jobs."),
+    "delete": Known("Versions", "Delete a version for good."),
+    "gc": Known("Versions", "Remove what no version needs."),
     "submit": Known(
         "Jobs", "Queue a job, and wait for it if asked to.", "producer.commands:submit"
     ),
@@ -69,6 +76,13 @@ _CHECKOUT = {
     "pool": "worker.cli:pool",
     "publish": "models.cli:publish",
     "examples": "models.cli:examples",
+    "inspect": "models.commands.look:inspect",
+    "verify": "models.commands.look:verify",
+    "export": "models.commands.transfer:export",
+    "import": "models.commands.transfer:import_version",
+    "retire": "models.commands.lifecycle:retire",
+    "delete": "models.commands.lifecycle:delete",
+    "gc": "models.commands.cleaning:gc",
 }
 
 

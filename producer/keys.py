@@ -26,10 +26,11 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:versions:{model}       hash    publish             all              permanent
     modelyard:signatures:{model}     hash    publish             submit           permanent
     modelyard:route:{model}          hash    submit, routing     all              permanent
+    modelyard:retired                hash    retire, delete      submit, workers  permanent; deleted ones TOMBSTONE_TTL_S
     modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
     modelyard:leases                 zset    claim, renew        reap             when empty
     modelyard:swept                  hash    sweep            sweep            permanent, two fields
-    modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped
+    modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped; has the one taken ahead, too
     modelyard:bell:{queue}           list    submit, claim       idle workers     BELL_TTL_S
     modelyard:deadlines              zset    submit              reap             when empty
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
@@ -56,6 +57,8 @@ STUCK_S = 6
 CRASHES_TTL_S = 3600
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
+#: A deleted version is known as such for this long: longer than any batch may take.
+TOMBSTONE_TTL_S = 7_200
 #: Routes that ``rollback`` can look back to.
 HISTORY_LENGTH = 1_000
 #: Unreadable pushes that are kept for the operator.
@@ -69,6 +72,7 @@ WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
 FORMAT = "modelyard:format"
 MODELS = "modelyard:models"
+RETIRED = "modelyard:retired"
 LEASES = "modelyard:leases"
 SWEPT = "modelyard:swept"
 DEADLINES = "modelyard:deadlines"
@@ -109,6 +113,7 @@ SINGLES = {
     "queues": QUEUES,
     "suspended": SUSPENDED,
     "models": MODELS,
+    "retired": RETIRED,
     "leases": LEASES,
     "swept": SWEPT,
     "deadlines": DEADLINES,
@@ -123,6 +128,7 @@ SINGLES = {
 #: The sizes and times to live that the scripts see.
 NUMBERS = {
     "bell_ttl": BELL_TTL_S,
+    "tombstone_ttl": TOMBSTONE_TTL_S,
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,
     "worker_ttl": WORKER_TTL_S,
@@ -135,6 +141,7 @@ PERMANENT = (
     QUEUES,
     FORMAT,
     MODELS,
+    RETIRED,
     SWEPT,
     METRICS,
     QUARANTINE,

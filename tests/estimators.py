@@ -116,6 +116,13 @@ def _exhaust() -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+class Doubling(Echo):
+    """Predicts twice its first column."""
+
+    def predict(self, X: Any) -> Any:
+        return 2 * super().predict(X)
+
+
 class Random(Echo):
     """Predicts what NumPy's own generator gives."""
 

@@ -9,7 +9,7 @@ import click
 @click.option("--min", "least", type=int, help="Workers that are kept running.")
 @click.option("--max", "most", type=int, help="Workers that run at most.")
 @click.option("--model", "pattern", default="*", show_default=True, help="Only models that match.")
-@click.option("--store", help="Folder of the artefacts.")
+@click.option("--store", help="Where the artefacts lie: a folder or a URL.")
 @click.option("--redis-url", help="Redis to use; by default that of the running yard.")
 @click.option("--check", "is_check", is_flag=True, help="Only say whether a pool here works.")
 @click.option("--name", help="With --check: this pool, wherever it runs.")
@@ -50,7 +50,7 @@ def pool(
     settings = Settings.load(
         **settings.model_dump(exclude={"redis_url", "store"}),
         redis_url=url,
-        store=str(settings.store_path),
+        store=settings.store_location,
     )
     redis = connect.steady(url)
     connect.check_server(redis)
