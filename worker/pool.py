@@ -119,7 +119,7 @@ class Pool:
         watch = (self._bury, self._look, self._vouch, self._enforce_deadlines)
         while not (self._signals.count or self._outdated):
             self._go_round(*watch, self._sweep, self._tend, self._scale)
-            self._signals.wait(self._pause_s(), self._starter.descriptors)
+            self._pause()
         self._starter.stop()
         self._drain(watch)
         _log.info("pool stopped", pool=self.name)
@@ -130,9 +130,19 @@ class Pool:
             self._looked_ms = self._now_ms
         self._do(self._beat)
 
-    def _pause_s(self) -> float:
-        """How long to wait for news: less while there is no worker to look at the queues itself."""
-        return TICK_S if self._children else min(TICK_S, self._settings.look_s)
+    def _pause(self) -> None:
+        """Wait for news; also of jobs, while there is no worker to look for them itself."""
+        ends = self._clock() + TICK_S
+        step_s = TICK_S if self._children else min(TICK_S, self._settings.look_s)
+        while not self._signals.wait(step_s, self._starter.descriptors):
+            if self._clock() >= ends or self._has_news():
+                return
+
+    def _has_news(self) -> bool:
+        try:
+            return self._needs.has_jobs()
+        except OUTAGE:  # the next round says so
+            return False
 
     def _do(self, *steps: Callable[[], None]) -> bool:
         """Take the steps. One that fails costs the others nothing, unless Redis is away.
@@ -284,7 +294,7 @@ class Pool:
 
     def _tend(self) -> None:
         """Keep the fork server, and tell it what published versions need."""
-        self._starter.tend(self._needs.runtimes(self._board.queues()))
+        self._starter.tend(self._needs.runtimes())
 
     def _start(self, count: int) -> None:
         """Start so many workers; fewer if none can be started yet, and the next look asks again."""
