@@ -8,6 +8,7 @@ their code, so only what the manifest pins is ever opened (`models.repository`).
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import joblib
 import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest
 from models.repository import Repository
@@ -33,10 +35,14 @@ LIBRARY = "scikit-learn"
 def load(manifest: Manifest, repository: Repository) -> SklearnModel:
     """A version, opened and warmed up with its example.
 
+    One that another release of scikit-learn has made is opened where the manifest has golden
+    answers, which tell whether it was read rightly; `models.runtimes.load` compares them.
+
     Raises:
-        ModelUnavailable: It was made by another release of scikit-learn, does not open, or does not
-            answer its own example.
+        ModelUnavailable: It was made by another release of scikit-learn and nothing can prove it,
+            does not open, or does not answer its own example.
     """
+    _refuse_unproven_release(manifest)
     return served(
         manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_artefact
     )
@@ -48,11 +54,15 @@ def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> Skl
     Raises:
         ModelUnavailable: As `load`.
     """
-    _refuse_other_release(manifest)
+    _refuse_unproven_release(manifest)
     try:
-        estimator = open_(raw)
+        with warnings.catch_warnings():  # of another release: answers tell
+            warnings.simplefilter("ignore", InconsistentVersionWarning)
+            estimator = open_(raw)
     except Exception as error:
-        raise ModelUnavailable(f"{manifest.ref}: does not open: {described(error)}") from error
+        raise ModelUnavailable(
+            f"{manifest.ref}: does not open: {described(error)}{_other_release(manifest)}"
+        ) from error
     threads.scan()
     try:
         return SklearnModel(
@@ -65,6 +75,7 @@ def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> Skl
     except Exception as error:
         raise ModelUnavailable(
             f"{manifest.ref}: does not answer its example: {described(error)}"
+            f"{_other_release(manifest)}"
         ) from error
 
 
@@ -220,10 +231,17 @@ def on_one_core(estimator: Any) -> Any:
     return estimator
 
 
-def _refuse_other_release(manifest: Manifest) -> None:
-    published = manifest.libraries.get(LIBRARY)
-    if published is not None and release(published) != release(sklearn.__version__):
+def _refuse_unproven_release(manifest: Manifest) -> None:
+    if manifest.golden is None and (other := _other_release(manifest)):
         raise ModelUnavailable(
-            f"{manifest.ref}: was published with {LIBRARY} {published}, here is "
-            f"{sklearn.__version__}, which may read it wrongly: publish it again from here"
+            f"{manifest.ref}: may be read wrongly{other}, and it has no golden answers to tell: "
+            "publish it again from here"
         )
+
+
+def _other_release(manifest: Manifest) -> str:
+    """Both versions of scikit-learn in words, where their releases differ; else empty."""
+    published = manifest.libraries.get(LIBRARY)
+    if published is None or release(published) == release(sklearn.__version__):
+        return ""
+    return f"; it was published with {LIBRARY} {published}, here is {sklearn.__version__}"
