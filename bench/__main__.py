@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import engine, idle, memory, queues, scale, serving, submit
+from bench import engine, idle, memory, queues, scale, serving, sharing, submit
 from bench.drivers import BATCHES, PEERS
 from bench.environments import installed, versions
 from bench.picture import picture
@@ -33,6 +33,7 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "http": serving.run,
     "scale": scale.run,
     "memory": memory.run,
+    "sharing": sharing.run,
 }
 
 

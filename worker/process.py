@@ -29,7 +29,7 @@ from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Ended, Lease, Suspended, reap
-from worker.loading import Loader
+from worker.loading import Loader, maps_of
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
@@ -72,6 +72,7 @@ class Worker:
         self._registration = Registration(self._redis, self.name, pool)
         self._board = Board(self._redis, pattern)
         repository = open_repository(settings)
+        repository.maps = maps_of(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._server = Server(self._cache, self._loader.is_batchable, settings)
@@ -172,7 +173,7 @@ class Worker:
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
         if self._prepared != set(queues):  # something was published: import what it needs
-            self._loader.prepare()
+            self._loader.prepare(queues)
             self._prepared = set(queues)
         if not queues:
             self._signals.wait(self._settings.look_s)

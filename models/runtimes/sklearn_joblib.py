@@ -8,8 +8,10 @@ their code, so only what the manifest pins is ever opened (`models.repository`).
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import joblib
@@ -30,6 +32,10 @@ from producer.errors import ModelUnavailable, PredictFailed
 #: The name of the file in a version's folder.
 ARTEFACT = "model.joblib"
 LIBRARY = "scikit-learn"
+#: How a pickle begins that is not compressed, joblib's too: the opcode that names its protocol.
+_UNCOMPRESSED = b"\x80"
+
+_log = logging.getLogger(__name__)
 
 
 def load(manifest: Manifest, repository: Repository) -> SklearnModel:
@@ -43,6 +49,9 @@ def load(manifest: Manifest, repository: Repository) -> SklearnModel:
             does not open, or does not answer its own example.
     """
     _refuse_unproven_release(manifest)
+    mapped = _mapped(manifest, repository)
+    if mapped is not None:
+        return mapped
     return served(
         manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_artefact
     )
@@ -79,6 +88,45 @@ def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> Skl
         ) from error
 
 
+def _mapped(manifest: Manifest, repository: Repository) -> SklearnModel | None:
+    """The version with its large arrays in a file that all workers of this machine map.
+
+    The pages are copied where something writes to them, so that a model is never refused for what
+    it does with its arrays; nothing ever gets into the file.
+
+    Returns:
+        None where the file is small or compressed, where there is no place for the copy, or where
+        the estimator does not answer from it: it is read into memory then.
+    """
+    if repository.maps is None:
+        return None
+    read = partial(repository.read, manifest.ref, ARTEFACT, expected=manifest)
+    with repository.maps.open(manifest.file(ARTEFACT), read) as mapped:
+        if mapped is None or not mapped.begins().startswith(_UNCOMPRESSED):
+            return None
+        try:
+            return SklearnModel(
+                _opened_mapped(mapped.alias),
+                manifest.signature,
+                manifest.rows,
+                is_batchable=manifest.batchable,
+                mapped_share=repository.maps.share,
+            )
+        except Exception as error:
+            _log.info("%s is read into memory, not mapped: %s", manifest.ref, described(error))
+            return None
+
+
+def _opened_mapped(path: str) -> Any:
+    """The object in a file, with arrays mapped; a warning that they are not aligned is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", InconsistentVersionWarning)
+        estimator = joblib.load(path, mmap_mode="c")
+    threads.scan()
+    return estimator
+
+
 def open_artefact(raw: bytes) -> Any:
     """The object that joblib or pickle has written; runs their code, so check the bytes before."""
     return joblib.load(io.BytesIO(raw))
@@ -105,6 +153,7 @@ class SklearnModel:
         artefact_bytes: Length of its artefact.
         holds_threads: Whether predicting holds BLAS and OpenMP to one thread for good.
         is_batchable: What the manifest says; None while it is being published.
+        mapped_share: What a byte counts that lies in a mapped file.
 
     Raises:
         Exception: Whatever the estimator raises on the example.
@@ -119,6 +168,7 @@ class SklearnModel:
         *,
         holds_threads: bool = True,
         is_batchable: bool | None = None,
+        mapped_share: float = 1.0,
     ) -> None:
         self.signature = signature
         self._holds_threads = holds_threads
@@ -137,7 +187,7 @@ class SklearnModel:
             is_batchable=is_batchable,
         )
         self._group = self.alignment.group
-        self.size_bytes = max(artefact_bytes, measure(self._estimator))
+        self.size_bytes = max(artefact_bytes, measure(self._estimator, mapped_share))
 
     @property
     def takes_texts(self) -> bool:
