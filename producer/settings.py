@@ -132,6 +132,18 @@ class Settings(BaseModel):
         ge=1,
         description="Loaded models of one worker, at most. Unset: 75 % of `worker_bytes`.",
     )
+    pin_routed: bool = Field(
+        default=False,
+        description="Versions that get traffic by their route are not evicted from a worker's "
+        "cache, once loaded; another that finds no room beside them is `model_unavailable`.",
+    )
+    warm_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=600,
+        description="A flip waits this long, at most, until the pools have loaded the version; "
+        "then it is refused. 0: flips do not wait.",
+    )
     map_bytes: int = Field(
         default=16 * 2**20,
         ge=0,
