@@ -119,6 +119,36 @@ def _exhaust() -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+class Obedient(Echo):
+    """Does as a file says whenever it is opened, and writes down that it was.
+
+    Args:
+        orders: A file that may hold a word and a number: ``sleep 2`` takes two seconds to open,
+            ``raise 0`` does not open, ``kill 0`` ends the process.
+        loads: A file that gets a line for each opening, the process' id; nothing is done without.
+    """
+
+    def __init__(self, orders: str, loads: str) -> None:
+        super().__init__()
+        self.orders = orders
+        self.loads = loads
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if not Path(self.loads).exists():  # it is being published, where nothing can be written
+            return
+        with Path(self.loads).open("a") as loads:
+            loads.write(f"{os.getpid()}\n")
+        orders = Path(self.orders)
+        word, number = orders.read_text().split() if orders.exists() else ("", "0")
+        if word == "sleep":
+            time.sleep(float(number))
+        elif word == "raise":
+            raise RuntimeError("it was told not to load")
+        elif word == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Doubling(Echo):
     """Predicts twice its first column."""
 
