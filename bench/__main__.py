@@ -14,7 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import engine, idle, memory, models, queues, scale, serving, submit
+from bench import (
+    cold,
+    engine,
+    idle,
+    memory,
+    models,
+    queues,
+    scale,
+    serving,
+    sharing,
+    submit,
+)
 from bench.drivers import BATCHES, PEERS
 from bench.environments import installed, versions
 from bench.picture import picture
@@ -32,8 +43,10 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "idle": idle.run,
     "http": serving.run,
     "scale": scale.run,
+    "cold": cold.run,
     "memory": memory.run,
     "models": models.run,
+    "sharing": sharing.run,
 }
 
 

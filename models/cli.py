@@ -102,7 +102,12 @@ def _tell(line: str) -> None:
     metavar="NAME=NUMBER",
     help="What was measured of it; may be given several times.",
 )
-@click.option("--activate", is_flag=True, help="Send the model's traffic to it at once.")
+@click.option(
+    "--activate",
+    is_flag=True,
+    help="Send the model's traffic to it, once the running pools have loaded it.",
+)
+@click.option("--no-wait", is_flag=True, help="With --activate: do not wait for the pools.")
 @click.option("--no-compile", is_flag=True, help="Serve it as it is; look for no faster form.")
 @click.option(
     "--memory-mib",
@@ -129,6 +134,7 @@ def publish(
     note: str,
     metrics: dict[str, float],
     activate: bool,
+    no_wait: bool,
     no_compile: bool,
     memory_mib: int,
     timeout_s: int,
@@ -164,6 +170,7 @@ def publish(
         note=note,
         metrics=metrics,
         activate=activate,
+        warm_s=0.0 if no_wait else settings.warm_s,
         compile=not no_compile,
         limits=Limits(memory_bytes=memory_mib * 2**20, cpu_s=timeout_s, wall_s=float(timeout_s)),
         progress=_tell,

@@ -26,6 +26,7 @@ from producer.errors import ConfigurationError
 from producer.format import format_problem
 from producer.settings import Settings
 from producer.signals import StopSignals
+from producer.warming import unmet
 from worker.autoscaler import Observation, Policy, decide
 from worker.board import Board
 from worker.child import Child
@@ -119,7 +120,7 @@ class Pool:
         watch = (self._bury, self._look, self._vouch, self._enforce_deadlines)
         while not (self._signals.count or self._outdated):
             self._go_round(*watch, self._sweep, self._tend, self._scale)
-            self._signals.wait(self._pause_s(), self._starter.descriptors)
+            self._pause()
         self._starter.stop()
         self._drain(watch)
         _log.info("pool stopped", pool=self.name)
@@ -130,9 +131,19 @@ class Pool:
             self._looked_ms = self._now_ms
         self._do(self._beat)
 
-    def _pause_s(self) -> float:
-        """How long to wait for news: less while there is no worker to look at the queues itself."""
-        return TICK_S if self._children else min(TICK_S, self._settings.look_s)
+    def _pause(self) -> None:
+        """Wait for news; also of jobs, while there is no worker to look for them itself."""
+        ends = self._clock() + TICK_S
+        step_s = TICK_S if self._children else min(TICK_S, self._settings.look_s)
+        while not self._signals.wait(step_s, self._starter.descriptors):
+            if self._clock() >= ends or self._has_news():
+                return
+
+    def _has_news(self) -> bool:
+        try:
+            return self._needs.has_jobs()
+        except OUTAGE:  # the next round says so
+            return False
 
     def _do(self, *steps: Callable[[], None]) -> bool:
         """Take the steps. One that fails costs the others nothing, unless Redis is away.
@@ -277,14 +288,16 @@ class Pool:
         )
 
     def _queued(self) -> int:
+        """Jobs that wait, and versions that are to be loaded before they get some."""
         pipe = self._redis.pipeline(transaction=False)
         for queue in self._board.queues():
             pipe.llen(keys.key("queue", queue))
-        return sum(n for n in pipe.execute(raise_on_error=False) if isinstance(n, int))
+        jobs = sum(n for n in pipe.execute(raise_on_error=False) if isinstance(n, int))
+        return jobs + len(unmet(self._redis, self.name, self._board.known.__contains__))
 
     def _tend(self) -> None:
         """Keep the fork server, and tell it what published versions need."""
-        self._starter.tend(self._needs.runtimes(self._board.queues()))
+        self._starter.tend(self._needs.runtimes())
 
     def _start(self, count: int) -> None:
         """Start so many workers; fewer if none can be started yet, and the next look asks again."""
@@ -308,6 +321,7 @@ class Pool:
             "min": self._policy.least,
             "max": self._policy.most,
             "pattern": self._pattern,
+            "warms": not (self._signals.count or self._outdated),  # flips wait for its loads
         }
         announce(self._redis, "pool", self.name, what)
         self._outdated = format_problem(self._redis)
