@@ -53,6 +53,7 @@ def _lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
     signature = manifest.signature
     names = ", ".join(signature.names[:_NAMES])
     more = len(signature.names) - _NAMES
+    yield "format", f"{manifest.format}, served by {manifest.runtime}"
     yield "task", manifest.task
     yield "inputs", f"{names}{f' and {more} more' if more > 0 else ''}"
     yield "outputs", ", ".join(signature.output_names)

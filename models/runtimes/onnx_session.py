@@ -31,7 +31,7 @@ ARTEFACT = "model.onnx"
 LIBRARY = "onnxruntime"
 _log = logging.getLogger(__name__)
 #: Operators whose answer to a row is the same whatever is beside it, since none multiplies
-#: matrices: only with these, and for texts, is it tried whether batches need not be filled up.
+#: matrices: only with these is it tried whether batches need not be filled up.
 _ROW_BY_ROW = frozenset(
     {
         "Add",
@@ -229,11 +229,21 @@ class OnnxModel:
         self._names = output_names(self._session, signature)
         self._feeds = feeds_of(self._session, signature)
         self._is_single = rows_at_once(self._session) == 1
+        # A text is dear to take apart, an empty one is not.
+        is_text = [column.type for column in signature.inputs] == ["string"]
+        self._filler = [[""]] if is_text and self._takes_empty() else []
         self.alignment = self._aligned(example, is_batchable, graph.operators)
 
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
         """The outputs by name; see `models.runtimes.Loaded.predict`."""
         return self._answer(rows, self.alignment.group)
+
+    def _takes_empty(self) -> bool:
+        try:
+            self._run([[""]])
+        except Exception:
+            return False
+        return True
 
     def _aligned(
         self, example: arrays.Rows, is_batchable: bool | None, operators: frozenset[str]
@@ -241,11 +251,10 @@ class OnnxModel:
         rows = self._tried(example)
         if self._is_single:
             return Alignment(1, is_exact=True, is_batchable=True)
-        takes_text = [column.type for column in self.signature.inputs] == ["string"]
         return find_alignment(
             self._answer,
             rows,
-            fills=not (takes_text or operators <= _ROW_BY_ROW),
+            fills=not operators <= _ROW_BY_ROW,
             is_batchable=is_batchable,
         )
 
@@ -262,7 +271,7 @@ class OnnxModel:
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
         count = len(rows)
         missing = -count % group
-        filled = rows + rows[-1:] * missing if missing else rows
+        filled = rows + (self._filler or rows[-1:]) * missing if missing else rows
         values = self._alone(filled) if self._is_single else self._run(filled)
         answers = {}
         for output, value in zip(self.signature.outputs, values, strict=True):
