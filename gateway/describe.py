@@ -41,6 +41,12 @@ JOB_ID = _parameter(
 )
 TIMEOUT = _parameter("timeout", "query", "Seconds to wait for the job.", _SECONDS | {"default": 30})
 WAIT = _parameter("wait", "query", "Seconds to wait for the job's end.", _SECONDS | {"default": 0})
+PATTERN = _parameter(
+    "model",
+    "query",
+    "Only models whose name matches, as a shell matches file names: `iris`, `team-*`.",
+    {"type": "string", "maxLength": 200, "default": "*"},
+)
 PREFER = _parameter(
     "Prefer",
     "header",

@@ -11,9 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from producer import keys, wire
 from producer.contract import ModelRef, Signature, check_name, is_name
@@ -50,6 +52,26 @@ def model_names(redis: Redis) -> list[str]:
     """The published models, in order; what is no name is left out."""
     members: set[bytes] = redis.smembers(keys.MODELS)  # type: ignore[assignment]  # not decoded
     return sorted(name for raw in members if is_name(name := raw.decode("utf-8", "replace")))
+
+
+def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
+    """The queues of all published versions and the front doors of their models, in order.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    models = [model for model in model_names(redis) if fnmatchcase(model, pattern)]
+    pipe = redis.pipeline(transaction=False)
+    for model in models:
+        pipe.hkeys(keys.key("signatures", model))
+    queues: list[str] = []
+    for model, versions in zip(models, pipe.execute(raise_on_error=False), strict=True):
+        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
+            continue
+        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
+        queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
+        queues.append(model)
+    return queues
 
 
 def read_versions(redis: Redis, model: str) -> dict[str, Entry]:

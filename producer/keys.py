@@ -34,6 +34,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
     modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
+    modelyard:pace:{queue}           string  worker              pool, gateway    PACE_TTL_S after the last batch
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
@@ -48,6 +49,9 @@ from producer.contract import ModelRef, is_name
 WORKER_TTL_S = 60
 #: A pool or worker that has not been heard of for this long is gone.
 PRESENCE_TTL_S = 10
+#: How fast workers are with a version is remembered for a day.
+PACE_TTL_S = 86_400
+
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
 #: Routes that ``rollback`` can look back to.
@@ -92,6 +96,7 @@ PREFIXES = {
     "batch": "modelyard:batch:",
     "bell": "modelyard:bell:",
     "idempotency": "modelyard:idempotency:",
+    "pace": "modelyard:pace:",
     "loaded": "modelyard:loaded:",
     "pool": "modelyard:pool:",
 }

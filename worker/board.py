@@ -1,21 +1,20 @@
 """Which queues a worker looks at, and in which order: every version's turn comes round.
 
 The queues are those of the catalogue: one a version, and one a model, its front door. They are read
-anew every second.
+anew every second, and with them, by a worker that has work, how long their first jobs have waited.
+`worker.turns` puts them in order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection
 
 from redis import Redis
-from redis.exceptions import RedisError
 
-from producer import keys
-from producer.catalog import model_names
-from producer.contract import ModelRef, is_name
+from producer.catalog import queue_names
+from producer.workload import waits_s
+from worker.turns import Turns
 
 #: How long the queues are remembered.
 _TTL_S = 1.0
@@ -28,57 +27,54 @@ class Board:
         redis: Where the catalogue is.
         pattern: Only models whose name matches, as a shell matches file names.
         clock: Seconds, for how long to remember.
+        loaded: Tells the ``model@version`` of what the worker has loaded.
+        patience_s: How long a job may wait before its version's turn comes, loaded or not.
     """
 
     def __init__(
-        self, redis: Redis, pattern: str = "*", clock: Callable[[], float] = time.monotonic
+        self,
+        redis: Redis,
+        pattern: str = "*",
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        loaded: Callable[[], Collection[str]] = tuple,
+        patience_s: float = 1.0,
     ) -> None:
         self._redis = redis
         self._pattern = pattern
         self._clock = clock
+        self._loaded = loaded
+        self._turns = Turns(patience_s)
         self._queues: list[str] = []
+        self._waits_s: dict[str, float] = {}
         self._read_at = float("-inf")
-        self._served: str | None = None
+        self._is_at_work = False
 
     def queues(self) -> list[str]:
-        """All queues, those after the one that was served last first.
+        """All queues, whose turn it is first.
 
         Raises:
             RedisError: Redis does not answer.
         """
         if self._clock() - self._read_at > _TTL_S:
-            self._queues = read_queues(self._redis, self._pattern)
+            self._queues = queue_names(self._redis, self._pattern)
+            # Nothing waits for long where a worker is idle.
+            self._waits_s = waits_s(self._redis, self._queues) if self._is_at_work else {}
+            self._is_at_work = False
             self._read_at = self._clock()
-        if self._served not in self._queues:
-            return list(self._queues)
-        turn = self._queues.index(self._served) + 1
-        return self._queues[turn:] + self._queues[:turn]
+        return self._turns.order(self._queues, self._loaded(), self._waits_s)
 
     @property
     def known(self) -> list[str]:
         """The queues as read last."""
         return self._queues
 
-    def served(self, queue: str) -> None:
-        """Note which queue had its turn."""
-        self._served = queue
+    def took(self, queue: str) -> None:
+        """Note that a batch was taken of a queue."""
+        self._turns.took(queue)
+        self._waits_s.pop(queue, None)  # its first job is another one now
+        self._is_at_work = True
 
-
-def read_queues(redis: Redis, pattern: str = "*") -> list[str]:
-    """The queues of all published versions and the front doors of their models, in order.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    models = [model for model in model_names(redis) if fnmatchcase(model, pattern)]
-    pipe = redis.pipeline(transaction=False)
-    for model in models:
-        pipe.hkeys(keys.key("signatures", model))
-    queues: list[str] = []
-    for model, versions in zip(models, pipe.execute(raise_on_error=False), strict=True):
-        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
-            continue
-        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
-        queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
-        queues.append(model)
-    return queues
+    def charge(self, queue: str, seconds: float) -> None:
+        """Note what the batch took of the worker's time."""
+        self._turns.charge(queue, seconds)

@@ -28,9 +28,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from producer import children, connect, keys, tether
 from producer.settings import Settings
 from producer.signals import StopSignals
+from producer.work import Bounds
 from worker.autoscaler import Observation, Policy, decide
-from worker.board import Board
 from worker.lease import Lease, Reaped, Reason, reap, sweep
+from worker.lookout import Lookout
 from worker.outage import OUTAGE
 from worker.registration import announce, unregister
 from worker.tally import count_crash
@@ -113,12 +114,18 @@ class Pool:
         self._url = url
         self._pattern = pattern
         self._clock = clock
-        self._policy = Policy(settings.pool_min, settings.pool_max, settings.idle_s)
+        self._policy = Policy(
+            settings.pool_min,
+            settings.pool_max,
+            settings.idle_s,
+            Bounds(settings.target_wait_s, settings.batch_jobs, settings.batch_rows),
+        )
         self._redis: Redis = connect.steady(url, self.name)
-        self._board = Board(self._redis, pattern)
+        self._lookout = Lookout(self._redis, self.name, pattern, self._policy)
         self._children: dict[str, Child] = {}
         self._backoff_s = 0.0
         self._start_after = 0.0
+        self._started_at = float("-inf")
         self._beaten = float("-inf")
         self._looked = clock()
         self._spare_until = float("-inf")
@@ -269,30 +276,31 @@ class Pool:
 
     def _scale(self) -> None:
         now = self._clock()
-        plan = decide(self._observe(now), self._policy)
+        plan = decide(self._observe(now), self._policy, now)
         if plan.start and now >= self._start_after:
             self._start(plan.start)
+            self._started_at = now
+            self._beaten = float("-inf")  # other pools are to know at once
         for name in plan.leave:
             self._dismiss(self._children[name])
 
     def _observe(self, now: float) -> Observation:
-        staying = [child for child in self._children.values() if not child.is_leaving]
-        return Observation(
-            queued=self._queued(),
-            starting=sum(child.state == "starting" for child in staying),
-            busy=sum(child.state not in ("starting", "idle") for child in staying),
-            idle_for={
-                child.name: now - child.idle_since
-                for child in staying
-                if child.idle_since is not None
-            },
+        staying = self._staying()
+        return self._lookout.observe(
+            now,
+            {child.name: child.state for child in staying},
+            {c.name: c.idle_since for c in staying if c.idle_since is not None},
+            self._started_at,
         )
 
-    def _queued(self) -> int:
-        pipe = self._redis.pipeline(transaction=False)
-        for queue in self._board.queues():
-            pipe.llen(keys.key("queue", queue))
-        return sum(n for n in pipe.execute(raise_on_error=False) if isinstance(n, int))
+    def _staying(self) -> list[Child]:
+        return [child for child in self._children.values() if not child.is_leaving]
+
+    def _room(self) -> int:
+        """How many workers more could be started now."""
+        if self._signals.count or self._clock() < self._start_after:
+            return 0
+        return max(0, self._policy.most - len(self._staying()))
 
     def _start(self, count: int) -> None:
         for _ in range(count):
@@ -322,6 +330,10 @@ class Pool:
             "min": self._policy.least,
             "max": self._policy.most,
             "pattern": self._pattern,
+            "staying": len(self._staying()),
+            "room": self._room(),
+            "arrivals_s": self._lookout.arrivals_s,
+            "start_s": round(self._lookout.start_s, 3),
         }
         announce(self._redis, "pool", self.name, what)
         self._beaten = self._clock()

@@ -25,6 +25,7 @@ from producer import connect, keys
 from producer.contract import Failure
 from producer.settings import Settings
 from producer.signals import StopSignals
+from producer.workload import write_paces
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Lease, Suspended, reap
@@ -33,6 +34,7 @@ from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
 from worker.serve import Served, Server
+from worker.stopwatch import Stopwatch
 
 _log = structlog.get_logger()
 
@@ -64,10 +66,13 @@ class Worker:
         self._bell = connect.blocking(url, settings.look_s, self.name)
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
-        self._board = Board(self._redis, pattern)
         repository = Repository(settings.store_path)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
+        self._board = Board(
+            self._redis, pattern, loaded=self._loaded, patience_s=settings.target_wait_s
+        )
+        self._stopwatch = Stopwatch()
         self._server = Server(self._cache, repository, settings)
         self._batch: Batch | None = None
         self._stopped = threading.Event()
@@ -144,7 +149,7 @@ class Worker:
             self._registration.set_state("idle")
         self._is_suspended = False
         if isinstance(claimed, Batch):
-            self._board.served(claimed.queue)
+            self._board.took(claimed.queue)
             self._work(claimed)
         elif claimed == 0:
             self._wait_for_bell(queues)
@@ -162,9 +167,11 @@ class Worker:
 
     def _work(self, batch: Batch) -> None:
         self._batch = batch
+        started = time.monotonic()
         try:
             served = self._server.serve(batch, self._lease)
             self._persist(lambda: self._finish(batch, served))
+            self._note_pace(batch.queue, served, time.monotonic() - started)
         except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
         except Exception:
@@ -192,6 +199,17 @@ class Worker:
                 _log.info("job failed", job=ending.id, model=model, version=version, code=code)
         _log.debug("batch", worker=self.name, queue=batch.queue, jobs=len(served.endings))
 
+    def _note_pace(self, queue: str, served: Served, taken_s: float) -> None:
+        """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
+
+        Args:
+            queue: Where its jobs came from.
+            served: What became of it.
+            taken_s: From claim to end, in seconds.
+        """
+        self._board.charge(queue, taken_s)
+        self._stopwatch.add(queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s)
+
     def _suspended(self) -> None:
         if not self._is_suspended:
             self._registration.set_state("suspended")
@@ -207,6 +225,7 @@ class Worker:
         while not self._stopped.wait(self._settings.lease_s / 4):
             try:
                 self._renew(lease)
+                self._tell_paces(redis)
                 if time.monotonic() - beaten >= _BEAT_S:
                     registration.beat(self._board.known, self._loaded())
                     self._check_memory()
@@ -224,6 +243,12 @@ class Worker:
                 worker=self.name,
                 queue=batch.queue,
             )
+
+    def _tell_paces(self, redis: Redis) -> None:
+        news = self._stopwatch.news()
+        if news:
+            write_paces(redis, news)
+            self._stopwatch.told(news)
 
     def _check_memory(self) -> None:
         """Ask for the process to be replaced, after its batch, if it has grown too large."""
