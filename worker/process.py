@@ -70,7 +70,10 @@ class Worker:
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._board = Board(
-            self._redis, pattern, loaded=self._loaded, patience_s=settings.target_wait_s
+            self._redis,
+            pattern,
+            loaded=lambda: {str(ref) for ref in self._cache.loaded()},
+            patience_s=settings.target_wait_s,
         )
         self._stopwatch = Stopwatch()
         self._server = Server(self._cache, repository, settings)
