@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import engine, idle, memory, queues, scale, serving, submit
+from bench import engine, idle, memory, queues, scale, scaling, serving, submit
 from bench.drivers import BATCHES, PEERS
 from bench.environments import installed, versions
 from bench.picture import picture
@@ -32,6 +32,7 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "idle": idle.run,
     "http": serving.run,
     "scale": scale.run,
+    "scaling": scaling.run,
     "memory": memory.run,
 }
 

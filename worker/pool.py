@@ -127,6 +127,7 @@ class Pool:
         self._start_after = 0.0
         self._started_at = float("-inf")
         self._beaten = float("-inf")
+        self._told = 0
         self._looked = clock()
         self._spare_until = float("-inf")
         self._signals = StopSignals(on_second=self._kill_all)
@@ -280,7 +281,6 @@ class Pool:
         if plan.start and now >= self._start_after:
             self._start(plan.start)
             self._started_at = now
-            self._beaten = float("-inf")  # other pools are to know at once
         for name in plan.leave:
             self._dismiss(self._children[name])
 
@@ -320,8 +320,9 @@ class Pool:
         child.process.terminate()
 
     def _beat(self) -> None:
-        if self._clock() - self._beaten < _BEAT_S:
-            return
+        if self._clock() - self._beaten < _BEAT_S and len(self._children) == self._told:
+            return  # other pools are to know at once of a worker more or less
+        self._told = len(self._children)
         states = Counter(child.state for child in self._children.values())
         what = {
             "host": socket.gethostname(),

@@ -19,9 +19,8 @@ NOW = 1000.0
 
 
 def work(depth: int = 0, queue: str = "a@v1", **more: Any) -> Work:
-    return Work(
-        **{"rows": float(depth), "holders": 1, "pace": PACE} | more, queue=queue, depth=depth
-    )
+    usual = Work(queue, depth, rows=float(depth), holders=1, pace=PACE)
+    return replace(usual, **more)
 
 
 def seen(*works: Work, starting: int = 0, busy: int = 0, idle: Sequence[str] = (), **more: Any):
