@@ -134,9 +134,9 @@ def steps(scale: float) -> Load:
 
 
 def sawtooth(scale: float) -> Load:
-    """Three versions, each rising from nothing to 700 jobs a second, out of step."""
-    period, peak = round(45 * scale), 700.0
-    seconds, tail = 2 * period, 10
+    """Three versions, each rising from nothing to 1,000 jobs a second, out of step."""
+    period, peak = round(75 * scale), 1000.0
+    seconds, tail = round(100 * scale), 10
     rates = {
         f"paced@v{number + 1}": [
             peak * ((second + number * period / 3) % period) / period for second in range(seconds)

@@ -35,6 +35,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
     modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
     modelyard:pace:{queue}           string  worker              pool, gateway    PACE_TTL_S after the last batch
+    modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last said
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
@@ -97,6 +98,7 @@ PREFIXES = {
     "bell": "modelyard:bell:",
     "idempotency": "modelyard:idempotency:",
     "pace": "modelyard:pace:",
+    "off": "modelyard:off:",
     "loaded": "modelyard:loaded:",
     "pool": "modelyard:pool:",
 }

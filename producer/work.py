@@ -18,7 +18,7 @@ from math import ceil, floor
 
 #: Workers for what arrives, as multiples of what it would keep busy all the time: the first when it
 #: is asked whether more are needed, the second whether fewer would do. Between them nothing moves.
-GROW, KEEP = 1.05, 1.2
+GROW, KEEP = 1.1, 1.25
 
 #: A version whose next batch takes this part of the target wait holds others up, and is given
 #: workers of its own.
@@ -142,7 +142,7 @@ def wanted(works: Iterable[Work], bounds: Bounds, headroom: float = GROW) -> dic
     """
     needs = {work: need(work, bounds, headroom) for work in works}
     cold = [work for work in needs if work.is_cold or (work.pace is None and not work.is_door)]
-    long = [work for work in needs if work not in cold and _is_long(work, bounds)]
+    long = [work for work in needs if work not in cold and is_long(work, bounds)]
     warm = [work for work in needs if work not in cold and work not in long]
     seats = _seated(warm, needs) | _seated(cold, needs)
     for work in long:
@@ -162,7 +162,7 @@ def _seated(works: Sequence[Work], needs: Mapping[Work, float]) -> dict[str, int
     return seats
 
 
-def _is_long(work: Work, bounds: Bounds) -> bool:
+def is_long(work: Work, bounds: Bounds) -> bool:
     """Whether the queue's next batch would hold other versions up."""
     if work.pace is None or not work.is_active:
         return False

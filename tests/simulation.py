@@ -254,7 +254,7 @@ class Yard:
     ) -> None:
         self._running[queue] -= jobs
         self._ended[queue] += jobs
-        worker.turns.charge(queue, taken_s + load_s)
+        worker.turns.charge(queue, taken_s + load_s, load_s)
         self._watch.add(queue, jobs, round(jobs * self._paces[queue].rows), taken_s, load_s)
         self._take(pool, worker)
 

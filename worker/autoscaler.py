@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from producer.work import KEEP, Bounds, Work, wanted
+from producer.work import KEEP, Bounds, Work, is_long, wanted
 
 #: Jobs' arrivals are counted over so long, in seconds.
 RATE_S = 3.0
@@ -75,6 +75,8 @@ class Observation:
         start_s: How long a worker takes to start, in seconds.
         kept: Workers that were needed at most in the last ``idle_s``; None where that is not known
             yet, because the pool is younger.
+        guard: The worker that was told to keep off queues with long batches; empty for none.
+        names: The workers that have reported and were not asked to leave.
         name: The pool's own name.
         peers: The other pools.
         is_suspended: Whether nothing may be claimed now.
@@ -88,6 +90,8 @@ class Observation:
     started_at: float = float("-inf")
     start_s: float = 0.0
     kept: int | None = None
+    guard: str = ""
+    names: Sequence[str] = ()
     name: str = ""
     peers: Sequence[Peer] = ()
     is_suspended: bool = False
@@ -111,6 +115,19 @@ class Plan:
     leave: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A worker that is kept free for short batches, however many long ones wait.
+
+    Attributes:
+        worker: Its name.
+        off: The queues that it is to leave to others.
+    """
+
+    worker: str
+    off: tuple[str, ...]
+
+
 def decide(seen: Observation, policy: Policy, now: float) -> Plan:
     """The plan for what was seen; ``now`` is of the clock that the observation's moments are of.
 
@@ -129,6 +146,21 @@ def decide(seen: Observation, policy: Policy, now: float) -> Plan:
     )
     by_use = sorted(seen.idle_since, key=lambda name: (name in seen.only, seen.idle_since[name]))
     return Plan(leave=tuple(by_use[: max(0, surplus)]))
+
+
+def guard(seen: Observation, policy: Policy) -> Guard | None:
+    """The worker that is to keep off long batches; None where nobody need do so, or can.
+
+    While versions with long batches and others both have work, and there are two workers or more,
+    one is for the others: the same as before, else one that is idle.
+    """
+    active = [work for work in seen.works if work.is_active and not work.is_door]
+    off = tuple(sorted(work.queue for work in active if is_long(work, policy.bounds)))
+    if not off or len(off) == len(active) or len(seen.names) < 2:
+        return None
+    if seen.guard in seen.names:
+        return Guard(seen.guard, off)
+    return Guard(min(seen.names, key=lambda name: (name not in seen.idle_since, name)), off)
 
 
 def _wanted(seen: Observation, policy: Policy, now: float, all_workers: int) -> int:

@@ -8,10 +8,12 @@ anew every second, and with them, by a worker that has work, how long their firs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from redis import Redis
 
+from producer import keys
 from producer.catalog import queue_names
 from producer.workload import waits_s
 from worker.turns import Turns
@@ -27,6 +29,7 @@ class Board:
         redis: Where the catalogue is.
         pattern: Only models whose name matches, as a shell matches file names.
         clock: Seconds, for how long to remember.
+        worker: The worker's name: its pool may tell it to leave some queues to others.
         loaded: Tells the ``model@version`` of what the worker has loaded.
         patience_s: How long a job may wait before its version's turn comes, loaded or not.
     """
@@ -37,6 +40,7 @@ class Board:
         pattern: str = "*",
         clock: Callable[[], float] = time.monotonic,
         *,
+        worker: str = "",
         loaded: Callable[[], Collection[str]] = tuple,
         patience_s: float = 1.0,
     ) -> None:
@@ -46,6 +50,8 @@ class Board:
         self._loaded = loaded
         self._turns = Turns(patience_s)
         self._queues: list[str] = []
+        self._worker = worker
+        self._off: frozenset[str] = frozenset()
         self._waits_s: dict[str, float] = {}
         self._read_at = float("-inf")
         self._is_at_work = False
@@ -60,9 +66,11 @@ class Board:
             self._queues = queue_names(self._redis, self._pattern)
             # Nothing waits for long where a worker is idle.
             self._waits_s = waits_s(self._redis, self._queues) if self._is_at_work else {}
+            self._off = read_off(self._redis, self._worker) if self._worker else frozenset()
             self._is_at_work = False
             self._read_at = self._clock()
-        return self._turns.order(self._queues, self._loaded(), self._waits_s)
+        mine = [queue for queue in self._queues if queue not in self._off]
+        return self._turns.order(mine, self._loaded(), self._waits_s)
 
     @property
     def known(self) -> list[str]:
@@ -75,6 +83,25 @@ class Board:
         self._waits_s.pop(queue, None)  # its first job is another one now
         self._is_at_work = True
 
-    def charge(self, queue: str, seconds: float) -> None:
-        """Note what the batch took of the worker's time."""
-        self._turns.charge(queue, seconds)
+    def charge(self, queue: str, seconds: float, load_s: float) -> None:
+        """Note what the batch took of the worker's time, and what part of it loading was."""
+        self._turns.charge(queue, seconds, load_s)
+
+
+def keep_off(redis: Redis, worker: str, queues: Sequence[str]) -> None:
+    """Tell a worker to leave some queues to others, for `keys.PRESENCE_TTL_S`.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    redis.set(keys.key("off", worker), " ".join(queues), ex=keys.PRESENCE_TTL_S)
+
+
+def read_off(redis: Redis, worker: str) -> frozenset[str]:
+    """The queues that a worker was told to leave to others.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    found: Any = redis.mget([keys.key("off", worker)])  # a key of another type counts as none
+    return frozenset((found[0] or b"").decode("utf-8", "replace").split())

@@ -54,6 +54,7 @@ class Lookout:
         states: Mapping[str, str],
         idle_since: Mapping[str, float],
         started_at: float,
+        guard: str = "",
     ) -> Observation:
         """The yard and the pool's workers at this moment.
 
@@ -63,6 +64,7 @@ class Lookout:
                 leave.
             idle_since: When each idle one was first seen idle, by name.
             started_at: When one was started last.
+            guard: The one that was told to keep off queues with long batches.
 
         Raises:
             RedisError: Redis does not answer.
@@ -85,6 +87,8 @@ class Lookout:
             started_at=started_at,
             start_s=self.start_s,
             kept=self._memory.kept(works, self.start_s, now),
+            guard=guard,
+            names=[name for name, state in states.items() if state != "starting"],
             name=self._name,
             peers=self._peers(presence),
             is_suspended=load.is_suspended,

@@ -29,7 +29,8 @@ from producer import children, connect, keys, tether
 from producer.settings import Settings
 from producer.signals import StopSignals
 from producer.work import Bounds
-from worker.autoscaler import Observation, Policy, decide
+from worker.autoscaler import Guard, Observation, Policy, decide, guard
+from worker.board import keep_off
 from worker.lease import Lease, Reaped, Reason, reap, sweep
 from worker.lookout import Lookout
 from worker.outage import OUTAGE
@@ -126,6 +127,7 @@ class Pool:
         self._backoff_s = 0.0
         self._start_after = 0.0
         self._started_at = float("-inf")
+        self._guard = ""
         self._beaten = float("-inf")
         self._told = 0
         self._looked = clock()
@@ -277,12 +279,14 @@ class Pool:
 
     def _scale(self) -> None:
         now = self._clock()
-        plan = decide(self._observe(now), self._policy, now)
+        seen = self._observe(now)
+        plan = decide(seen, self._policy, now)
         if plan.start and now >= self._start_after:
             self._start(plan.start)
             self._started_at = now
         for name in plan.leave:
             self._dismiss(self._children[name])
+        self._place_guard(guard(seen, self._policy))
 
     def _observe(self, now: float) -> Observation:
         staying = self._staying()
@@ -291,7 +295,16 @@ class Pool:
             {child.name: child.state for child in staying},
             {c.name: c.idle_since for c in staying if c.idle_since is not None},
             self._started_at,
+            self._guard,
         )
+
+    def _place_guard(self, found: Guard | None) -> None:
+        """Keep one worker free for short batches; who is no longer told takes all of them again."""
+        if self._guard and (found is None or found.worker != self._guard):
+            self._redis.delete(keys.key("off", self._guard))
+        self._guard = found.worker if found else ""
+        if found:
+            keep_off(self._redis, found.worker, found.off)
 
     def _staying(self) -> list[Child]:
         return [child for child in self._children.values() if not child.is_leaving]

@@ -72,6 +72,7 @@ class Worker:
         self._board = Board(
             self._redis,
             pattern,
+            worker=self.name,
             loaded=lambda: {str(ref) for ref in self._cache.loaded()},
             patience_s=settings.target_wait_s,
         )
@@ -210,7 +211,7 @@ class Worker:
             served: What became of it.
             taken_s: From claim to end, in seconds.
         """
-        self._board.charge(queue, taken_s)
+        self._board.charge(queue, taken_s, served.load_s)
         self._stopwatch.add(queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s)
 
     def _suspended(self) -> None:
@@ -224,15 +225,16 @@ class Worker:
         redis = connect.steady(self._url, self.name)
         lease = Lease(redis, self.name, self._settings)
         registration = self._registration.on(redis)
-        beaten = 0.0
+        beaten, told = 0.0, set[str]()
         while not self._stopped.wait(self._settings.lease_s / 4):
             try:
                 self._renew(lease)
                 self._tell_paces(redis)
-                if time.monotonic() - beaten >= _BEAT_S:
-                    registration.beat(self._board.known, self._loaded())
+                loaded = self._loaded()
+                if time.monotonic() - beaten >= _BEAT_S or loaded.keys() != told:
+                    registration.beat(self._board.known, loaded)
                     self._check_memory()
-                    beaten = time.monotonic()
+                    beaten, told = time.monotonic(), set(loaded)
             except OUTAGE as error:
                 _log.debug("Redis is away: %s", error)
             except Exception:  # without this thread, the worker would be taken for dead

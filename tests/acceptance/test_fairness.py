@@ -35,11 +35,11 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def version(redis: Redis, store: Path) -> Callable[[str], str]:
+def version(redis: Redis, store: Path) -> Callable[..., str]:
     """Publishes a version of a slow model; its queue."""
 
-    def version(name: str) -> str:
-        echo = estimators.Echo(pace_s=PACE_S).fit([[1.0]])
+    def version(name: str, pace_s: float = PACE_S) -> str:
+        echo = estimators.Echo(pace_s=pace_s).fit([[1.0]])
         publish(Repository(store), redis, echo, "echo", name, [[1.0]], activate=True)
         return f"echo@{name}"
 
@@ -110,3 +110,33 @@ def test_workers_tell_how_fast_they_are(client, redis, redis_url, store, tmp_pat
     with running_pool(redis_url, store, tmp_path):
         submit(client, "v1", 3)
         wait_until(lambda: redis.get(keys.key("pace", queue)), 30, "its pace is told")
+
+
+def test_long_batches_leave_one_of_two_workers_to_short_ones(
+    client, redis, redis_url, store, tmp_path, version
+):
+    """Slow jobs enough for both workers: fast ones are answered while hardly any of them ends."""
+    slow, fast = version("slow", 1.0), version("fast", 0.001)
+    settings = {"batch_jobs": 1, "pool_min": 2, "pool_max": 2}
+    with running_pool(redis_url, store, tmp_path, **settings) as pool:
+        pool.wait_for_workers(redis, 2)
+        submit(client, "slow", 60)
+
+        def is_guarded() -> bool:
+            submit(client, "fast", 1)[0].wait(30)
+            return any(redis.scan_iter(keys.key("off", "*")))
+
+        wait_until(is_guarded, 30, "a worker is told to keep off")
+        held = len(client.redis.keys(keys.key("off", "*")))
+        assert held == 1
+        wait_until(lambda: _ended_while(client, redis, slow, 20) <= 1, 30, "fast ones pass")
+        assert redis.llen(keys.key("queue", slow)) > 0, "slow ones waited all the time"
+    assert ended(redis, fast) > 0
+
+
+def _ended_while(client: Client, redis: Redis, queue: str, count: int) -> int:
+    """Jobs of a queue that end while so many fast ones are answered one after the other."""
+    before = ended(redis, queue)
+    for _ in range(count):
+        submit(client, "fast", 1)[0].wait(30)
+    return ended(redis, queue) - before

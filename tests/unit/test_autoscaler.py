@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.work import Bounds, Pace, Work, wanted
-from worker.autoscaler import Memory, Observation, Peer, Plan, Policy, decide
+from worker.autoscaler import Guard, Memory, Observation, Peer, Plan, Policy, decide, guard
 
 POLICY = Policy(least=1, most=4, idle_s=60)
 PACE = Pace(batch_s=0.0, row_s=0.01, load_s=0.5, rows=1.0)
@@ -81,6 +81,30 @@ def test_long_batches_do_not_hold_the_others_up():
     slow = Pace(0.0, 5.0, 0.5, 1.0)
     fast = work(0, "b@v1", running=1, arrivals_s=10)
     assert plan(seen(work(0, running=1, pace=slow), fast, busy=1)) == Plan(start=1)
+
+
+SLOW = work(9, "s@v1", running=1, pace=Pace(0.0, 5.0, 0.5, 1.0))
+
+
+def test_a_worker_is_kept_free_for_short_batches_while_long_ones_run():
+    observation = seen(SLOW, work(0, arrivals_s=10), busy=1, idle=["y"], names=["x", "y"])
+    assert guard(observation, POLICY) == Guard("y", ("s@v1",))
+    assert guard(replace(observation, guard="x"), POLICY) == Guard("x", ("s@v1",))
+    assert guard(replace(observation, guard="gone"), POLICY) == Guard("y", ("s@v1",))
+
+
+@pytest.mark.parametrize(
+    ("works", "names"),
+    [
+        ([SLOW], ["x", "y"]),
+        ([work(5)], ["x", "y"]),
+        ([SLOW, work(0)], ["x", "y"]),
+        ([SLOW, work(5)], ["x"]),
+    ],
+    ids=["only long ones", "only short ones", "nothing short has work", "one worker"],
+)
+def test_nobody_is_kept_free_where_nobody_need_be_or_can(works, names):
+    assert guard(seen(*works, names=names, guard="x"), POLICY) is None
 
 
 def test_one_job_however_long_is_for_one_worker():
