@@ -33,19 +33,21 @@ chaos: $(VENV)/dev.stamp ## Break all that can break, at random, for half an hou
 	@CHAOS=1 $(PY) -m pytest tests/chaos
 	@$(PY) -m tests.chaos $(ARGS)
 
-lint: $(VENV)/dev.stamp ## Check style, types, imports between packages, and the settings page.
+lint: $(VENV)/dev.stamp ## Check style, types, imports between packages, and made pages.
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) docs/write_settings.py --check
+	@$(PY) docs/write_manifest_schema.py --check
 
 format: $(VENV)/dev.stamp ## Put the code into the common form.
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-docs: $(VENV)/dev.stamp ## Write the settings page anew.
+docs: $(VENV)/dev.stamp ## Write the settings page and the manifest's schema anew.
 	@$(PY) docs/write_settings.py
+	@$(PY) docs/write_manifest_schema.py
 
 bench: $(VENV)/dev.stamp ## Measure, side by side with peers; ARGS=--quick for a trial.
 	@$(PY) -m bench $(ARGS)

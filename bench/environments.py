@@ -1,7 +1,8 @@
 """An environment for each peer, made by pip from the versions pinned in ``bench/peers/*.txt``.
 
 They go under ``build/bench``, which git ignores, and are made once. The libraries of the model come
-in the very versions that run here, so that everybody predicts with the same code.
+in the very versions that run here, so that everybody predicts with the same code. One more is for
+Modelyard itself, with what a user installs and none of the tools that it is developed with.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.progress import say
 _ROOT = Path(__file__).resolve().parent.parent
 _PINS = _ROOT / "bench" / "peers"
 _FOLDER = _ROOT / "build" / "bench"
+_OWN, _OWN_PINS = "modelyard", _ROOT / "locks" / "run.txt"
 _MODEL = ("scikit-learn", "numpy", "scipy", "joblib", "orjson")
 #: Above this line of a file stands what is compared, below it what that needs.
 _NEEDS = "# What these need:"
@@ -26,6 +28,15 @@ _INSTALL_S = 900
 
 class NotInstalled(Exception):
     """A peer that pip cannot install here; the message is pip's last word."""
+
+
+def own_python() -> Path:
+    """The interpreter of an environment that holds what Modelyard needs to run, and no more.
+
+    Raises:
+        NotInstalled: It cannot be made.
+    """
+    return python_of(_OWN)
 
 
 def python_of(name: str) -> Path:
@@ -68,7 +79,10 @@ def _make(folder: Path, name: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _call(sys.executable, "-m", "venv", str(folder))
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    _call(*pip, "install", "--requirement", str(_PINS / f"{name}.txt"), *_model_pins())
+    if name == _OWN:
+        _call(*pip, "install", "--no-deps", "--require-hashes", "--requirement", str(_OWN_PINS))
+    else:
+        _call(*pip, "install", "--requirement", str(_PINS / f"{name}.txt"), *_model_pins())
 
 
 def _call(*argv: str) -> None:
@@ -92,4 +106,5 @@ def _model_pins() -> list[str]:
 
 
 def _text(name: str) -> str:
-    return (_PINS / f"{name}.txt").read_text(encoding="utf-8")
+    path = _OWN_PINS if name == _OWN else _PINS / f"{name}.txt"
+    return path.read_text(encoding="utf-8")

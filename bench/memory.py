@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from bench.environments import environ, own_python
 from bench.jobs import one_row, submitted
 from bench.measure import Spread
 from bench.progress import say
@@ -39,12 +39,14 @@ sys.stdin.read()
 _TEXT = f"""\
 The bare interpreter has imported joblib and numpy, loaded the artefact and predicted once; the
 worker has served {_SERVED:,} jobs. USS is memory that is the process' alone, RSS counts shared
-pages too. Then one worker serves many jobs whose results live for {_TTL_S} s."""
+pages too. Both run in an environment of what Modelyard needs and no more: development tools bring
+modules that other libraries import when they find them. Then one worker serves many jobs whose
+results live for {_TTL_S} s."""
 
 _TEXT_OF_REDIS = """\
 Redis' memory, without the buffers of connections, for one-row jobs: waiting, ended with their
 results, and when those have expired and one further job has ended. RQ keeps a result in a stream of
-its own, for which Redis sets 4 KiB aside."""
+its own, for which Redis, as it is set here, sets 512 bytes aside (4 KiB by default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def run(quick: bool) -> Section:
 
 def bare(yard: Yard) -> Held:
     """An interpreter with the model loaded."""
-    argv = [sys.executable, "-P", "-c", _BARE, str(yard.artefact(_MODEL))]
+    argv = [str(own_python()), "-P", "-c", _BARE, str(yard.artefact(_MODEL))]
     with subprocess.Popen(
         tether.command(argv, signal.SIGKILL),
         stdin=subprocess.PIPE,
@@ -177,7 +179,7 @@ def _wait_until_expired(yard: Yard) -> None:
 @contextmanager
 def _worker(yard: Yard) -> Iterator[Process]:
     """A worker that has loaded the model."""
-    with yard.running(worker()) as process:
+    with yard.running(worker(own_python()), environ(yard.environ())) as process:
         submitted(yard, [one_row()])[0].wait(60)
         yield process
 

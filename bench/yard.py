@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from producer import children, connect, keys, tether
 from producer.client import Client
 from producer.contract import ModelRef
-from producer.embedded import find_server
+from producer.embedded import RESULT_NODE_BYTES, find_server
 from producer.settings import Settings
 
 #: The row that every job of every benchmark asks about, and what the model must say of it.
@@ -156,6 +156,7 @@ def open_yard(**settings: object) -> Iterator[Yard]:
         port = free_port()
         argv = [str(find_server().path), "--port", str(port), "--bind", "127.0.0.1"]
         argv += ["--save", "", "--dir", name, "--logfile", str(folder / "redis.log")]
+        argv += ["--stream-node-max-bytes", str(RESULT_NODE_BYTES)]  # RQ's results are streams, too
         server = subprocess.Popen(tether.command(argv, signal.SIGKILL))
         url = f"redis://127.0.0.1:{port}/0"
         own = {"redis_url": url, "store": str(folder / "store"), "log_level": "warning"}
@@ -173,9 +174,9 @@ def open_yard(**settings: object) -> Iterator[Yard]:
             server.wait()
 
 
-def worker() -> list[str]:
+def worker(python: Path | str = sys.executable) -> list[str]:
     """The command of one worker of ours."""
-    return [sys.executable, "-P", "-m", "worker.process", "", "", "*"]
+    return [str(python), "-P", "-m", "worker.process", "", "", "*"]
 
 
 def stock_worker(url: str, queue: str) -> list[str]:

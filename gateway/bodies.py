@@ -242,6 +242,9 @@ class Version(_Answer):
     queue_depth: int
     active: bool
     share: float = Field(description="Its part of the traffic, 0 to 1.")
+    state: Literal["published", "retired"] = Field(
+        description="A retired version gets no new jobs, and runs those that it has."
+    )
     aliases: list[str]
     signature: SignatureValue
     signature_id: str

@@ -94,6 +94,7 @@ def _version(model: ModelSurvey, entry: Entry, presence: Presence) -> dict[str, 
         "queue_depth": model.queues[queue].depth,
         "active": model.route.active == version,
         "share": model.route.shares.get(version, 0.0),
+        "state": entry.state,
         "aliases": sorted(
             alias for alias, named in model.route.keys["aliases"].items() if named == version
         ),

@@ -11,7 +11,10 @@ from gateway.problems import problem
 from gateway.services import services
 from gateway.survey import Survey, survey
 from producer import wire
+from producer.connect import redis_reachable
 from producer.errors import Unavailable
+from producer.format import format_problem
+from producer.presence import why_none_looks
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -36,7 +39,7 @@ def readyz() -> Response:
     Otherwise 503, with what is missing in `checks`.
     """
     try:
-        checks = _checks(survey(services().redis))
+        checks = _checks(survey(services().redis), _format_problem())
     except Unavailable as error:
         checks = {"redis": error.message}
     missing = [name for name, state in checks.items() if state != _OK]
@@ -49,7 +52,12 @@ def readyz() -> Response:
     return response
 
 
-def _checks(look: Survey) -> dict[str, str]:
+def _format_problem() -> str:
+    with redis_reachable():
+        return format_problem(services().redis)
+
+
+def _checks(look: Survey, format_problem: str) -> dict[str, str]:
     """What serving takes -> ``ok``, or what is missing."""
     unrouted = [model.name for model in look.models if model.route.mode == "none"]
     models = _OK
@@ -57,5 +65,5 @@ def _checks(look: Survey) -> dict[str, str]:
         models = "no model is published"
     elif len(unrouted) == len(look.models):
         models = f"no model has an active version: set modelyard:active:{unrouted[0]}"
-    pools = _OK if look.presence.pools else "no pool of workers is alive: start `modelyard pool`"
-    return {"redis": _OK, "models": models, "pools": pools}
+    pools = _OK if look.presence.looking else why_none_looks(look.presence.pools)
+    return {"redis": format_problem or _OK, "models": models, "pools": pools}

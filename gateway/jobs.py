@@ -68,13 +68,14 @@ def submit() -> Response:
     wanted, job_id, wait_s = _request(), secrets.token_hex(16), preferred_wait()
     waits = services().waits
     with waits.slot() as may_wait:
+        outcome: Job | Handle
         if may_wait and wait_s > 0:
-            handle, ended = waits.submit(wanted, job_id, wait_s)
+            outcome = waits.submit(wanted, job_id, wait_s)
         else:
-            handle, ended, wait_s = services().client.submit_request(wanted, job_id), None, 0.0
-    job = ended or _accepted(handle)
-    is_done = job.status.is_terminal and (handle.is_repeat or wait_s > 0)
-    response = answer(job, 200 if is_done else 202)
+            outcome, wait_s = services().client.submit_request(wanted, job_id), 0.0
+    job = outcome if isinstance(outcome, Job) else _accepted(outcome)
+    is_asked = wait_s > 0 or (isinstance(outcome, Handle) and outcome.is_repeat)
+    response = answer(job, 200 if is_asked and job.status.is_terminal else 202)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     if wait_s > 0:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"
@@ -105,13 +106,13 @@ def predict() -> Response:
     with waits.slot() as may_wait:
         if not may_wait:
             raise errors.Unavailable("too many requests wait here: try again, or submit and poll")
-        handle, ended = waits.submit(wanted, secrets.token_hex(16), timeout_s)
-    if ended is None:
-        _note(handle)
-        raise errors.Timeout(
-            f"job {handle.id} did not end within {timeout_s:g} s; it lives on", handle.id
-        )
-    return answer(ended)
+        outcome = waits.submit(wanted, secrets.token_hex(16), timeout_s)
+    if isinstance(outcome, Job):
+        return answer(outcome)
+    _note(outcome)
+    raise errors.Timeout(
+        f"job {outcome.id} did not end within {timeout_s:g} s; it lives on", outcome.id
+    )
 
 
 @jobs.get(

@@ -30,6 +30,7 @@ from gateway.services import services
 from gateway.survey import Survey, survey
 from producer import keys
 from producer.connect import redis_reachable
+from producer.crashes import Crashes, read_crashes
 from producer.errors import ModelyardError
 from producer.measures import MEASURES, Measure, Series, parse_field
 from producer.presence import WORKER_STATES
@@ -85,6 +86,7 @@ class YardCollector(Collector):
             scaling = read_scaling(self._redis, self._settings)
             with redis_reachable():
                 counted = self._redis.hgetall(keys.METRICS)
+                crashes = read_crashes(self._redis)
         except ModelyardError as error:
             _log.warning("Redis cannot be read", error=error.message)
             yield _up(0)
@@ -95,6 +97,7 @@ class YardCollector(Collector):
         yield from _queues(look)
         yield from _workers(look)
         yield from _demands(scaling)
+        yield from _crashes(crashes, _published(look))
 
 
 def _up(value: int) -> Metric:
@@ -179,7 +182,19 @@ def _workers(look: Survey) -> Iterator[Metric]:
     for state in WORKER_STATES:
         workers.add_metric((state,), look.presence.count(state))
     yield workers
-    yield GaugeMetricFamily("pools_alive", "Pools that are alive.", len(look.presence.pools))
+    alive = len(look.presence.looking)
+    yield GaugeMetricFamily("pools_alive", "Pools that look at the queues.", alive)
+
+
+def _crashes(known: Iterable[Crashes], published: set[_Labels]) -> Iterator[Metric]:
+    row = _gauge("crashes_in_a_row", "Workers that died since the last predict.", _VERSION)
+    held = _gauge("held_back_seconds", "For how long nobody takes the version's jobs.", _VERSION)
+    for crashes in known:
+        model, _, version = crashes.queue.partition("@")
+        if (model, version) in published:
+            row.add_metric((model, version), crashes.row)
+            held.add_metric((model, version), crashes.held_s)
+    return iter((row, held))
 
 
 def _demands(scaling: Scaling) -> Iterator[Metric]:

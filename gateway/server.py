@@ -28,7 +28,7 @@ from typing import Any
 import structlog
 
 from gateway.threads import Threads
-from producer import connect, endpoint, logs, yard
+from producer import connect, endpoint, logs, signals, yard
 from producer.settings import Settings
 
 #: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.
@@ -122,9 +122,17 @@ def _server(settings: Settings) -> Any:
         log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
     logging.getLogger("_granian").addFilter(_is_news)
-    # A terminal that is closed stops the gateway; granian would only start its workers anew.
-    server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+    server.on_startup(lambda: _listen_to_signals(server))
     return server
+
+
+def _listen_to_signals(server: Any) -> None:
+    """Called when granian's handlers are in place, before its workers are started."""
+    # A terminal that is closed stops the gateway; granian would only start its workers anew.
+    signal.signal(signal.SIGHUP, server.signal_handler_interrupt)
+    if signals.is_waiting():  # a worker that is stopped while it starts would take its time
+        sys.exit(0)
+    signals.release()
 
 
 def _ip(host: str) -> str:

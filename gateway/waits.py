@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from producer.client import Client, Handle
+from producer.client import Client, Handle, Pending
 from producer.contract import Job, Request
 from producer.errors import ModelyardError
 from producer.mailbox import Mailbox, Waiter
@@ -45,20 +45,25 @@ class Waits:
         """Let every wait, also those that are yet to come, end in so many seconds."""
         self._ends = min(self._ends, time.monotonic() + seconds)
 
-    def submit(self, request: Request, job_id: str, timeout_s: float) -> tuple[Handle, Job | None]:
-        """Queue a job and wait for it: its handle, and the ended job or None.
+    def submit(self, request: Request, job_id: str, timeout_s: float) -> Job | Handle:
+        """Queue a job and wait for it: the ended job, or the handle of one that lives on.
 
-        The wait is set up before the job exists, so that its end cannot be missed.
+        The wait is set up before the job exists, so that its end cannot be missed, and the thread
+        sleeps once for both: a submission that goes well does not wake it.
 
         Raises:
             ModelyardError: As `Client.submit_request`; no job was made.
         """
         with self._mailbox.expect(job_id) as waiter:
-            handle = self._client.submit_request(request, job_id)
-            if not handle.is_repeat:
-                return handle, self._wait(waiter, timeout_s) or self._last_look(handle.id)
-        job = self.read(handle.id, timeout_s)
-        return handle, job if job.status.is_terminal else None
+            pending = self._client.begin(request, job_id, waiter.latch)
+            job = self._wait(waiter, timeout_s, pending)
+            if job is not None:
+                return job
+            handle = pending.handle()
+        if handle.is_repeat:
+            job = self.read(handle.id, timeout_s)
+            return job if job.status.is_terminal else handle
+        return self._last_look(handle.id) or handle
 
     def read(self, job_id: str, timeout_s: float) -> Job:
         """A job as it stands when it ends, or at the end of the wait.
@@ -73,12 +78,17 @@ class Waits:
                 return job
             return self._wait(waiter, timeout_s) or self._client.get(job_id)
 
-    def _wait(self, waiter: Waiter, timeout_s: float) -> Job | None:
+    def _wait(self, waiter: Waiter, timeout_s: float, pending: Pending | None = None) -> Job | None:
+        """The job, if it ends in time; None, too, where it was refused or is a repeat."""
         until = time.monotonic() + timeout_s
         while (left_s := min(until, self._ends) - time.monotonic()) > 0:
             job = waiter.wait(min(left_s, _SLICE_S))
             if job is not None:
                 return job
+            if pending is not None:
+                pending.advance()
+                if pending.is_settled:
+                    return None
         return None
 
     def _last_look(self, job_id: str) -> Job | None:

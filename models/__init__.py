@@ -1,12 +1,12 @@
 """The store: manifests, artefacts, runtimes, and the cache of loaded models.
 
-`Manifest` and `Repository` are light: the gateway imports them and gets neither numpy nor
-scikit-learn. What holds or makes models is imported from its own module, where it is needed:
-`models.runtimes` (`load`, `Loaded`), `models.cache` (`ModelCache`), `models.publish` (`publish`,
-`register_store`) and `models.examples` (`publish_examples`).
+`Manifest` and `Repository` are light: who imports them gets neither numpy nor scikit-learn, and no
+client of an object store. What holds or makes models is imported from its own module, where it is
+needed: `models.runtimes` (`load`, `Loaded`), `models.cache` (`ModelCache`), `models.publish`
+(`publish`, `register_store`) and `models.examples` (`publish_examples`).
 """
 
 from models.manifest import File, Manifest
-from models.repository import Repository
+from models.repository import Repository, open_repository
 
-__all__ = ["File", "Manifest", "Repository"]
+__all__ = ["File", "Manifest", "Repository", "open_repository"]

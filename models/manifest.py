@@ -15,17 +15,17 @@ from functools import cached_property
 from typing import Any
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     FiniteFloat,
     ValidationError,
     ValidationInfo,
+    computed_field,
     field_validator,
 )
 
+from models.proofs import Compiled, Described, Golden
 from producer import wire
-from producer.contract import ModelRef, Signature, check_name
+from producer.contract import ModelRef, Signature, Task, check_name, is_name
 from producer.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName, TooLarge
 from producer.rows import check_rows
 
@@ -40,11 +40,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 
 
-class _Described(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-class File(_Described):
+class File(Described):
     """One file of a version: its name in the version's folder, and what its bytes must be."""
 
     name: str
@@ -77,23 +73,28 @@ def digest_of(files: Iterable[File]) -> str:
     return hashlib.sha256(wire.dumps(known)).hexdigest()
 
 
-class Manifest(_Described):
+class Manifest(Described):
     """One version, frozen.
 
     Attributes:
         model: The model's name.
         version: The version's name.
-        format: How the artefact is written: ``joblib``.
-        runtime: What executes it: ``sklearn``.
-        files: The artefact first.
+        format: How what was published is written: ``joblib``, ``skops`` or ``onnx``.
+        runtime: What serves it: ``sklearn``, ``skops`` or ``onnx``.
+        files: What was published first; a compiled form comes after it.
         digest: `digest_of` the files; two versions with one digest have the same bytes.
         signature: What it takes and gives.
         example: Rows that it answers, in the form of a request's ``instances``.
-        libraries: What it was published with, name to version.
+        libraries: What it was published with, name to version, and ``python``.
         created_at: RFC 3339, UTC.
         note: A sentence for people.
         metrics: What was measured of it, say accuracy.
         batchable: Whether a row's answer does not depend on the rows beside it, but for rounding.
+        unbatchable_reason: Why it is not batchable; "" if it is.
+        golden: What the example was answered with; None in versions of earlier releases, and where
+            one answer alone is too long.
+        compiled: What was decided about a faster form; None in versions of earlier releases.
+        parent: The version that it was made from, ``model@version``; "" if it was published.
     """
 
     model: str
@@ -109,6 +110,10 @@ class Manifest(_Described):
     note: str = Field(default="", max_length=2_000)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     batchable: bool = True
+    unbatchable_reason: str = Field(default="", max_length=2_000)
+    golden: Golden | None = None
+    compiled: Compiled | None = None
+    parent: str = ""
 
     @field_validator("model", "version")
     @classmethod
@@ -144,6 +149,26 @@ class Manifest(_Described):
                 raise ValueError(error.message) from None
         return example
 
+    @field_validator("golden")
+    @classmethod
+    def _answers_example(cls, golden: Golden | None, info: ValidationInfo) -> Golden | None:
+        signature, example = info.data.get("signature"), info.data.get("example")
+        if golden is None or signature is None or example is None:
+            return golden
+        if golden.outputs.keys() != set(signature.output_names):
+            raise ValueError(f"must have the outputs {', '.join(signature.output_names)}")
+        if golden.count > len(example):
+            raise ValueError(f"has {golden.count} answers to {len(example)} rows")
+        return golden
+
+    @field_validator("parent")
+    @classmethod
+    def _is_version(cls, parent: str) -> str:
+        model, at, version = parent.partition("@")
+        if parent and not (at and is_name(model) and is_name(version)):
+            raise ValueError("must be like iris@v1, or empty")
+        return parent
+
     @field_validator("created_at")
     @classmethod
     def _is_utc(cls, created_at: str) -> str:
@@ -151,6 +176,12 @@ class Manifest(_Described):
             raise ValueError("must be like 2026-01-02T03:04:05Z (RFC 3339, UTC)")
         datetime.fromisoformat(created_at)
         return created_at
+
+    @computed_field(description="What kind of estimator it is, as the signature says.")  # type: ignore[prop-decorator]  # pydantic wants it so
+    @property
+    def task(self) -> Task:
+        """What kind of estimator it is, as the signature says."""
+        return self.signature.task
 
     @cached_property
     def ref(self) -> ModelRef:

@@ -1,62 +1,56 @@
-"""From a fitted estimator to a version that gets traffic: describe, try, store, register.
+"""From a fitted estimator to a version that gets traffic: read, examine, store, register.
 
-A data scientist calls `publish`, the command line and the examples do, too. The store is written
-first and Redis last, and both steps can be repeated: if Redis is away in between, the same call
-again repairs it, and so does `register_store`, which every start of the yard runs.
+A data scientist calls `publish`, the command line and the examples do, too. The artefact is opened
+in a child process only (`models.examine`), so that one that crashes, hangs or means harm leaves no
+trace. The store is written first and Redis last, and both steps can be repeated: if Redis is away
+in between, the same call again repairs it, and so does `register_store`, which every start of the
+yard runs. Imports no numpy unless it is handed an estimator.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 import platform
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import joblib
-import numpy as np
 from redis import Redis
 from redis.exceptions import RedisError
-from sklearn.exceptions import InconsistentVersionWarning
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
 from models import manifest as manifests
+from models.examine import Examined, Tell, examine
+from models.formats import Source, read, source_of
 from models.manifest import File, Manifest
+from models.proofs import Compiled
 from models.repository import Repository
 from models.runtimes import described
-from models.runtimes.arrays import as_plain
-from models.runtimes.sklearn_joblib import SklearnModel, open_artefact, release
-from models.signatures import derive
+from models.sandbox import Limits
 from producer import catalog, keys, routing
-from producer.contract import ModelRef, Signature
+from producer.contract import ModelRef
 from producer.errors import (
     ConfigurationError,
     InvalidInput,
-    InvalidRequest,
     ModelUnavailable,
     NotFound,
     Unavailable,
     VersionExists,
 )
-from producer.rows import check_rows
 
-#: The artefact's name in a version's folder.
-ARTEFACT = "model.joblib"
-#: What a version records of its surroundings.
-LIBRARIES = ("joblib", "numpy", "scikit-learn", "scipy")
+#: What runs an artefact as it was handed over, by its format.
+RUNTIMES = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}
+#: The name of the compiled form in a version's folder.
+GRAPH = "model.onnx"
+#: What a version may record of its surroundings.
+LIBRARIES = frozenset(
+    {"joblib", "numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx", "skops"}
+)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    signature: Signature
-    is_batchable: bool
 
 
 def publish(
@@ -71,14 +65,18 @@ def publish(
     note: str = "",
     metrics: Mapping[str, float] | None = None,
     activate: bool = False,
+    compile: bool = True,
+    limits: Limits | None = None,
+    progress: Tell = lambda line: None,
 ) -> Manifest:
     """Publish a version; the same call again changes nothing and repairs what is half done.
 
     Args:
         repository: Where its files go.
         redis: Where it becomes known; None leaves that to `register_store`.
-        estimator_or_path: A fitted estimator, or the file of one that joblib or pickle has written.
-            The file is opened, which runs its code, and stored as it is.
+        estimator_or_path: A fitted estimator; or the path of one that joblib, pickle or skops has
+            written, of an ONNX file, or of a model folder of MLflow. What joblib or pickle has
+            written runs its code when it is opened, here in a child process and in every worker.
         model: The model's name.
         version: The new version's name.
         example: Rows that it answers, in the form of a request's ``instances``.
@@ -86,38 +84,56 @@ def publish(
         note: A sentence for people.
         metrics: What was measured of it.
         activate: Whether to give it the model's traffic.
+        compile: Whether to look for a faster form.
+        limits: What the child that opens it may take.
+        progress: Is told what is going on, a line at a time.
 
     Raises:
         InvalidName: The model or the version may not be called so.
         InvalidInput: The example or the names do not fit the estimator.
-        ConfigurationError: It does not open, is no estimator, or does not answer the example.
+        ConfigurationError: It does not open, is no model, or does not answer the example.
         InvalidManifest: The note, a metric or the example is out of bounds.
         VersionExists: The version is published with other bytes or another signature.
         Unavailable: It is stored but not registered, because Redis is away.
     """
     ref = ModelRef(model, version)
-    artefact = _artefact(estimator_or_path)
+    source = _source(ref, estimator_or_path)
+    progress(f"read {len(source.content)} bytes: {source.said}")
     rows = _rows_of(example)
-    tried = _try(ref, artefact, rows, feature_names)
+    known = _known_version(repository, ref, source)
+    examined = _examined(
+        ref,
+        source,
+        rows,
+        feature_names,
+        compiles=compile and known is None,
+        limits=limits or Limits(),
+        tell=progress,
+    )
+    files = {artefact_name(source.format): source.content}
+    if examined.graph is not None:
+        files[GRAPH] = examined.graph
     manifest = manifests.build(
         model=model,
         version=version,
-        format="joblib",
-        runtime="sklearn",
-        files=(File.of(ARTEFACT, artefact),),
-        signature=tried.signature,
+        files=tuple(File.of(name, content) for name, content in files.items()),
         example=tuple(rows),
-        libraries=_libraries(),
         created_at=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         note=note,
         metrics=dict(metrics or {}),
-        batchable=tried.is_batchable,
+        **_proven(source, examined),
     )
-    repository.publish(manifest, {ARTEFACT: artefact})
+    if known is None:
+        repository.publish(manifest, files)
     stored = _stored(repository, manifest)
     if redis is not None:
-        _register(redis, stored, activate=activate)
+        register(redis, stored, activate=activate)
     return stored
+
+
+def artefact_name(format_: str) -> str:
+    """The name, in a version's folder, of what was handed over in this format."""
+    return f"model.{format_}"
 
 
 def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
@@ -137,23 +153,43 @@ def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
         for version in repository.versions(model):
             manifest = _readable(repository, ModelRef(model, version))
             if manifest is not None and known.get(version.encode()) != manifest.to_json():
-                _register(redis, manifest)
+                register(redis, manifest)
                 registered.append(manifest.ref)
     return registered
 
 
-def _artefact(estimator_or_path: Any) -> bytes:
+def register(redis: Redis, manifest: Manifest, *, activate: bool = False) -> None:
+    """Make a stored version known to Redis, and give it the traffic if asked to.
+
+    Raises:
+        Unavailable: Redis is away.
+    """
+    try:
+        catalog.register(redis, manifest.ref, manifest.to_json(), manifest.signature)
+        if activate:
+            routing.set_route(redis, manifest.model, active=manifest.version)
+    except RedisError as error:
+        raise _away(manifest.ref, error) from error
+
+
+def libraries_of(names: set[str]) -> dict[str, str]:
+    """The versions of what is installed here under these names, and of Python."""
+    return {name: metadata.version(name) for name in sorted(names)} | {
+        "python": platform.python_version()
+    }
+
+
+def _source(ref: ModelRef, estimator_or_path: Any) -> Source:
     if isinstance(estimator_or_path, str | Path):
-        try:
-            return Path(estimator_or_path).read_bytes()
-        except OSError as error:
-            raise ConfigurationError(f"{estimator_or_path}: {error.strerror or error}") from None
+        return read(Path(estimator_or_path))
+    import joblib
+
     buffer = io.BytesIO()
     try:
         joblib.dump(estimator_or_path, buffer, compress=0)
     except Exception as error:
         raise ConfigurationError(f"the estimator cannot be written: {described(error)}") from error
-    return buffer.getvalue()
+    return source_of(buffer.getvalue(), str(ref))
 
 
 def _rows_of(example: Any) -> list[Any]:
@@ -161,58 +197,84 @@ def _rows_of(example: Any) -> list[Any]:
     listed = example.tolist() if hasattr(example, "tolist") else example
     if not isinstance(listed, list | tuple):
         raise InvalidInput.at(["example"], "must be a list of rows")
-    return [_row_of(row) for row in listed]
+    rows = [_row_of(row) for row in listed]
+    for place, row in enumerate(rows):
+        cells = row.values() if isinstance(row, dict) else row if isinstance(row, list) else [row]
+        # Here and not by the signature's check, because JSON has no form for it.
+        if any(isinstance(cell, float) and not math.isfinite(cell) for cell in cells):
+            raise InvalidInput.at(["instances", place], "must be finite, not NaN or infinity")
+    return rows
 
 
 def _row_of(row: Any) -> Any:
     if isinstance(row, dict):
-        return {name: as_plain(cell) for name, cell in row.items()}
-    return as_plain(list(row) if isinstance(row, tuple | np.ndarray) else row)
+        return {name: _plain(cell) for name, cell in row.items()}
+    return _plain(row)
 
 
-def _try(
-    ref: ModelRef, artefact: bytes, example: Sequence[Any], feature_names: Sequence[str] | None
-) -> _Tried:
-    """Open what will be stored, as a worker would, and let it answer the example."""
-    estimator = _opened(ref, artefact)
+def _plain(value: Any) -> Any:
+    """``value`` with arrays, tuples and NumPy's scalars inside made Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _known_version(repository: Repository, ref: ModelRef, source: Source) -> Manifest | None:
+    """The version, if it is there and was made of the same bytes.
+
+    Raises:
+        VersionExists: It was made of others.
+    """
     try:
-        # A notebook that publishes gets its threads back; a worker holds them for good.
-        with threadpool_limits(limits=1):
-            signature = derive(estimator, example, feature_names)
-            rows = check_rows(signature, instances=example)
-            model = SklearnModel(estimator, signature, rows, holds_threads=False)
-    except (InvalidRequest, ConfigurationError):
-        raise
-    except Exception as error:
-        raise ConfigurationError(
-            f"{ref}: does not answer its example: {described(error)}"
-        ) from error
-    return _Tried(signature, model.alignment.is_batchable)
+        known = repository.manifest(ref)
+    except (NotFound, ModelUnavailable):  # what is broken is refused when it would be written
+        return None
+    name = artefact_name(source.format)
+    given = File.of(name, source.content)
+    if given in known.files:
+        return known
+    raise VersionExists(
+        f"{ref} is published with other bytes: digest {known.digest[:12]}; a version never "
+        "changes, so take a new name"
+    )
 
 
-def _opened(ref: ModelRef, artefact: bytes) -> Any:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            estimator = open_artefact(artefact)
-        except Exception as error:
-            raise ConfigurationError(f"{ref}: does not open: {described(error)}") from error
-    for warning in caught:
-        said = warning.message
-        if isinstance(said, InconsistentVersionWarning) and release(
-            said.original_sklearn_version
-        ) != release(said.current_sklearn_version):
-            raise ConfigurationError(
-                f"{ref}: was written by scikit-learn {said.original_sklearn_version}, here is "
-                f"{said.current_sklearn_version}, which may read it wrongly: fit it anew"
-            )
-    return estimator
+def _examined(
+    ref: ModelRef, source: Source, rows: list[Any], *args: Any, **kwargs: Any
+) -> Examined:
+    try:
+        return examine(source, rows, *args, **kwargs)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{ref}: {error.message}") from None
 
 
-def _libraries() -> dict[str, str]:
-    return {name: metadata.version(name) for name in LIBRARIES} | {
-        "python": platform.python_version()
+def _proven(source: Source, examined: Examined) -> dict[str, Any]:
+    """The fields of a manifest that come of examining."""
+    findings, decision = examined.findings, examined.decision
+    runtime = RUNTIMES[source.format]
+    golden, libraries = findings.golden, set(findings.libraries) & LIBRARIES
+    if decision is not None:
+        decision = decision.model_copy(update={"chosen": decision.chosen or runtime})
+    if decision is not None and examined.graph is not None:
+        runtime = decision.chosen
+        libraries |= {"onnxruntime", "skl2onnx"}
+        if golden is not None:  # the original's answers, which the compiled form gives nearly
+            golden = golden.model_copy(update={"tolerance": decision.tolerance})
+    return {
+        "format": source.format,
+        "runtime": runtime,
+        "signature": findings.signature,
+        "libraries": libraries_of(libraries),
+        "batchable": not findings.unbatchable_reason,
+        "unbatchable_reason": findings.unbatchable_reason,
+        "golden": golden,
+        "compiled": decision or _not_compiled(source, runtime),
     }
+
+
+def _not_compiled(source: Source, runtime: str) -> Compiled:
+    reason = "it is ONNX already" if source.format == "onnx" else "it was not asked for"
+    return Compiled(chosen=runtime, reason=reason)
 
 
 def _stored(repository: Repository, manifest: Manifest) -> Manifest:
@@ -224,15 +286,6 @@ def _stored(repository: Repository, manifest: Manifest) -> Manifest:
             "a new name"
         )
     return stored
-
-
-def _register(redis: Redis, manifest: Manifest, *, activate: bool = False) -> None:
-    try:
-        catalog.register(redis, manifest.ref, manifest.to_json(), manifest.signature)
-        if activate:
-            routing.set_route(redis, manifest.model, active=manifest.version)
-    except RedisError as error:
-        raise _away(manifest.ref, error) from error
 
 
 def _known(redis: Redis, model: str) -> Mapping[Any, Any]:

@@ -1,77 +1,114 @@
-"""Where artefacts lie: ``{root}/{model}/{version}/manifest.json`` beside the files that it pins.
+"""Versions by name: publish one, list them, read a manifest, read a file that is the published one.
 
-`models.publish` writes here, once a version; workers read bytes, the gateway manifests. A version
-is there whole or not at all: it is staged in a hidden folder of the same file system, checked,
-flushed to disk and renamed. What is read is checked on the very bytes that are returned, through
-descriptors that follow no link, so that nothing can be swapped between the check and the use.
-Imports no numpy.
+`models.publish` writes here, once a version; workers read bytes, commands and benchmarks manifests.
+Where the bytes lie is the store's affair (`models.stores`). What is read is checked against the
+manifest on the very bytes that are returned, wherever they come from; what comes from far away is
+kept in a folder of this machine. Imports no numpy.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import shutil
-import stat
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from producer.contract import ModelRef, check_name, is_name
+from models.manifest import File, Manifest
+from models.stores import Away, Leftover, NotThere, Source, Store, Unreadable, open_store
+from models.stores.cache import DiskCache, default_folder
+from models.stores.folder import STAGING, STAGING_TTL_S, FolderStore
+from producer.contract import ModelRef, check_name
 from producer.errors import (
     InvalidManifest,
     ModelUnavailable,
+    Unavailable,
     UnknownModel,
     UnknownVersion,
     VersionExists,
 )
+from producer.settings import Settings
 
-#: Holds versions that are being written; no model's name starts with a dot.
-STAGING = ".staging"
-#: A staging folder that is older than this was left by a publisher that died.
-STAGING_TTL_S = 86_400
+__all__ = ["STAGING", "STAGING_TTL_S", "Repository", "open_repository"]
 
-_CHUNK = 2**20
-#: O_NONBLOCK: a pipe put in a file's place must not hang the reader.
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: What rename says if the target is there: a folder that is not empty.
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+
+def open_repository(settings: Settings, location: str | None = None) -> Repository:
+    """The versions of the store that is set, or of the one at ``location``; nothing is read yet.
+
+    Raises:
+        ConfigurationError: It is no folder's path and no URL of an object store, or what reads
+            object stores is not installed.
+    """
+    store = open_store(location or settings.store_location)
+    if isinstance(store, FolderStore):
+        return Repository(store)
+    folder = Path(settings.store_cache) if settings.store_cache else default_folder()
+    return Repository(store, cache=DiskCache(folder, settings.store_cache_bytes))
 
 
 class Repository:
-    """The store under one folder; safe for threads and for several processes.
+    """The versions of one store; safe for threads and for several processes.
 
     Args:
-        root: The folder; made when something is published.
-        now: The time in seconds since the epoch, to tell old staging folders.
+        store: Where they lie; a path stands for a folder.
+        now: The time in seconds since the epoch, to tell what publishers that died have left.
+        cache: Keeps what was read from the store.
     """
 
-    def __init__(self, root: Path, now: Callable[[], float] = time.time) -> None:
-        self.root = Path(root)
+    def __init__(
+        self,
+        store: Store | Path,
+        now: Callable[[], float] = time.time,
+        cache: DiskCache | None = None,
+    ) -> None:
+        self._store: Store = FolderStore(store, now) if isinstance(store, Path) else store
         self._now = now
+        self.cache = cache
+
+    @property
+    def location(self) -> str:
+        """The folder's absolute path, or the URL."""
+        return self._store.location
+
+    @property
+    def root(self) -> Path:
+        """The folder, of a store that is one."""
+        return Path(self._store.location)
 
     def models(self) -> list[str]:
-        """The models with at least one version, in order."""
-        return [name for name in _names(self.root) if self._versions(name)]
+        """The models with at least one version, in order.
+
+        Raises:
+            Unavailable: The store does not answer.
+        """
+        return list(dict.fromkeys(ref.model for ref in self._store.refs()))
 
     def versions(self, model: str) -> list[str]:
         """The versions of a model, in order.
 
         Raises:
             UnknownModel: There is none.
+            Unavailable: The store does not answer.
         """
-        known = self._versions(check_name("model", model))
+        known = self._store.refs(check_name("model", model))
         if not known:
             raise UnknownModel(f"the store has no version of model {model!r}")
-        return known
+        return [ref.version for ref in known]
 
-    def manifest(self, ref: ModelRef) -> Manifest:
+    def refs(self) -> list[ModelRef]:
+        """All versions, in order.
+
+        Raises:
+            Unavailable: The store does not answer.
+        """
+        return self._store.refs()
+
+    def manifest(self, ref: ModelRef, published: str | None = None) -> Manifest:
         """The manifest of one version.
+
+        Args:
+            ref: The version.
+            published: Its digest, where the caller knows it from elsewhere: if the store does not
+                answer, what was read of the version before will do, if it has this digest.
 
         Raises:
             UnknownModel: The store has no version of the model.
@@ -79,11 +116,19 @@ class Repository:
             ModelUnavailable: The manifest is broken, is another version's or cannot be read.
         """
         try:
-            manifest = Manifest.parse(self._bytes(ref, MANIFEST, MOST_BYTES))
-        except InvalidManifest as error:
-            raise ModelUnavailable(f"{ref}: {error.message}") from None
-        if manifest.ref != ref:
-            raise ModelUnavailable(f"{ref}: its manifest is that of {manifest.ref}")
+            raw = self._store.read(ref)
+        except NotThere:
+            raise self._unknown(ref) from None
+        except Away as error:
+            kept = self._kept_manifest(ref, published)
+            if kept is None:
+                raise ModelUnavailable(f"{ref}: {error}") from None
+            return kept
+        except Unreadable as error:
+            raise ModelUnavailable(f"{ref}: {error}") from None
+        manifest = _parsed(ref, raw)
+        if self.cache is not None:
+            self.cache.keep_manifest(self.location, ref, raw)
         return manifest
 
     def read(
@@ -106,11 +151,31 @@ class Repository:
             file = manifest.file(file_name)
         except InvalidManifest as error:
             raise ModelUnavailable(f"{ref}: {error.message}") from None
-        content = self._bytes(ref, file.name, file.size_bytes)
+        content = self.cache.read(file) if self.cache is not None else None
+        if content is None:
+            content = self.stored(ref, file)
+            if self.cache is not None:
+                self.cache.keep(file, content)
+        return content
+
+    def stored(self, ref: ModelRef, file: File) -> bytes:
+        """The bytes of one file as the store has them now, whatever is kept here; checked.
+
+        Raises:
+            UnknownModel: The store has no version of the model.
+            UnknownVersion: It has others.
+            ModelUnavailable: The bytes cannot be read or are not the published ones.
+        """
+        try:
+            content = self._store.read(ref, file)
+        except NotThere:
+            raise self._unknown(ref) from None
+        except Unreadable as error:
+            raise ModelUnavailable(f"{ref}: {error}") from None
         _check(ref, file, content)
         return content
 
-    def publish(self, manifest: Manifest, sources: Mapping[str, bytes | Path]) -> None:
+    def publish(self, manifest: Manifest, sources: Mapping[str, Source]) -> None:
         """Put a version into the store, whole or not at all.
 
         Publishing the same bytes again changes nothing; of two publishers at once one wins, and the
@@ -124,6 +189,7 @@ class Repository:
             VersionExists: The version is there with other bytes.
             InvalidManifest: The sources are not what the manifest says.
             OSError: The store cannot be written.
+            Unavailable: The store does not answer, or refuses.
         """
         if self._is_there(manifest):
             return
@@ -132,27 +198,50 @@ class Repository:
                 f"manifest: files: names {', '.join(sorted(file.name for file in manifest.files))}"
                 f", given are {', '.join(sorted(sources))}"
             )
-        self._sweep()
-        with self._staged() as folder:
-            for place, file in enumerate(manifest.files):
-                _write(folder / file.name, sources[file.name], file, place)
-            _write_bytes(folder / MANIFEST, manifest.to_json())
-            _flush_folder(folder)
-            self._move(folder, manifest)
+        if not self._store.put(manifest, sources) and not self._is_there(manifest):
+            raise Unavailable(f"{manifest.ref} was deleted at this moment: publish it again")
 
-    def _versions(self, model: str) -> list[str]:
-        folder = self.root / model
-        # os.path: a folder that may not be looked into is no version, and must not hide the others
-        return [name for name in _names(folder) if os.path.isfile(folder / name / MANIFEST)]
+    def delete(self, ref: ModelRef) -> int:
+        """Take a version out of the store; the bytes that were freed.
+
+        Raises:
+            UnknownModel: The store has no version of the model.
+            UnknownVersion: It has others.
+            OSError: The store cannot be written.
+            Unavailable: The store does not answer, or refuses.
+        """
+        try:
+            return self._store.delete(ref)
+        except NotThere:
+            raise self._unknown(ref) from None
+
+    def leftovers(self, age_s: float = STAGING_TTL_S) -> list[Leftover]:
+        """What belongs to no version and was not touched for so long.
+
+        Raises:
+            Unavailable: The store does not answer.
+        """
+        return self._store.leftovers(self._now() - age_s)
+
+    def remove(self, leftover: Leftover) -> None:
+        """Take a leftover away.
+
+        Raises:
+            OSError: The store cannot be written.
+            Unavailable: The store does not answer, or refuses.
+        """
+        self._store.remove(leftover)
 
     def _is_there(self, manifest: Manifest) -> bool:
         """Whether the very version is published; raises `VersionExists` if another one is."""
-        if not os.path.lexists(self.root / manifest.model / manifest.version):
+        if not self._store.holds(manifest.ref):
             return False
         try:
             known = self.manifest(manifest.ref)
         except ModelUnavailable as error:
             raise VersionExists(f"{manifest.ref} is there, but broken: {error.message}") from None
+        except (UnknownModel, UnknownVersion):
+            return self._is_taken_otherwise(manifest.ref)
         if known.digest != manifest.digest:
             raise VersionExists(
                 f"{manifest.ref} is published with other bytes: digest {known.digest[:12]}, "
@@ -160,90 +249,39 @@ class Repository:
             )
         return True
 
-    @contextmanager
-    def _staged(self) -> Iterator[Path]:
-        folder = self.root / STAGING / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # gone already where it became the version
+    def _is_taken_otherwise(self, ref: ModelRef) -> bool:
+        if self._store.holds(ref):
+            raise VersionExists(f"something that is no version lies in the place of {ref}")
+        return False  # it was deleted in between
 
-    def _move(self, folder: Path, manifest: Manifest) -> None:
-        home = self.root / manifest.model
-        home.mkdir(exist_ok=True)
+    def _kept_manifest(self, ref: ModelRef, published: str | None) -> Manifest | None:
+        if self.cache is None or published is None:
+            return None
+        raw = self.cache.manifest(self.location, ref)
         try:
-            os.rename(folder, home / manifest.version)
-        except OSError as error:
-            if error.errno not in _TAKEN or not self._is_there(manifest):
-                raise
-            return
-        _flush_folder(home)
-        _flush_folder(self.root)
-
-    def _sweep(self) -> None:
-        """Remove what publishers that died have left."""
-        oldest = self._now() - STAGING_TTL_S
-        staging = self.root / STAGING
-        for name in os.listdir(staging) if staging.is_dir() else ():
-            try:
-                is_old = (staging / name).lstat().st_mtime < oldest
-            except FileNotFoundError:  # its publisher has just finished
-                continue
-            if is_old:
-                shutil.rmtree(staging / name, ignore_errors=True)
-
-    def _bytes(self, ref: ModelRef, file_name: str, most: int) -> bytes:
-        """The bytes of a file, but no more than one above ``most``."""
-        try:
-            folder = self._open(ref)
-        except FileNotFoundError:
-            raise self._unknown(ref) from None
-        except OSError as error:
-            raise _unreadable(ref, "its folder", error) from None
-        try:
-            return _read(os.open(file_name, _OPEN_FILE, dir_fd=folder), most)
-        except OSError as error:
-            raise _unreadable(ref, file_name, error) from None
-        finally:
-            os.close(folder)
-
-    def _open(self, ref: ModelRef) -> int:
-        """A descriptor of the version's folder; below the root no link is followed."""
-        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for name in (ref.model, ref.version):
-            try:
-                inner = os.open(name, _OPEN_FOLDER, dir_fd=folder)
-            finally:
-                os.close(folder)
-            folder = inner
-        return folder
+            manifest = _parsed(ref, raw) if raw is not None else None
+        except ModelUnavailable:
+            return None
+        return manifest if manifest is not None and manifest.digest == published else None
 
     def _unknown(self, ref: ModelRef) -> UnknownModel | UnknownVersion:
-        if self._versions(ref.model):
+        try:
+            others = self._store.refs(ref.model)
+        except Unavailable:
+            others = []
+        if others:
             return UnknownVersion(f"the store has no version {ref.version!r} of {ref.model!r}")
         return UnknownModel(f"the store has no version of model {ref.model!r}")
 
 
-def _names(folder: Path) -> list[str]:
-    """The entries that may name a model or a version, in order; hidden ones may not."""
+def _parsed(ref: ModelRef, raw: bytes) -> Manifest:
     try:
-        return sorted(name for name in os.listdir(folder) if is_name(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _read(descriptor: int, most: int) -> bytes:
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
-        return stream.read(min(found.st_size, most) + 1)
-
-
-def _unreadable(ref: ModelRef, what: str, error: OSError) -> ModelUnavailable:
-    reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
-    return ModelUnavailable(f"{ref}: {what} cannot be read: {reason}")
+        manifest = Manifest.parse(raw)
+    except InvalidManifest as error:
+        raise ModelUnavailable(f"{ref}: {error.message}") from None
+    if manifest.ref != ref:
+        raise ModelUnavailable(f"{ref}: its manifest is that of {manifest.ref}")
+    return manifest
 
 
 def _check(ref: ModelRef, file: File, content: bytes) -> None:
@@ -257,50 +295,3 @@ def _check(ref: ModelRef, file: File, content: bytes) -> None:
         f"{min(len(content), file.size_bytes)} bytes, SHA-256 {sha256[:12]}; published were "
         f"{file.size_bytes} bytes, SHA-256 {file.sha256[:12]}"
     )
-
-
-def _write(target: Path, source: bytes | Path, file: File, place: int) -> None:
-    """Copy ``source`` and check what was copied.
-
-    Raises:
-        InvalidManifest: It is not what the manifest says.
-    """
-    hashed = hashlib.sha256()
-    size_bytes = 0
-    with open(target, "xb") as stream:
-        for chunk in _chunks(source):
-            hashed.update(chunk)
-            size_bytes += len(chunk)
-            stream.write(chunk)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if size_bytes != file.size_bytes or hashed.hexdigest() != file.sha256:
-        raise InvalidManifest(
-            f"manifest: files[{place}]: {file.name} has {size_bytes} bytes and SHA-256 "
-            f"{hashed.hexdigest()[:12]}, not {file.size_bytes} and {file.sha256[:12]}"
-        )
-
-
-def _chunks(source: bytes | Path) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with open(source, "rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
-
-
-def _write_bytes(target: Path, content: bytes) -> None:
-    with open(target, "xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the entries of a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
@@ -18,11 +18,9 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from models.runtimes import arrays
 from models.runtimes.sklearn_joblib import call_of, dense, find_inputs
-from producer.contract import Column, ColumnType, Output, Signature
+from producer.contract import Column, ColumnType, Output, Signature, Task
 from producer.errors import ConfigurationError, InvalidInput
 from producer.rows import check_rows
-
-Task = Literal["classifier", "regressor", "transformer", "clusterer", "outlier_detector"]
 
 #: The name of a text model's one input.
 TEXT = "text"

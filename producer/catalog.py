@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -20,6 +19,9 @@ from redis.exceptions import RedisError
 from producer import keys, wire
 from producer.contract import ModelRef, Signature, check_name, is_name
 from producer.errors import UnknownModel, UnknownVersion
+from producer.scripting import Script
+
+_REGISTER = Script("producer", "register")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +32,21 @@ class Entry:
         ref: Its model and version.
         signature: What it takes and gives.
         manifest: The whole manifest, as published.
+        state: ``published``, or ``retired``: then it gets no new jobs.
     """
 
     ref: ModelRef
     signature: Signature
     manifest: dict[str, Any]
+    state: Literal["published", "retired"] = "published"
 
 
 def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature) -> None:
-    """Make a version known, all at once; publishing the same again changes nothing."""
-    pipe = redis.pipeline(transaction=True)
-    pipe.hset(keys.key("versions", ref.model), ref.version, manifest)
-    pipe.hset(keys.key("signatures", ref.model), ref.version, signature.id)
-    pipe.sadd(keys.MODELS, ref.model)
-    pipe.sadd(keys.QUEUES, *(keys.key("queue", name) for name in (keys.queue_name(ref), ref.model)))
-    pipe.hdel(keys.key("route", ref.model), "source")  # a key set before may be obeyed from now on
-    pipe.execute()
+    """Make a version known, all at once; publishing the same again changes nothing.
+
+    A retired version stays retired: `producer.retirement.restore` brings it back.
+    """
+    _REGISTER(redis, [ref.model, ref.version, manifest, signature.id])
 
 
 def model_names(redis: Redis) -> list[str]:
@@ -54,40 +55,29 @@ def model_names(redis: Redis) -> list[str]:
     return sorted(name for raw in members if is_name(name := raw.decode("utf-8", "replace")))
 
 
-def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
-    """The queues of all published versions and the front doors of their models, in order.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    models = [model for model in model_names(redis) if fnmatchcase(model, pattern)]
-    pipe = redis.pipeline(transaction=False)
-    for model in models:
-        pipe.hkeys(keys.key("signatures", model))
-    queues: list[str] = []
-    for model, versions in zip(models, pipe.execute(raise_on_error=False), strict=True):
-        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
-            continue
-        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
-        queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
-        queues.append(model)
-    return queues
-
-
 def read_versions(redis: Redis, model: str) -> dict[str, Entry]:
     """A model's versions in order; an entry that cannot be read is left out."""
-    raw: dict[bytes, bytes] = redis.hgetall(  # type: ignore[assignment]  # not decoded
-        keys.key("versions", check_name("model", model))
+    pipe = redis.pipeline(transaction=True)  # one look: a version is published, or retired
+    pipe.hgetall(keys.key("versions", check_name("model", model)))
+    pipe.hkeys(keys.key("signatures", model))
+    raw, published = pipe.execute(raise_on_error=False)
+    if isinstance(raw, RedisError):
+        raise raw
+    # Where somebody has put another thing in the key's place, nobody knows who is retired.
+    in_service = frozenset(published) if isinstance(published, list) else raw.keys()
+    entries = (
+        _entry(model, version, manifest, version in in_service)
+        for version, manifest in sorted(raw.items())
     )
-    entries = (_entry(model, version, manifest) for version, manifest in sorted(raw.items()))
     return {entry.ref.version: entry for entry in entries if entry is not None}
 
 
-def _entry(model: str, version: bytes, manifest: bytes) -> Entry | None:
+def _entry(model: str, version: bytes, manifest: bytes, is_published: bool) -> Entry | None:
     try:
         ref = ModelRef(model, version.decode())
         known = wire.loads(manifest)
-        return Entry(ref, Signature.model_validate(known["signature"]), known)
+        signature = Signature.model_validate(known["signature"])
+        return Entry(ref, signature, known, "published" if is_published else "retired")
     except Exception:  # whatever somebody wrote there: one bad entry must not hide the others
         return None
 

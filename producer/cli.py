@@ -21,7 +21,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from producer import extras
+from producer import extras, signals
 from producer.errors import ModelyardError
 
 ENTRY_POINTS = "modelyard.commands"
@@ -50,6 +50,13 @@ COMMANDS: Mapping[str, Known] = {
     "weights": Known("Models", "Split a model's traffic.", "producer.commands:weights"),
     "alias": Known("Models", "Let a name stand for a version.", "producer.commands:alias"),
     "rollback": Known("Models", "Go back to a model's last route.", "producer.commands:rollback"),
+    "inspect": Known("Versions", "Show all that is known of a version."),
+    "verify": Known("Versions", "Compare versions with what was published."),
+    "export": Known("Versions", "Write a version to a tar file or a folder."),
+    "import": Known("Versions", "Publish what `export` has written."),
+    "retire": Known("Versions", "Let a version get no new jobs."),
+    "delete": Known("Versions", "Delete a version for good."),
+    "gc": Known("Versions", "Remove what no version needs."),
     "submit": Known(
         "Jobs", "Queue a job, and wait for it if asked to.", "producer.commands:submit"
     ),
@@ -60,12 +67,22 @@ COMMANDS: Mapping[str, Known] = {
     "completion": Known("Help", "Print a shell's completion script.", "producer.cli:completion"),
 }
 
+#: Commands that drain when they are told to stop, and so never die of a signal while they start.
+_DRAINING = ("up", "gateway", "pool")
+
 #: What pyproject.toml registers, for a checkout that is not installed.
 _CHECKOUT = {
     "gateway": "gateway.cli:gateway",
     "pool": "worker.cli:pool",
     "publish": "models.cli:publish",
     "examples": "models.cli:examples",
+    "inspect": "models.commands.look:inspect",
+    "verify": "models.commands.look:verify",
+    "export": "models.commands.transfer:export",
+    "import": "models.commands.transfer:import_version",
+    "retire": "models.commands.lifecycle:retire",
+    "delete": "models.commands.lifecycle:delete",
+    "gc": "models.commands.cleaning:gc",
 }
 
 
@@ -107,6 +124,8 @@ class Commands(click.Group):
         if target is None:
             return None
         module, _, attribute = target.partition(":")
+        if cmd_name in _DRAINING:
+            signals.hold()
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:

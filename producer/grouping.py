@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from producer.errors import ModelyardError, Unavailable
+from producer.latch import Latch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,21 +23,44 @@ R = TypeVar("R")
 _HANG_S = 0.4
 
 
-class _Ticket(Generic[T, R]):
-    """What one thread asks, and what it is told."""
+class Ticket(Generic[T, R]):
+    """What one thread asks, and what it is told; made by `Group.bring`.
 
-    __slots__ = ("answer", "error", "is_done", "item", "woken")
+    Attributes:
+        is_done: Whether the answer, or the error, is there.
+    """
 
-    def __init__(self, item: T) -> None:
+    __slots__ = ("answer", "error", "has_turn", "is_done", "is_quiet", "item", "latch")
+
+    def __init__(self, item: T, latch: Latch, is_quiet: Callable[[R], bool]) -> None:
         self.item = item
+        self.latch = latch
+        self.is_quiet = is_quiet
         self.answer: R | None = None
         self.error: ModelyardError | None = None
         self.is_done = False
-        self.woken = threading.Event()
+        self.has_turn = False
 
     def tell(self, error: ModelyardError | None, answer: R | None = None) -> None:
+        """Set what it is told, and wake its thread unless the answer needs none."""
         self.answer, self.error, self.is_done = answer, error, True
-        self.woken.set()
+        if error is not None or not self.is_quiet(answer):  # type: ignore[arg-type]  # an answer
+            self.latch.set()
+
+    def take_turn(self) -> None:
+        """Let its thread go on waiting."""
+        self.has_turn = True
+        self.latch.set()
+
+    def result(self) -> R:
+        """The answer.
+
+        Raises:
+            ModelyardError: The error.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.answer  # type: ignore[return-value]  # told without an error: an answer
 
 
 class Group(Generic[T, R]):
@@ -53,7 +77,7 @@ class Group(Generic[T, R]):
         self._call = call
         self._fit = fit
         self._lock = threading.Lock()
-        self._waiting: list[_Ticket[T, R]] = []
+        self._waiting: list[Ticket[T, R]] = []
         self._is_busy = False
 
     def ask(self, item: T) -> R:
@@ -62,18 +86,38 @@ class Group(Generic[T, R]):
         Raises:
             ModelyardError: As ``call`` does, for all items of a group.
         """
-        ticket: _Ticket[T, R] = _Ticket(item)
+        ticket = self.bring(item, Latch())
+        while not ticket.is_done:
+            ticket.latch.wait()
+            self.advance(ticket)
+        return ticket.result()
+
+    def bring(
+        self, item: T, latch: Latch, is_quiet: Callable[[R], bool] = lambda answer: False
+    ) -> Ticket[T, R]:
+        """Ask for one item, and let its thread wait for something else with the same latch.
+
+        Whenever the latch is set and the ticket is not done, call `advance`: it may be its turn,
+        and others wait behind it.
+
+        Args:
+            item: What to ask.
+            latch: What its thread waits on.
+            is_quiet: Whether an answer need not wake it.
+        """
+        ticket: Ticket[T, R] = Ticket(item, latch, is_quiet)
         with self._lock:
             self._waiting.append(ticket)
             is_leader = not self._is_busy
             self._is_busy = True
-        if not is_leader:
-            ticket.woken.wait()
-        if not ticket.is_done:  # it is this thread's turn
+        if is_leader:
             self._lead()
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.answer  # type: ignore[return-value]  # told without an error: an answer
+        return ticket
+
+    def advance(self, ticket: Ticket[T, R]) -> None:
+        """Take the ticket's turn, if it has come."""
+        if ticket.has_turn and not ticket.is_done:
+            self._lead()
 
     @property
     def waiting(self) -> int:
@@ -110,7 +154,7 @@ class Group(Generic[T, R]):
             heir = self._waiting[0] if self._waiting else None
             self._is_busy = heir is not None
         if heir is not None:
-            heir.woken.set()
+            heir.take_turn()
         for ticket in told:
             ticket.tell(_copy(hang))
 

@@ -8,25 +8,36 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
-from producer import catalog, endpoint, extras, keys, wire
+from producer import catalog, children, endpoint, extras, keys, wire
 from producer.connect import check_server, server_version
 from producer.contract import is_name
-from producer.embedded import find_server
+from producer.crashes import LOOP, read_crashes
+from producer.embedded import RESULT_NODE_BYTES, find_server
 from producer.errors import ConfigurationError, InvalidJson, ModelyardError
-from producer.presence import read_presence
+from producer.presence import Pool, read_presence, why_none_looks
+from producer.retirement import read_states
 from producer.routing import read_route
 from producer.settings import PREFIX, Settings, variable
 
 #: Bytes of a manifest that are read at most.
 _MANIFEST_BYTES = 2**20
+
+#: What a store by URL gets to be read, in seconds.
+_REMOTE_S = 60
+_REMOTE_HINT = f"check {variable('store')}, and the store's own variables, as AWS_ENDPOINT_URL"
 
 #: Things of one kind that a check names; the rest is counted.
 _MOST = 5
@@ -108,6 +119,26 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
         policy if never else f"{policy}: a full Redis drops jobs and routes without a word",
         "" if never else "redis-cli CONFIG SET maxmemory-policy noeviction",
     )
+    yield _check_results(redis)
+
+
+def _check_results(redis: Redis) -> Check:
+    """What Redis sets aside for a result; never wrong, only dear."""
+    try:
+        setting: Any = redis.config_get("stream-node-max-bytes")
+        size = int(setting["stream-node-max-bytes"])
+    except (RedisError, KeyError, ValueError):  # a managed Redis may refuse CONFIG
+        return Check("results", True, "what Redis sets aside for each cannot be read")
+    is_dear = size == 0 or size > 2 * RESULT_NODE_BYTES
+    return Check(
+        "results",
+        True,
+        f"Redis sets aside {min(size, 4096) or 4096} bytes for each",
+        f"less memory and more jobs a second: redis-cli CONFIG SET stream-node-max-bytes "
+        f"{RESULT_NODE_BYTES}"
+        if is_dear
+        else "",
+    )
 
 
 def check_gateway(host: str, port: int) -> Check:
@@ -122,16 +153,79 @@ def check_gateway(host: str, port: int) -> Check:
 
 
 def check_workers(redis: Redis) -> Check:
-    """Whether a pool and its workers are alive, by Redis' clock."""
+    """Whether pools and their workers are alive, by Redis' clock, and every pool does its work."""
     present = read_presence(redis)
-    names = [pool.name for pool in present.pools]
+    names = [_with_release(pool) for pool in present.pools]
+    stuck = [pool for pool in present.pools if pool.is_stuck]
     detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
+    if stuck:
+        return Check("workers", False, f"{detail}; {why_none_looks(stuck)}", "end it with SIGKILL")
     hint = "" if names else "modelyard up, or modelyard pool"
     return Check("workers", bool(names), detail, hint)
 
 
-def check_store(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:
-    """Whether every version in the store is whole; with it, each whole version's digest."""
+def _with_release(pool: Pool) -> str:
+    release = pool.known.get("release")
+    return f"{pool.name} ({release})" if isinstance(release, str) else pool.name
+
+
+def check_crashes(redis: Redis) -> Check:
+    """Whether a version kills its workers, one after the other."""
+    loops = [
+        f"{one.queue}: {one.row} workers in a row died ({_cause(one.status)}), "
+        + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
+        for one in read_crashes(redis)
+        if one.row >= LOOP
+    ]
+    hint = "the pool's log says more; send the model's traffic to another version" if loops else ""
+    return Check("crashes", not loops, _some(loops) or "no version kills its workers", hint)
+
+
+def _cause(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    with suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
+
+
+def check_store(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
+    """Whether every version in the store is whole; with it, each whole version's digest.
+
+    Of a store by URL the manifests are read, and no file: that is `modelyard verify`'s.
+    """
+    if "://" in location:
+        return _check_remote(location)
+    return _check_folder(Path(location))
+
+
+def _check_remote(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
+    """What `modelyard verify --quick` says, which has what it takes to read such a store."""
+    command = ["verify", "--quick", "--json", "--store", location]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "producer.cli", *command],
+            env=children.environ({}),
+            capture_output=True,
+            timeout=_REMOTE_S,
+            check=False,
+        )
+        versions = json.loads(done.stdout)["versions"] if done.stdout else None
+    except (OSError, ValueError, LookupError, subprocess.TimeoutExpired):
+        return Check(
+            "store", False, f"{location}: no answer within {_REMOTE_S} s", _REMOTE_HINT
+        ), {}
+    if versions is None:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return Check("store", False, said.removeprefix("error: "), _REMOTE_HINT), {}
+    whole = {(v["model"], v["version"]): v["digest"] for v in versions if v["digest"]}
+    if faults := [f for v in versions if not v["digest"] for f in v["problems"]]:
+        return Check("store", False, _some(faults), "publish these versions again"), whole
+    detail = f"{len(whole)} versions in {location}; `modelyard verify` reads their files"
+    return Check("store", True, detail), whole
+
+
+def _check_folder(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:
     if not store.is_dir():
         hint = f"modelyard publish or modelyard examples makes it; {variable('store')} moves it"
         return Check("store", False, f"{store} is not there", hint), {}
@@ -218,11 +312,14 @@ def check_queues(redis: Redis) -> Check:
     waiting, faults = 0, []
     prefix = keys.PREFIXES["queue"]
     published = {model: catalog.read_versions(redis, model) for model in catalog.model_names(redis)}
+    ending = read_states(redis)  # what is on the queue of a deleted version, workers fail
     for key in sorted(redis.scan_iter(match=f"{prefix}*", count=1000)):
         name = bytes(key).decode("utf-8", "replace").removeprefix(prefix)
         length = _length(redis, key)
         model, version = keys.parse_queue(name) or ("", None)
-        is_served = model in published and (version is None or version in published[model])
+        is_served = name in ending or (
+            model in published and (version is None or version in published[model])
+        )
         is_ours = is_served or version is not None  # a bare name may be another application's
         if length is None:
             faults.append(f"{name[:80]!r} is no list")

@@ -21,14 +21,16 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:weights:{model}        hash    operators           submit           permanent
     modelyard:aliases:{model}        hash    operators           submit           permanent
     Modelyard writes
+    modelyard:format                 string  pool             pool, gateway    permanent
     modelyard:models                 set     publish             all              permanent
     modelyard:versions:{model}       hash    publish             all              permanent
     modelyard:signatures:{model}     hash    publish             submit           permanent
     modelyard:route:{model}          hash    submit, routing     all              permanent
+    modelyard:retired                hash    retire, delete      submit, workers  permanent; deleted ones TOMBSTONE_TTL_S
     modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
     modelyard:leases                 zset    claim, renew        reap             when empty
     modelyard:swept                  hash    sweep            sweep            permanent, two fields
-    modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped
+    modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped; has the one taken ahead, too
     modelyard:bell:{queue}           list    submit, claim       idle workers     BELL_TTL_S
     modelyard:deadlines              zset    submit              reap             when empty
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
@@ -36,6 +38,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
     modelyard:pace:{queue}           string  worker              pool, gateway    PACE_TTL_S after the last batch
     modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last said
+    modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
@@ -52,9 +55,14 @@ WORKER_TTL_S = 60
 PRESENCE_TTL_S = 10
 #: How fast workers are with a version is remembered for a day.
 PACE_TTL_S = 86_400
-
+#: A pool that has completed no look at the queues for this long is stuck.
+STUCK_S = 6
+#: A crash that is this long ago tells nothing of the next.
+CRASHES_TTL_S = 3600
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
+#: A deleted version is known as such for this long: longer than any batch may take.
+TOMBSTONE_TTL_S = 7_200
 #: Routes that ``rollback`` can look back to.
 HISTORY_LENGTH = 1_000
 #: Unreadable pushes that are kept for the operator.
@@ -66,12 +74,15 @@ RQ_WIP_MARGIN_S = 600
 QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
+FORMAT = "modelyard:format"
 MODELS = "modelyard:models"
+RETIRED = "modelyard:retired"
 LEASES = "modelyard:leases"
 SWEPT = "modelyard:swept"
 DEADLINES = "modelyard:deadlines"
 METRICS = "modelyard:metrics"
 QUARANTINE = "modelyard:quarantine"
+CRASHES = "modelyard:crashes"
 PRESENCE = "modelyard:presence"
 ENDED = "modelyard:ended"
 
@@ -108,11 +119,13 @@ SINGLES = {
     "queues": QUEUES,
     "suspended": SUSPENDED,
     "models": MODELS,
+    "retired": RETIRED,
     "leases": LEASES,
     "swept": SWEPT,
     "deadlines": DEADLINES,
     "metrics": METRICS,
     "quarantine": QUARANTINE,
+    "crashes": CRASHES,
     "presence": PRESENCE,
     "all_workers": WORKERS,
     "ended": ENDED,
@@ -121,16 +134,20 @@ SINGLES = {
 #: The sizes and times to live that the scripts see.
 NUMBERS = {
     "bell_ttl": BELL_TTL_S,
+    "tombstone_ttl": TOMBSTONE_TTL_S,
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,
     "worker_ttl": WORKER_TTL_S,
+    "crashes_ttl": CRASHES_TTL_S,
     "wip_margin": RQ_WIP_MARGIN_S,
 }
 
 #: Keys, or beginnings of keys, that stay until an operator deletes them; the catalogue bounds them.
 PERMANENT = (
     QUEUES,
+    FORMAT,
     MODELS,
+    RETIRED,
     SWEPT,
     METRICS,
     QUARANTINE,

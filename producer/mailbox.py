@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from producer import connect, keys
 from producer.contract import Job
+from producer.latch import Latch
 from producer.results import Raw, decode_job, read_raw
 from producer.subscription import Subscription
 
@@ -29,24 +30,30 @@ _log = logging.getLogger(__name__)
 
 
 class Waiter:
-    """One thread's wait for one job; made by `Mailbox.expect`."""
+    """One thread's wait for one job; made by `Mailbox.expect`.
+
+    Attributes:
+        job_id: The job.
+        latch: What the thread waits on, also for what comes before the job's end.
+    """
+
+    __slots__ = ("_raw", "job_id", "latch")
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
-        self._ended = threading.Event()
-        self._job: Job | None = None
+        self.latch = Latch()
         self._raw: Raw | None = None
 
     def wait(self, timeout_s: float) -> Job | None:
-        """The ended job, or None if it does not end within ``timeout_s`` seconds."""
-        if not self._ended.wait(timeout_s) or self._raw is None:
-            return None
-        return decode_job(self.job_id, self._raw)
+        """The ended job; None if it does not end in ``timeout_s`` seconds, or the latch was set."""
+        if self._raw is None:
+            self.latch.wait(timeout_s)
+        return None if self._raw is None else decode_job(self.job_id, self._raw)
 
     def deliver(self, raw: Raw) -> None:
         """Wake the waiting thread."""
         self._raw = raw
-        self._ended.set()
+        self.latch.set()
 
 
 class Mailbox:

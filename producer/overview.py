@@ -54,6 +54,7 @@ def _version(entry: Entry, route: Route, depth: int, presence: Presence) -> dict
         "queue_depth": depth,
         "active": route.active == version,
         "share": route.shares.get(version, 0.0),
+        "state": entry.state,
         "aliases": sorted(alias for alias, named in aliases.items() if named == version),
         "signature": entry.signature.model_dump(mode="json"),
         "signature_id": entry.signature.id,

@@ -6,7 +6,7 @@ What cannot be read, whoever wrote it, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,11 +27,18 @@ class Pool:
         name: Its name.
         workers: How many of its workers are in each state; every state of `WORKER_STATES` is named.
         known: All that it announced: ``host``, ``pid``, ``min``, ``max``, ...
+        looked_s: How long ago it completed a look at the queues; 0.0 where it does not say.
     """
 
     name: str
     workers: Mapping[str, int]
     known: Mapping[str, Any] = field(default_factory=dict)
+    looked_s: float = 0.0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it is there, and does not do its work."""
+        return self.looked_s > keys.STUCK_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,11 @@ class Presence:
 
     pools: tuple[Pool, ...] = ()
     workers: tuple[Worker, ...] = ()
+
+    @property
+    def looking(self) -> tuple[Pool, ...]:
+        """The pools that do their work: being there is not enough."""
+        return tuple(pool for pool in self.pools if not pool.is_stuck)
 
     def holders(self, ref: str) -> tuple[Worker, ...]:
         """The workers that have a version loaded, ``ref`` being its ``model@version``."""
@@ -86,7 +98,8 @@ def read_presence(redis: Redis) -> Presence:
     for (kind, name), raw in zip(alive, found, strict=True):
         known = _read(raw)
         if known is not None and kind == "pool":
-            pools.append(Pool(name, _counts(known.get("workers"), WORKER_STATES), known))
+            workers_of = _counts(known.get("workers"), WORKER_STATES)
+            pools.append(Pool(name, workers_of, known, _ago_s(known.get("looked_ms"), now_ms)))
         elif known is not None:
             workers.append(Worker(name, _counts(known.get("versions")), known))
     return Presence(tuple(pools), tuple(workers))
@@ -99,6 +112,18 @@ def _read(raw: bytes | str | None) -> dict[str, Any] | None:
     except InvalidJson:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _ago_s(looked_ms: Any, now_ms: float) -> float:
+    return max(0.0, now_ms - looked_ms) / 1000 if type(looked_ms) is int else 0.0
+
+
+def why_none_looks(pools: Sequence[Pool]) -> str:
+    """What is wrong with pools none of which does its work, in one line."""
+    if not pools:
+        return "no pool of workers is alive: start `modelyard pool`"
+    said = (f"{p.name} has completed no look at the queues for {p.looked_s:.0f} s" for p in pools)
+    return f"stuck: {'; '.join(said)}"
 
 
 def _counts(value: Any, names: tuple[str, ...] = ()) -> dict[str, int]:

@@ -32,7 +32,17 @@ class Settings(BaseModel):
         default="data", description="Folder of `modelyard up`: the embedded Redis' files and logs."
     )
     store: str = Field(
-        default="store", description="Folder of the artefacts: {store}/{model}/{version}/."
+        default="store",
+        description="Where the artefacts lie, {store}/{model}/{version}/: a folder, or an object "
+        "store by its URL, as s3://bucket/prefix (see stores.md).",
+    )
+    store_cache: str | None = Field(
+        default=None,
+        description="Folder for what was read from a store by URL. Unset: `modelyard` in the "
+        "user's cache folder.",
+    )
+    store_cache_bytes: int = Field(
+        default=10 * 2**30, ge=1, description="Bytes in that folder, at most."
     )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the gateway listens on.")
@@ -55,6 +65,11 @@ class Settings(BaseModel):
     )
     pool_max: int = Field(
         default=2, ge=1, le=1024, description="Workers that the pool runs at most."
+    )
+    fork_server: bool = Field(
+        default=True,
+        description="Whether workers are forked from a process that has imported the libraries, "
+        "where the system allows it: they start in milliseconds and share its memory.",
     )
     idle_s: float = Field(
         default=60.0,
@@ -84,7 +99,7 @@ class Settings(BaseModel):
         le=5,
         description="How often an idle worker looks for jobs pushed without our client.",
     )
-    batch_jobs: int = Field(default=64, ge=1, le=1024, description="Jobs in a batch, at most.")
+    batch_jobs: int = Field(default=64, ge=1, le=256, description="Jobs in a batch, at most.")
     batch_rows: int = Field(
         default=4096, ge=1, le=1_000_000, description="Rows in a batch, at most."
     )
@@ -162,8 +177,18 @@ class Settings(BaseModel):
             ) from None
 
     @property
+    def is_store_remote(self) -> bool:
+        """Whether the store is named by a URL."""
+        return "://" in self.store
+
+    @property
+    def store_location(self) -> str:
+        """The store as every process finds it: its URL, or its absolute path."""
+        return self.store if self.is_store_remote else str(self.store_path)
+
+    @property
     def store_path(self) -> Path:
-        """The store as an absolute path."""
+        """The store as an absolute path, where it is a folder."""
         return Path(self.store).resolve()
 
     def environ(self) -> dict[str, str]:

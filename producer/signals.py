@@ -1,4 +1,9 @@
-"""Waiting in the main thread for a signal to stop, or for a child to end, without polling."""
+"""Waiting in the main thread for a signal to stop, or for a child to end, without polling.
+
+A process that is told to stop while it starts must not die of it, nor miss it: its handlers are not
+there yet. So whoever starts one of our processes starts it under `held`, a command holds signals
+itself as soon as it runs (`hold`), and `StopSignals` lets them through once it can count them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,41 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 #: Signals closer than this are one request.
 _TOGETHER_S = 0.25
+
+#: What asks a process to stop.
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def hold() -> None:
+    """Keep signals to stop waiting, until `release` or the context of a `StopSignals`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+
+
+def release() -> None:
+    """Let signals to stop through, also those that have come meanwhile."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def is_waiting() -> bool:
+    """Whether a signal to stop has come while they are held."""
+    return not signal.sigpending().isdisjoint(_STOPS)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Start children that hold signals from their first instant: they inherit the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopSignals:
@@ -44,6 +78,7 @@ class StopSignals:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._stop)
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        release()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,9 +88,15 @@ class StopSignals:
         self._reader.close()
         self._writer.close()
 
-    def wait(self, timeout_s: float) -> None:
-        """Return when a signal comes or a child ends, or after ``timeout_s``."""
-        if select.select([self._reader], [], [], timeout_s)[0]:
+    def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
+        """Return when a signal comes or a child ends, or after ``timeout_s``.
+
+        Args:
+            timeout_s: The longest wait.
+            also: Descriptors; there is something to read from one of them.
+        """
+        own = self._reader.fileno()
+        if own in select.select([own, *also], [], [], timeout_s)[0]:
             self._reader.recv(4096)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:

@@ -274,6 +274,10 @@ def _drafted(
 def _refusal(kind: bytes, model: str, version: str | None) -> ModelyardError:
     if kind == b"unknown_version":
         return UnknownVersion(f"model {model!r} has no version or alias {version!r}")
+    if kind == b"version_gone":
+        return UnknownVersion(
+            f"version {version!r} of model {model!r} is retired or deleted: it gets no new jobs"
+        )
     if kind == b"no_active_version":
         return NoActiveVersion(
             f"model {model!r} has no active version: set modelyard:active:{model}"

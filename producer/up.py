@@ -102,7 +102,7 @@ class Up:
         """Tell the other commands where this yard is."""
         me = os.getpid()
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        store = str(self.settings.store_path)
+        store = self.settings.store_location
         yard.write(self.data, yard.Yard(me, yard.birth(me), self.url, self.address, store, now))
 
     def _wait_for_redis(self, redis: EmbeddedRedis) -> None:
@@ -137,7 +137,9 @@ class Up:
         self._children[name] = child
 
     def _needs_examples(self) -> bool:
-        is_stored = any(self.settings.store_path.glob("*/*/manifest.json"))
+        # Of a store by URL, `examples --if-empty` finds out; the catalogue says whether it must.
+        is_remote = self.settings.is_store_remote
+        is_stored = is_remote or any(self.settings.store_path.glob("*/*/manifest.json"))
         with connect.fast(self.url) as redis:
             return not (is_stored and redis.exists(keys.MODELS))
 
@@ -260,7 +262,7 @@ def _say(text: str) -> None:
 @click.option("--host", metavar="ADDRESS", help="Address of the gateway. [127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the gateway. [8000]")
 @click.option("--data", metavar="FOLDER", help="Folder of Redis' files and the logs. [data]")
-@click.option("--store", metavar="FOLDER", help="Folder of the models' artefacts. [store]")
+@click.option("--store", metavar="FOLDER|URL", help="Where the artefacts lie. [store]")
 @click.option("--redis-url", metavar="URL", help="A Redis of yours, instead of an own one.")
 @click.option("--min", "pool_min", type=click.IntRange(0), help="Workers at least. [1]")
 @click.option("--max", "pool_max", type=click.IntRange(1), help="Workers at most. [2]")

@@ -34,7 +34,7 @@ class Yard:
             id is not taken for it; 0 where the kernel does not tell.
         redis_url: The Redis that it uses.
         gateway: Where its gateway answers: ``http://127.0.0.1:8000``.
-        store: Absolute path of its artefact store.
+        store: Absolute path, or URL, of its artefact store.
         started_at: RFC 3339, UTC.
     """
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -93,6 +94,46 @@ def _misbehave(number: float) -> None:
         ctypes.PyDLL(None).sleep(HOLD_S)
     if number == HOLD_FOR_EVER:
         re.match("(a+)+$", "a" * 60 + "b")
+
+
+class Doubling(Echo):
+    """Predicts twice its first column."""
+
+    def predict(self, X: Any) -> Any:
+        return 2 * super().predict(X)
+
+
+class Random(Echo):
+    """Predicts what NumPy's own generator gives."""
+
+    def predict(self, X: Any) -> Any:
+        return np.random.random(len(np.asarray(X)))
+
+
+class LeavesAnOrphan(Echo):
+    """Starts a process that outlives what started it, and predicts its id."""
+
+    def predict(self, X: Any) -> Any:
+        script = "sleep 20 >/dev/null 2>&1 & echo $!"
+        ran = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True)
+        return np.full(len(np.asarray(X)), float(ran.stdout))
+
+
+class DiesOnLoad(Echo):
+    """Ends the process that opens it, as long as a file is there.
+
+    Args:
+        trap: The file.
+    """
+
+    def __init__(self, trap: str = "", journal: str | None = None, pace_s: float = 0.0) -> None:
+        super().__init__(journal, pace_s)
+        self.trap = trap
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if Path(self.trap).exists():
+            os._exit(1)
 
 
 class Unloadable(Echo):

@@ -67,9 +67,14 @@ def stand_in_worker(url: str, *queues: str, result: Any = RESULT) -> Iterator[No
         thread.join()
 
 
-def announce_pool(redis: Redis, name: str = "here", **workers: int) -> None:
-    """Say that a pool is alive, as `worker.registration.announce` does."""
-    _announce(redis, "pool", "pool", name, {"host": "h", "pid": 1, "workers": workers})
+def announce_pool(
+    redis: Redis, name: str = "here", looked_s: float = 0.0, host: str = "h", **workers: int
+) -> None:
+    """Say that a pool is alive and looked so long ago, as `worker.registration.announce` does."""
+    seconds, _ = redis.time()
+    looked_ms = int((seconds - looked_s) * 1000)
+    known = {"host": host, "pid": 1, "workers": workers, "looked_ms": looked_ms}
+    _announce(redis, "pool", "pool", name, known)
 
 
 def announce_worker(redis: Redis, name: str, **loaded: Any) -> None:

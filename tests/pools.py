@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys, tether
+from producer import keys, signals, tether
 from producer.settings import Settings
 from tests.waiting import wait_until
 from tests.yards import clean_environ
@@ -44,7 +44,7 @@ class RunningPool:
         known = clean_environ() | self.settings.environ() | dict(environ or {})
         here = str(Path(__file__).parent.parent)  # models may come from `tests.estimators`
         known["PYTHONPATH"] = os.pathsep.join([here, known.get("PYTHONPATH", "")])
-        with log.open("ab") as output:
+        with log.open("ab") as output, signals.held():
             self.process = subprocess.Popen(
                 tether.command([sys.executable, "-m", "producer.cli", "pool"], signal.SIGKILL),
                 env=known,

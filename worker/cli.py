@@ -9,17 +9,34 @@ import click
 @click.option("--min", "least", type=int, help="Workers that are kept running.")
 @click.option("--max", "most", type=int, help="Workers that run at most.")
 @click.option("--model", "pattern", default="*", show_default=True, help="Only models that match.")
-@click.option("--store", help="Folder of the artefacts.")
+@click.option("--store", help="Where the artefacts lie: a folder or a URL.")
 @click.option("--redis-url", help="Redis to use; by default that of the running yard.")
+@click.option("--check", "is_check", is_flag=True, help="Only say whether a pool here works.")
+@click.option("--name", help="With --check: this pool, wherever it runs.")
 def pool(
-    least: int | None, most: int | None, pattern: str, store: str | None, redis_url: str | None
+    least: int | None,
+    most: int | None,
+    pattern: str,
+    store: str | None,
+    redis_url: str | None,
+    is_check: bool,
+    name: str | None,
 ) -> None:
     """Run workers that load models when they are first needed and predict in batches.
 
     Starts between --min and --max workers, replaces those that die and returns their jobs, and lets
     idle ones go. SIGTERM or Ctrl-C drains: workers end their batch and leave. A second one kills.
+
+    With --check it runs nothing: the exit status is 0 if a pool of this host, or the one that is
+    named, has completed a look at the queues within the last seconds, else 1, with the reason. It
+    is meant for the health checks of containers.
     """
+    if is_check:
+        return _check(redis_url, name)
+    if name is not None:
+        raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
     from producer import connect, logs, yard
+    from producer.format import settle_format
     from producer.settings import Settings
     from worker.pool import Pool
 
@@ -33,7 +50,36 @@ def pool(
     settings = Settings.load(
         **settings.model_dump(exclude={"redis_url", "store"}),
         redis_url=url,
-        store=str(settings.store_path),
+        store=settings.store_location,
     )
-    connect.check_server(connect.steady(url))
+    redis = connect.steady(url)
+    connect.check_server(redis)
+    settle_format(redis)
     Pool(settings, url, pattern).run()
+
+
+def _check(redis_url: str | None, name: str | None) -> None:
+    """Return if the pool that is asked about works; imports little, for it is called often.
+
+    Raises:
+        click.ClickException: It does not.
+    """
+    import socket
+
+    from producer import connect, signals, yard
+    from producer.presence import read_presence, why_none_looks
+    from producer.settings import Settings
+
+    signals.release()
+    with (
+        connect.redis_reachable(),
+        connect.fast(yard.redis_url(Settings.load(redis_url=redis_url))) as redis,
+    ):
+        pools = read_presence(redis).pools
+    host = socket.gethostname()
+    asked = [p for p in pools if (p.name == name if name else p.known.get("host") == host)]
+    working = [p for p in asked if not p.is_stuck]
+    if not working:
+        whose = f"pool {name}" if name else f"host {host}"
+        raise click.ClickException(f"{whose}: {why_none_looks(asked)}")
+    click.echo(f"{working[0].name} looked at the queues {working[0].looked_s:.1f} s ago")

@@ -9,6 +9,9 @@ below is one script and so one instant; between them a worker may die and nothin
                           v
                      queue again (sweep by any pool, or reap by the pool that saw the worker die)
 
+While more waits than fits into one batch, `worker.relay` claims the next one ahead, so that Redis
+and Python work at the same time. It is under the same lease.
+
 A batch's token is written into its jobs when they are claimed and taken away when they are given
 back, so a worker that wakes after its lease has run out finds nothing that it may write. Times are
 Redis'. ``docs/how-a-job-runs.md`` tells the whole story.
@@ -19,10 +22,11 @@ from __future__ import annotations
 import base64
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, cast
 
 from redis import Redis
 
@@ -30,12 +34,17 @@ from producer import wire
 from producer.contract import Failure
 from producer.scripting import Argument, Script
 from producer.settings import Settings
+from worker.line import Line
 
-#: Jobs that one call of the finishing script ends, so that it holds Redis well under 2 ms.
+# No script may hold Redis for more than 2 ms. A claim takes about 6 us a job and 0.6 ms a MiB of
+# payload, a finish 7 us a job and 0.9 ms a MiB of results; `Settings.batch_jobs` goes up to 256.
+
+#: Jobs that one call of the finishing script ends, and bytes of their results, at most.
 CHUNK = 64
+_CHUNK_BYTES = 2**20
 
 #: A batch's payloads, together, at most.
-MOST_BATCH_BYTES = 8 * 2**20
+MOST_BATCH_BYTES = 2 * 2**20
 
 #: The longest timeout that a job may carry, in seconds.
 MOST_TIMEOUT_S = 3600
@@ -87,14 +96,16 @@ class Batch:
         token: What fences its writes.
         queue: Where the jobs came from.
         claimed_us: When, in microseconds.
-        deadline_us: When the shortest of their timeouts runs out, in microseconds.
+        timeout_s: The shortest of their timeouts, in seconds.
+        has_more: Whether more jobs waited in that queue.
         jobs: At least one.
     """
 
     token: str
     queue: str
     claimed_us: int
-    deadline_us: int
+    timeout_s: int
+    has_more: bool
     jobs: tuple[Claimed, ...]
 
 
@@ -112,6 +123,20 @@ class Ending(NamedTuple):
     ttl_s: int
 
 
+class Ended(NamedTuple):
+    """A batch whose jobs have ended, and what is to be written of it.
+
+    Attributes:
+        batch: The batch, as claimed.
+        endings: How each of its jobs ends.
+        calls: The arguments of the finishing script's calls; the last ends the lease.
+    """
+
+    batch: Batch
+    endings: Sequence[Ending]
+    calls: Sequence[Sequence[Argument]]
+
+
 @dataclass(frozen=True, slots=True)
 class Reaped:
     """What became of the batch of a worker that is gone."""
@@ -127,7 +152,7 @@ class Suspended(Exception):
 
 
 class Lease:
-    """The protocol as one worker speaks it; it holds one batch at a time.
+    """The protocol as one worker speaks it: it holds one batch, and at most one taken ahead.
 
     Args:
         redis: A connection with time-outs and no retries of its own.
@@ -152,9 +177,21 @@ class Lease:
             Suspended: ``rq suspend`` is in force.
             RedisError: Redis does not answer.
         """
+        token = self.next_token()
+        reply = _CLAIM(self._redis, self._claim_arguments(token, queues))
+        if reply[0] == b"suspended":
+            raise Suspended
+        return int(reply[1]) if reply[0] == b"idle" else _batch(token, reply)
+
+    def next_token(self) -> str:
+        """A token that was never used."""
+        return f"{self._worker}.{next(self._numbers)}"
+
+    def _claim_arguments(
+        self, token: str, queues: Sequence[str], ahead_of: str = ""
+    ) -> list[Argument]:
         bounds = self._settings
-        token = f"{self._worker}.{next(self._numbers)}"
-        arguments: list[Argument] = [
+        return [
             self._worker,
             token,
             time.monotonic_ns() // 1000,
@@ -165,17 +202,9 @@ class Lease:
             MOST_BATCH_BYTES,
             bounds.timeout_s,
             MOST_TIMEOUT_S,
+            ahead_of,
             *queues,
         ]
-        reply = _CLAIM(self._redis, arguments)
-        if reply[0] == b"suspended":
-            raise Suspended
-        if reply[0] == b"idle":
-            return int(reply[1])
-        _, queue, claimed_us, deadline_us, _, *jobs = reply
-        return Batch(
-            token, queue.decode(), int(claimed_us), int(deadline_us), tuple(map(_claimed, jobs))
-        )
 
     def renew(self, token: str) -> bool:
         """Whether the batch is still ours; if so its lease runs anew.
@@ -189,35 +218,95 @@ class Lease:
         self,
         batch: Batch,
         endings: Sequence[Ending],
-        run: Mapping[str, Any] | None = None,
-        measures: Iterable[tuple[str, float]] = (),
+        run: Mapping[str, Any] = MappingProxyType({}),
+        measures: Sequence[tuple[str, float]] = (),
     ) -> int:
-        """End the batch: how many jobs were written. Repeating it writes nothing twice.
+        """End a batch: how many jobs were written. Repeating it writes nothing twice.
 
-        Jobs that were canceled or given to others meanwhile are passed over.
+        Jobs that were canceled or given to others meanwhile are passed over. For the arguments see
+        `ended`.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        return self.write(self.ended(batch, endings, run, measures))
+
+    def write(self, ended: Ended) -> int:
+        """As `finish`."""
+        return sum(_FINISH(self._redis, arguments) for arguments in ended.calls)
+
+    def ended(
+        self,
+        batch: Batch,
+        endings: Sequence[Ending],
+        run: Mapping[str, Any] = MappingProxyType({}),
+        measures: Sequence[tuple[str, float]] = (),
+    ) -> Ended:
+        """What is to be written of a batch, ready to be sent.
 
         Args:
             batch: The batch, as claimed.
             endings: How each of its jobs ends.
             run: What is kept about the run: load and predict in ms, batch size.
             measures: Fields of the metrics hash, and what to add to each.
-
-        Raises:
-            RedisError: Redis does not answer.
         """
-        written, about = 0, wire.dumps(run or {})
-        chunks = [endings[i : i + CHUNK] for i in range(0, len(endings), CHUNK)] or [()]
+        about = wire.dumps(dict(run))
+        chunks = list(_chunks([_ended(ending) for ending in endings])) or [[]]
+        calls: list[list[Argument]] = []
         for place, chunk in enumerate(chunks, start=1):
             is_last = place == len(chunks)
-            counted = [*measures] if is_last else []
+            counted = measures if is_last else ()
             arguments: list[Argument] = [self._worker, batch.token, batch.queue]
             arguments += ["1" if is_last else "", len(chunk), len(counted), about]
-            for ending in chunk:
-                arguments += _ended(ending)
+            for job in chunk:
+                arguments += job
             for name, amount in counted:
                 arguments += [name, f"{amount:.9g}"]
-            written += _FINISH(self._redis, arguments)
-        return written
+            calls.append(arguments)
+        return Ended(batch, endings, calls)
+
+    def line(self) -> Line:
+        """A connection for `send` and `receive`."""
+        return Line(self._redis)
+
+    def send(
+        self, line: Line, ended: Ended | None, token: str, queues: Sequence[str], holding: str
+    ) -> None:
+        """Send the end of a batch and the claim of another, in one go; see `worker.relay`.
+
+        Args:
+            line: Where.
+            ended: The batch that has ended, if any.
+            token: For the claim, from `next_token`; empty for no claim.
+            queues: Where to claim, in the order to look.
+            holding: The token of the batch that the worker has when Redis comes to the claim; where
+                it has another, nothing is claimed.
+
+        Raises:
+            RedisError: See `worker.line.Line.send`.
+        """
+        commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
+        if token:
+            commands.append(_CLAIM.command(self._claim_arguments(token, queues, holding)))
+        line.send(commands)
+
+    def receive(self, line: Line, token: str) -> tuple[int | None, Batch | None]:
+        """What became of the oldest `send`.
+
+        Returns:
+            How many jobs were written, None where the batch must be finished again; and the batch
+            that was claimed with ``token``, if there is one.
+
+        Raises:
+            RedisError: See `worker.line.Line.receive`.
+        """
+        replies = line.receive()
+        claimed = replies.pop() if token else None
+        batch = None
+        if isinstance(claimed, list) and claimed[0] == b"batch":  # the rest is met when waited for
+            batch = _batch(token, claimed)
+        is_known = not any(isinstance(reply, Exception) for reply in replies)
+        return (sum(replies) if is_known else None), batch
 
     def forward(
         self, batch: Batch, model: str, wanted: Sequence[tuple[str, str, float, int]]
@@ -299,8 +388,22 @@ def exc_string(failure: Failure) -> bytes:
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace")))
 
 
-def _claimed(job: list[Any]) -> Claimed:
-    job_id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data = job
+def _batch(token: str, reply: list[Any]) -> Batch:
+    _, queue, claimed_us, timeout_s, has_more, _, fields = reply
+    jobs = tuple(map(_claimed, *(fields[place::8] for place in range(8))))
+    return Batch(token, queue.decode(), int(claimed_us), timeout_s, has_more == 1, jobs)
+
+
+def _claimed(
+    job_id: bytes,
+    created_at: bytes,
+    attempt: int,
+    crashes: int,
+    result_ttl: bytes,
+    failure_ttl: bytes,
+    flaw: bytes,
+    data: bytes,
+) -> Claimed:
     return Claimed(
         job_id.decode(),
         created_at.decode("utf-8", "replace"),
@@ -308,17 +411,32 @@ def _claimed(job: list[Any]) -> Claimed:
         crashes,
         result_ttl.decode("utf-8", "replace"),
         failure_ttl.decode("utf-8", "replace"),
-        flaw.decode(),
+        cast(Flaw, flaw.decode()),
         data,
     )
 
 
-def _ended(ending: Ending) -> list[Argument]:
-    """One job's four arguments of the finishing script."""
+#: One job's arguments of the finishing script: id, TTL in seconds, payload, error.
+_Job = tuple[str, int, bytes, bytes]
+
+
+def _ended(ending: Ending) -> _Job:
     outcome = ending.outcome
     if isinstance(outcome, Failure):
-        return [ending.id, ending.ttl_s, exc_string(outcome), wire.dumps(outcome.to_dict())]
-    return [ending.id, ending.ttl_s, base64.b64encode(wire.dumps(outcome)), b""]
+        return ending.id, ending.ttl_s, exc_string(outcome), wire.dumps(outcome.to_dict())
+    return ending.id, ending.ttl_s, base64.b64encode(wire.dumps(outcome)), b""
+
+
+def _chunks(jobs: Sequence[_Job]) -> Iterator[Sequence[_Job]]:
+    """The jobs in parts that hold Redis for a short time each, at least one job in each."""
+    start, size = 0, 0
+    for place, job in enumerate(jobs):
+        size += len(job[2])
+        if place > start and (place - start == CHUNK or size > _CHUNK_BYTES):
+            yield jobs[start:place]
+            start, size = place, len(job[2])
+    if start < len(jobs):
+        yield jobs[start:]
 
 
 def _written(failure: Failure) -> tuple[bytes, bytes]:

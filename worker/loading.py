@@ -11,11 +11,15 @@ from collections.abc import Callable
 
 from redis import Redis
 
+from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
-from producer.catalog import read_versions
+from producer import wire
+from producer.catalog import Entry, model_names, read_versions
 from producer.contract import ModelRef
 from producer.errors import ModelUnavailable, ModelyardError, VersionGone
+from producer.keys import queue_name
+from producer.retirement import read_states
 
 
 class Loader:
@@ -36,6 +40,7 @@ class Loader:
         self._repository = repository
         self._redis = redis
         self._persist = persist
+        self._batchable: dict[ModelRef, bool] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
         """The version, ready to predict.
@@ -45,30 +50,48 @@ class Loader:
             ModelUnavailable: It does not load, or the store holds other bytes than were published.
         """
         published = self._published_digest(ref)
-        manifest = self._repository.manifest(ref)
+        manifest = self._repository.manifest(ref, published)
         if manifest.digest != published:
             raise ModelUnavailable(
                 f"{ref}: the store holds {manifest.digest[:12]}, published was {published[:12]}"
             )
+        self._batchable[ref] = manifest.batchable
         return load(manifest, self._repository)
 
+    def is_batchable(self, ref: ModelRef) -> bool:
+        """Whether rows of several jobs may be predicted together; asked of a loaded version."""
+        return self._batchable[ref]
+
     def prepare(self) -> None:
-        """Import what the store's versions need, before the first job has to wait for it."""
-        for model in self._repository.models():
-            for version in self._repository.versions(model):
+        """Import what the published versions need, before the first job has to wait for it.
+
+        The catalogue says what: a store may be far away, and to import is not to open.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        for model in model_names(self._redis):
+            for entry in read_versions(self._redis, model).values():
                 # What cannot be read or imported is told with the first job that asks for it.
-                with contextlib.suppress(ModelyardError, OSError):
-                    prepare(self._repository.manifest(ModelRef(model, version)))
+                with contextlib.suppress(ModelyardError):
+                    prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
     def _published_digest(self, ref: ModelRef) -> str:
         digests: list[str] = []
 
         def read() -> None:
             entry = read_versions(self._redis, ref.model).get(ref.version)
-            if entry is not None:
+            if entry is not None and not self._is_drained(entry):
                 digests.append(str(entry.manifest.get("digest", "")))
 
         self._persist(read)  # Redis' absence is no fault of the model
         if not digests:
             raise VersionGone(f"{ref} is no longer published")
         return digests[-1]
+
+    def _is_drained(self, entry: Entry) -> bool:
+        """Whether a version was retired, and its last job has ended."""
+        if entry.state == "published":
+            return False
+        state, _ = read_states(self._redis).get(queue_name(entry.ref), ("", ""))
+        return state == "drained"

@@ -7,20 +7,16 @@ the pool's own workers do it is told by the pool. What comes out goes to `worker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from redis import Redis
 
-from producer.catalog import queue_names
 from producer.presence import Pool, Presence, read_presence
 from producer.workload import read_workload
 from worker.autoscaler import Memory, Observation, Peer, Policy
-
-#: How long the queues' names are remembered, in seconds.
-_TTL_S = 1.0
 
 
 class Lookout:
@@ -29,17 +25,17 @@ class Lookout:
     Args:
         redis: Where the yard is.
         name: The pool's name.
-        pattern: Only models whose name matches are the pool's.
+        queues: Tells the names of the pool's queues.
         policy: What the operator has set.
     """
 
-    def __init__(self, redis: Redis, name: str, pattern: str, policy: Policy) -> None:
+    def __init__(
+        self, redis: Redis, name: str, queues: Callable[[], Sequence[str]], policy: Policy
+    ) -> None:
         self._redis = redis
         self._name = name
-        self._pattern = pattern
+        self._read_queues = queues
         self._memory = Memory(policy)
-        self._queues: list[str] = []
-        self._read_at = float("-inf")
         self._rates: dict[str, float] = {}
         self.start_s = self._memory.start_s({}, 0.0)
 
@@ -69,11 +65,9 @@ class Lookout:
         Raises:
             RedisError: Redis does not answer.
         """
-        if now - self._read_at > _TTL_S:
-            self._queues = queue_names(self._redis, self._pattern)
-            self._read_at = now
+        queues = self._read_queues()
         presence = read_presence(self._redis)
-        load = read_workload(self._redis, self._queues, presence)
+        load = read_workload(self._redis, queues, presence)
         self._rates = self._memory.arrivals_s(load.counts, now)
         works = [replace(w, arrivals_s=self._rates.get(w.queue, 0.0)) for w in load.works]
         counts = Counter(states.values())
@@ -90,12 +84,12 @@ class Lookout:
             guard=guard,
             names=[name for name, state in states.items() if state != "starting"],
             name=self._name,
-            peers=self._peers(presence),
+            peers=self._peers(presence, queues),
             is_suspended=load.is_suspended,
         )
 
-    def _peers(self, presence: Presence) -> Sequence[Peer]:
-        models = {queue.partition("@")[0] for queue in self._queues}
+    def _peers(self, presence: Presence, queues: Sequence[str]) -> Sequence[Peer]:
+        models = {queue.partition("@")[0] for queue in queues}
         return [
             _peer(pool)
             for pool in presence.pools

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import psutil
 import structlog
@@ -25,17 +21,23 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import children, connect, keys, tether
+from producer import connect, extras, keys
+from producer.errors import ConfigurationError
+from producer.format import format_problem
 from producer.settings import Settings
 from producer.signals import StopSignals
 from producer.work import Bounds
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
-from worker.board import keep_off
+from worker.board import Board, keep_off
+from worker.child import Child
 from worker.lease import Lease, Reaped, Reason, reap, sweep
 from worker.lookout import Lookout
+from worker.needs import Needs
 from worker.outage import OUTAGE
+from worker.processes import collect_strays
 from worker.registration import announce, unregister
-from worker.tally import count_crash
+from worker.starter import Starter
+from worker.tally import count_crash, note_crash
 
 _log = structlog.get_logger()
 
@@ -60,39 +62,6 @@ _STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBI
 _LONG_LIFE_S = 30.0
 
 
-@dataclass(slots=True)
-class Child:
-    """A worker process of this pool.
-
-    Attributes:
-        name: The worker's name.
-        process: Its process.
-        born: When it was started, by the monotonic clock.
-        state: What it said it does; ``starting`` until it has said so.
-        idle_since: When it was first seen idle.
-        is_leaving: Whether it was asked to leave.
-        token: The token of its batch, if it has one.
-        deadline_ms: When its batch, which it may have lost since, must be over, by Redis' clock.
-        is_late: Whether that time has passed.
-        is_overdue: Whether it was told to end for that.
-        kill_at: When it is killed, if it has been asked to end and must.
-        is_cut: Whether it was killed because the pool's own time was up.
-    """
-
-    name: str
-    process: subprocess.Popen[bytes]
-    born: float
-    state: str = "starting"
-    idle_since: float | None = None
-    is_leaving: bool = False
-    token: str | None = None
-    deadline_ms: float | None = None
-    is_late: bool = False
-    is_overdue: bool = False
-    kill_at: float | None = None
-    is_cut: bool = False
-
-
 class Pool:
     """A supervisor of workers; `run` returns when it was asked to stop and all workers have left.
 
@@ -111,6 +80,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"{socket.gethostname()[:40]}-{secrets.token_hex(3)}"
+        self._release = extras.version()
         self._settings = settings
         self._url = url
         self._pattern = pattern
@@ -122,7 +92,10 @@ class Pool:
             Bounds(settings.target_wait_s, settings.batch_jobs, settings.batch_rows),
         )
         self._redis: Redis = connect.steady(url, self.name)
-        self._lookout = Lookout(self._redis, self.name, pattern, self._policy)
+        self._board = Board(self._redis, pattern)
+        self._lookout = Lookout(self._redis, self.name, self._board.queues, self._policy)
+        self._needs = Needs(self._redis, pattern)
+        self._starter = Starter(settings, self.name, pattern, clock)
         self._children: dict[str, Child] = {}
         self._backoff_s = 0.0
         self._start_after = 0.0
@@ -132,35 +105,65 @@ class Pool:
         self._told = 0
         self._looked = clock()
         self._spare_until = float("-inf")
+        self._now_ms = 0.0
+        self._looked_ms = 0.0
+        self._outdated = ""
         self._signals = StopSignals(on_second=self._kill_all)
 
     def run(self) -> None:
-        """Keep workers running until a signal asks to stop, then drain; in the main thread."""
+        """Keep workers running until a signal asks to stop, then drain; in the main thread.
+
+        Raises:
+            ConfigurationError: It was drained because a newer release has changed the format of
+                what is in Redis.
+        """
         with self._signals:
             self._run()
+        if self._outdated:
+            raise ConfigurationError(self._outdated)
 
     def _run(self) -> None:
         _log.info("pool started", pool=self.name)
-        self._start(self._policy.least)
+        if not self._signals.count:
+            self._do(self._tend)
+            self._start(self._policy.least)
         watch = (self._bury, self._look, self._vouch, self._enforce_deadlines)
-        while not self._signals.count:
-            self._do(*watch, self._sweep, self._scale, self._beat)
-            self._signals.wait(TICK_S)
+        while not (self._signals.count or self._outdated):
+            self._go_round(*watch, self._sweep, self._tend, self._scale)
+            self._signals.wait(self._pause_s(), self._starter.descriptors)
+        self._starter.stop()
         self._drain(watch)
         _log.info("pool stopped", pool=self.name)
 
-    def _do(self, *steps: Callable[[], None]) -> None:
-        """Take the steps. One that fails costs the others nothing, unless Redis is away."""
+    def _go_round(self, *steps: Callable[[], None]) -> None:
+        """Take the steps, and say that this pool lives; that it looked only if all were done."""
+        if self._do(*steps):
+            self._looked_ms = self._now_ms
+        self._do(self._beat)
+
+    def _pause_s(self) -> float:
+        """How long to wait for news: less while there is no worker to look at the queues itself."""
+        return TICK_S if self._children else min(TICK_S, self._settings.look_s)
+
+    def _do(self, *steps: Callable[[], None]) -> bool:
+        """Take the steps. One that fails costs the others nothing, unless Redis is away.
+
+        Returns:
+            Whether all of them were done.
+        """
+        done = 0
         for step in steps:
             try:
                 step()
+                done += 1
             except (RedisConnectionError, RedisTimeoutError) as error:
                 _log.warning("Redis is away: %s", error, pool=self.name)
-                return
+                return False
             except OUTAGE as error:  # it is full, read-only, ...; or no process can be started
                 _log.warning("not done: %s", error, pool=self.name, step=step.__name__)
             except Exception:  # of something in Redis that nobody thought of: no reason to die
                 _log.exception("not done", pool=self.name, step=step.__name__)
+        return done == len(steps)
 
     def _bury(self) -> None:
         """Return what dead workers held, and take their entries away."""
@@ -176,8 +179,9 @@ class Pool:
                 _log.info("worker left", worker=child.name)
             else:
                 self._note_crash(child, status, reaped)
+        collect_strays({*self._starter.pids, *(c.process.pid for c in self._children.values())})
 
-    def _note_crash(self, child: Child, status: int, reaped: Reaped | None) -> None:
+    def _note_crash(self, child: Child, status: int | None, reaped: Reaped | None) -> None:
         queue = reaped.queue if reaped else ""
         _log.error(
             "a worker died (status %d); %d jobs given back, %d failed",
@@ -188,11 +192,14 @@ class Pool:
             queue=queue,
         )
         if self._clock() - child.born > _LONG_LIFE_S or reaped is not None:
-            self._backoff_s = 0.0  # it did work, and died of a job: the next one may start at once
+            self._backoff_s = 0.0  # it died of a job: the next one may start at once
         else:
             self._backoff_s = min(_LAST_BACKOFF_S, max(_FIRST_BACKOFF_S, self._backoff_s * 2))
             self._start_after = self._clock() + self._backoff_s
         count_crash(self._redis, queue)
+        row, held_s = note_crash(self._redis, queue, status or 0)
+        if held_s:
+            _log.error("%d workers in a row died; held back for %g s", row, held_s, queue=queue)
 
     def _look(self) -> None:
         """See what each worker does, and with which batch."""
@@ -202,13 +209,14 @@ class Pool:
             pipe.hget(keys.key("worker", name), "state")
             pipe.hmget(keys.key("batch", name), "token", "deadline_ms")
         (seconds, micros), *found = pipe.execute()
-        now_ms = seconds * 1000 + micros / 1000
+        self._now_ms = seconds * 1000 + micros / 1000
+        self._looked_ms = self._looked_ms or self._now_ms  # it has only begun: not stuck yet
         self._note_gap()
-        for child, state, batch in zip(
+        for child, state, (token, deadline) in zip(
             self._children.values(), found[::2], found[1::2], strict=True
         ):
-            self._note_state(child, state)
-            self._note_batch(child, batch, now_ms)
+            child.note_state(state, self._clock())
+            child.note_batch(token, deadline, self._now_ms, self._settings.timeout_s)
 
     def _note_gap(self) -> None:
         """After a time without Redis, let workers first write what they have: deadlines wait."""
@@ -216,25 +224,6 @@ class Pool:
         if now - self._looked > 3 * TICK_S:
             self._spare_until = now + self._settings.lease_s
         self._looked = now
-
-    def _note_state(self, child: Child, state: bytes | None) -> None:
-        child.state = state.decode("utf-8", "replace") if state else "starting"
-        if child.state != "idle":
-            child.idle_since = None
-        elif child.idle_since is None:
-            child.idle_since = self._clock()
-
-    def _note_batch(self, child: Child, batch: list[bytes | None], now_ms: float) -> None:
-        """Keep the deadline in mind while the worker is busy, also when it has lost its batch."""
-        token, deadline = batch
-        child.token = token.decode("utf-8", "replace") if token else None
-        if deadline is not None:
-            child.deadline_ms = _number(deadline)
-        elif child.state != "busy":
-            child.deadline_ms = None
-        if child.deadline_ms is None and child.state == "busy":
-            child.deadline_ms = now_ms + 1000 * self._settings.timeout_s
-        child.is_late = child.deadline_ms is not None and now_ms > child.deadline_ms
 
     def _vouch(self) -> None:
         """Renew for workers that run: code that keeps Python's lock keeps their own thread from it.
@@ -285,7 +274,7 @@ class Pool:
             self._start(plan.start)
             self._started_at = now
         for name in plan.leave:
-            self._dismiss(self._children[name])
+            self._children[name].leave()
         self._place_guard(guard(seen, self._policy))
 
     def _observe(self, now: float) -> Observation:
@@ -315,22 +304,18 @@ class Pool:
             return 0
         return max(0, self._policy.most - len(self._staying()))
 
+    def _tend(self) -> None:
+        """Keep the fork server, and tell it what published versions need."""
+        self._starter.tend(self._needs.runtimes(self._board.queues()))
+
     def _start(self, count: int) -> None:
+        """Start so many workers; fewer if none can be started yet, and the next look asks again."""
         for _ in range(count):
             name = f"{self.name}-{secrets.token_hex(3)}"
-            # -P: a folder `models` or `worker` where the user stands is not ours.
-            argv = [sys.executable, "-P", "-m", "worker.process", name, self.name, self._pattern]
-            process = subprocess.Popen(
-                tether.command(argv, signal.SIGTERM),
-                stdin=subprocess.DEVNULL,
-                env=children.environ(self._settings.environ()),
-                process_group=0,  # a Ctrl-C at the terminal reaches the pool, and it drains them
-            )
+            process = self._starter.start(name)
+            if process is None:
+                return
             self._children[name] = Child(name, process, self._clock())
-
-    def _dismiss(self, child: Child) -> None:
-        child.is_leaving = True
-        child.process.terminate()
 
     def _beat(self) -> None:
         if self._clock() - self._beaten < _BEAT_S and len(self._children) == self._told:
@@ -340,6 +325,8 @@ class Pool:
         what = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "release": self._release,
+            "looked_ms": int(self._looked_ms),
             "workers": dict(states),
             "min": self._policy.least,
             "max": self._policy.most,
@@ -350,15 +337,16 @@ class Pool:
             "start_s": round(self._lookout.start_s, 3),
         }
         announce(self._redis, "pool", self.name, what)
+        self._outdated = format_problem(self._redis)
         self._beaten = self._clock()
 
     def _drain(self, watch: Sequence[Callable[[], None]]) -> None:
         """Let every worker end its batch, within the drain time; then kill what is left."""
         for child in self._children.values():
-            self._dismiss(child)
+            child.leave()
         ends = self._clock() + self._settings.drain_s
         while self._alive() and self._clock() < ends:
-            self._do(*watch, self._beat)
+            self._go_round(*watch)
             self._signals.wait(min(TICK_S, max(0.0, ends - self._clock())))
         self._kill_all()
         for child in self._children.values():
@@ -387,10 +375,3 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() not in _STILL
     except psutil.Error:
         return False
-
-
-def _number(raw: bytes) -> float | None:
-    try:
-        return float(raw)
-    except ValueError:
-        return None

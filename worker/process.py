@@ -20,19 +20,21 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.cache import ModelCache
-from models.repository import Repository
+from models.repository import open_repository
 from producer import connect, keys
-from producer.contract import Failure
+from producer.contract import Failure, ModelRef
 from producer.settings import Settings
 from producer.signals import StopSignals
 from producer.workload import write_paces
+from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
-from worker.lease import Batch, Lease, Suspended, reap
+from worker.lease import Batch, Ended, Lease, Suspended, reap
 from worker.loading import Loader
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
+from worker.relay import Relay
 from worker.serve import Served, Server
 from worker.stopwatch import Stopwatch
 
@@ -43,6 +45,10 @@ _BEAT_S = 2.0
 
 #: How long a new worker waits to be heard before it says that it is there, in seconds.
 _HEARD_S = 5.0
+
+#: A worker takes its next batch ahead only where a batch takes less than this, in seconds: what it
+#: holds, no idle worker can take.
+_BRISK_S = 0.05
 
 
 class Worker:
@@ -66,7 +72,7 @@ class Worker:
         self._bell = connect.blocking(url, settings.look_s, self.name)
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
-        repository = Repository(settings.store_path)
+        repository = open_repository(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._board = Board(
@@ -77,8 +83,11 @@ class Worker:
             patience_s=settings.target_wait_s,
         )
         self._stopwatch = Stopwatch()
-        self._server = Server(self._cache, repository, settings)
+        self._busy_since = 0.0  # the end of the batch before, or when there was none
+        self._server = Server(self._cache, self._loader.is_batchable, settings)
+        self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
         self._batch: Batch | None = None
+        self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
         self._is_overgrown = False
@@ -104,7 +113,7 @@ class Worker:
             self._register()
         _log.info("worker started", worker=self.name)
         pause = pauses()
-        while not self._signals.count and not self._is_overgrown:
+        while not self._is_leaving:
             try:
                 self._step()
                 pause = pauses()
@@ -119,6 +128,10 @@ class Worker:
                 _log.exception("the worker goes on", worker=self.name)
                 self._signals.wait(next(pause))
         self._leave(threads)
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self._signals.count > 0 or self._is_overgrown
 
     def _register(self) -> None:
         """Be seen, unless told to stop before Redis was there.
@@ -138,7 +151,8 @@ class Worker:
         Raises:
             GaveUp: The drain time is over, too.
         """
-        persist(action, self._signals.wait, self._is_out_of_time)
+        with self._alarm.paused():
+            persist(action, self._signals.wait, self._is_out_of_time)
 
     def _is_out_of_time(self) -> bool:
         if self._signals.count and self._leaves_by == float("inf"):
@@ -148,15 +162,22 @@ class Worker:
     def _step(self) -> None:
         """One batch, or one wait for work."""
         queues = self._board.queues()
+        self._unload_dropped()
         claimed = self._lease.claim(queues) if queues else 0
         if self._is_suspended and not isinstance(claimed, Batch):  # a claim has said busy itself
             self._registration.set_state("idle")
         self._is_suspended = False
         if isinstance(claimed, Batch):
-            self._board.took(claimed.queue)
             self._work(claimed)
         elif claimed == 0:
             self._wait_for_bell(queues)
+
+    def _unload_dropped(self) -> None:
+        """Let go of versions that are out of service; nothing is in use between two batches."""
+        for queue in self._board.dropped:
+            ref = ModelRef(*queue.split("@"))
+            if self._cache.evict(ref):
+                self._board.unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
@@ -170,47 +191,79 @@ class Worker:
         self._bell.blpop(bells, timeout=self._settings.look_s)
 
     def _work(self, batch: Batch) -> None:
-        self._batch = batch
-        started = time.monotonic()
+        """Serve a batch and, as long as more wait than fit into one, those after it."""
+        relay = Relay(self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving)
+        self._busy_since = time.monotonic()
         try:
-            served = self._server.serve(batch, self._lease)
-            self._persist(lambda: self._finish(batch, served))
-            self._note_pace(batch.queue, served, time.monotonic() - started)
+            relay.run(batch)  # what it took ahead and did not begin, `_leave` gives back
         except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
         except Exception:
             # Our own fault, not the model's: count it as a crash, so that no job comes back for
             # ever.
-            _log.exception("a batch of %s could not be served", batch.queue)
+            _log.exception("a batch could not be served", worker=self.name)
             self._persist(lambda: reap(self._redis, self.name, "died", self._settings))
         finally:
             self._batch = None
 
-    def _finish(self, batch: Batch, served: Served) -> None:
-        written = self._lease.finish(batch, served.endings, served.run, served.tally.items())
-        if written < len(served.endings):
+    def _serve(self, batch: Batch) -> Ended:
+        self._batch = batch
+        self._board.took(batch.queue)
+        self._unload_dropped()  # under load there is no other moment
+        started = time.monotonic()
+        with self._alarm.within(batch.timeout_s):
+            served = self._server.serve(batch, self._lease)
+        self._took_s[batch.queue] = time.monotonic() - started
+        self._note_pace(batch.queue, served)
+        self._batch = None  # its end is about to be sent, and with it goes the lease
+        return self._lease.ended(batch, served.endings, served.run, served.tally.items())
+
+    def _ahead(self, batch: Batch) -> Sequence[str]:
+        """Where to take a batch ahead; nowhere, unless more wait and none will wait long here.
+
+        A worker that was told to leave takes nothing more, and a crash suspect runs alone.
+        """
+        is_brisk = self._took_s.get(batch.queue, _BRISK_S) < _BRISK_S
+        if not batch.has_more or not is_brisk or self._is_leaving or batch.jobs[0].crashes:
+            return ()
+        with contextlib.suppress(*OUTAGE):
+            return self._board.queues()
+        return ()
+
+    def _settle(self, ended: Ended, written: int | None) -> None:
+        """Make sure that a batch is written, however long it takes to reach Redis."""
+        done = [] if written is None else [written]
+        if not done:
+            self._batch = ended.batch
+            self._persist(lambda: done.append(self._lease.write(ended)))
+            self._batch = None
+        self._note_end(ended, done[-1])
+
+    def _note_end(self, ended: Ended, written: int) -> None:
+        queue, endings = ended.batch.queue, ended.endings
+        if written < len(endings):
             _log.warning(
                 "%d of %d jobs were canceled or given to others meanwhile",
-                len(served.endings) - written,
-                len(served.endings),
+                len(endings) - written,
+                len(endings),
                 worker=self.name,
-                queue=batch.queue,
+                queue=queue,
             )
-        model, _, version = batch.queue.partition("@")
-        for ending in served.endings:
+        model, _, version = queue.partition("@")
+        for ending in endings:
             if isinstance(ending.outcome, Failure):
                 code = ending.outcome.code
                 _log.info("job failed", job=ending.id, model=model, version=version, code=code)
-        _log.debug("batch", worker=self.name, queue=batch.queue, jobs=len(served.endings))
+        _log.debug("batch", worker=self.name, queue=queue, jobs=len(endings))
 
-    def _note_pace(self, queue: str, served: Served, taken_s: float) -> None:
+    def _note_pace(self, queue: str, served: Served) -> None:
         """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
 
-        Args:
-            queue: Where its jobs came from.
-            served: What became of it.
-            taken_s: From claim to end, in seconds.
+        That is the time since the end of the one before it, what went on in Redis meanwhile
+        included.
         """
+        now = time.monotonic()
+        taken_s, self._busy_since = now - self._busy_since, now
         self._board.charge(queue, taken_s, served.load_s)
         self._stopwatch.add(queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s)
 

@@ -7,12 +7,11 @@ and into measures, whatever the jobs hold and whatever the model does short of k
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from models.cache import ModelCache
-from models.repository import Repository
 from models.runtimes import Loaded
 from producer.contract import Failure, ModelRef
 from producer.errors import JobFailed
@@ -58,15 +57,16 @@ class Server:
 
     Args:
         cache: The loaded models.
-        repository: Where manifests are.
+        is_batchable: Whether rows of several jobs may be predicted together, of a loaded version.
         settings: Bounds and times to live.
     """
 
-    def __init__(self, cache: ModelCache, repository: Repository, settings: Settings) -> None:
+    def __init__(
+        self, cache: ModelCache, is_batchable: Callable[[ModelRef], bool], settings: Settings
+    ) -> None:
         self._cache = cache
-        self._repository = repository
+        self._is_batchable = is_batchable
         self._settings = settings
-        self._batchable: dict[ModelRef, bool] = {}  # versions are immutable
 
     def serve(self, batch: Batch, lease: Lease) -> Served:
         """What becomes of each job of the batch.
@@ -150,11 +150,6 @@ class Server:
             served.tally.observe("model_inference_latency_seconds", taken_s)
             served.tally.observe("batch_size", len(stack))
         return size
-
-    def _is_batchable(self, ref: ModelRef) -> bool:
-        if ref not in self._batchable:
-            self._batchable[ref] = self._repository.manifest(ref).batchable
-        return self._batchable[ref]
 
     def _endings(
         self, jobs: Sequence[Claimed], outcomes: Mapping[str, Outcome]

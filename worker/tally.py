@@ -8,6 +8,14 @@ from redis import Redis
 
 from producer import keys, measures
 from producer.contract import ModelRef
+from producer.crashes import LOOP
+from producer.scripting import Script
+
+#: From this many deaths in a row on a version is held back for so long, doubled for each further,
+#: in seconds.
+_FIRST_HOLD_S, _LAST_HOLD_S = 0.5, 30.0
+
+_CRASHED = Script("worker", "crashed")
 
 
 class Tally:
@@ -54,6 +62,22 @@ class Tally:
 def labels_of(ref: ModelRef) -> dict[str, str]:
     """The labels of a version."""
     return {"model": ref.model, "model_version": ref.version}
+
+
+def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
+    """How many workers in a row died over a version, and for how long it is held back, in seconds.
+
+    A row ends with a batch that is predicted. A worker that died over no version makes none.
+    """
+    model, version = keys.parse_queue(queue) or ("", None)
+    if version is None:
+        return 0, 0.0
+    predicts = measures.field(
+        "model_inference_latency_seconds_count", labels_of(ModelRef(model, version))
+    )
+    bounds = [LOOP, int(_FIRST_HOLD_S * 1000), int(_LAST_HOLD_S * 1000)]
+    row, held_ms = _CRASHED(redis, [queue, predicts, status, *bounds])
+    return int(row), held_ms / 1000
 
 
 def count_crash(redis: Redis, queue: str) -> None:

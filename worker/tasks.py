@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis
 from rq import get_current_job
 
-from models.repository import Repository
+from models.repository import open_repository
 from models.runtimes import Loaded, load
 from producer.contract import Failure, ModelRef
 from producer.errors import InvalidJob, job_failure
@@ -67,5 +67,5 @@ def _version_of(
 
 @lru_cache(maxsize=8)
 def _model(ref: ModelRef, settings: Settings) -> Loaded:
-    repository = Repository(settings.store_path)
+    repository = open_repository(settings)
     return load(repository.manifest(ref), repository)

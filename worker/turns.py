@@ -31,7 +31,6 @@ class Turns:
         self._had_s: dict[str, float] = {}
         self._load_s: dict[str, float] = {}
         self._round_s = 0.0  # what a queue has had that was never behind
-        self._order: Sequence[str] = ()
 
     def order(
         self, queues: Sequence[str], loaded: Collection[str], waits_s: Mapping[str, float]
@@ -55,19 +54,11 @@ class Turns:
             may_wait = not is_there and queue not in late
             return may_wait, self._had_s[queue] + toll_s, -waits_s.get(queue, 0.0)
 
-        self._order = sorted(queues, key=rank)
-        return list(self._order)
+        return sorted(queues, key=rank)
 
     def took(self, queue: str) -> None:
-        """Note that a batch was taken of ``queue``: all before it in the last order were empty.
-
-        An empty queue saves no credit up.
-        """
-        if queue not in self._had_s:
-            return
-        self._round_s = max(self._round_s, self._had_s[queue])
-        for empty in self._order[: self._order.index(queue)]:
-            self._had_s[empty] = max(self._had_s[empty], self._round_s)
+        """Note that a batch of ``queue`` has its turn: the others are as far as it, or further."""
+        self._round_s = max(self._round_s, self._had_s.get(queue, 0.0))
 
     def charge(self, queue: str, seconds: float, load_s: float = 0.0) -> None:
         """Note that a batch of ``queue`` took so long.

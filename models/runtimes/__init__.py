@@ -16,8 +16,13 @@ from producer.contract import Signature
 from producer.errors import ModelUnavailable, ModelyardError
 
 #: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.
-RUNTIMES = {"sklearn": "models.runtimes.sklearn_joblib"}
-#: The extra that brings what a runtime imports.
+RUNTIMES = {
+    "sklearn": "models.runtimes.sklearn_joblib",
+    "skops": "models.runtimes.skops_file",
+    "onnx": "models.runtimes.onnx_session",
+}
+#: The extra that brings what a runtime imports, where it is not that of the worker.
+EXTRAS = {"skops": "modelyard[worker,skops]"}
 EXTRA = "modelyard[worker]"
 
 
@@ -99,5 +104,5 @@ def _runtime(manifest: Manifest) -> RuntimeModule:
     except ImportError as error:
         raise ModelUnavailable(
             f"{manifest.ref}: runtime {manifest.runtime!r} needs {error.name or 'a library'}, "
-            f"which is not installed here: pip install '{EXTRA}'"
+            f"which is not installed here: pip install '{EXTRAS.get(manifest.runtime, EXTRA)}'"
         ) from error

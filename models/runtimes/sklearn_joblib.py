@@ -25,6 +25,8 @@ from models.runtimes.sizes import measure, reachable
 from producer.contract import Signature
 from producer.errors import ModelUnavailable, PredictFailed
 
+#: The name of the file in a version's folder.
+ARTEFACT = "model.joblib"
 LIBRARY = "scikit-learn"
 
 
@@ -35,10 +37,20 @@ def load(manifest: Manifest, repository: Repository) -> SklearnModel:
         ModelUnavailable: It was made by another release of scikit-learn, does not open, or does not
             answer its own example.
     """
+    return served(
+        manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_artefact
+    )
+
+
+def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> SklearnModel:
+    """An estimator, opened by ``open_`` and warmed up with its example.
+
+    Raises:
+        ModelUnavailable: As `load`.
+    """
     _refuse_other_release(manifest)
-    raw = repository.read(manifest.ref, expected=manifest)
     try:
-        estimator = open_artefact(raw)
+        estimator = open_(raw)
     except Exception as error:
         raise ModelUnavailable(f"{manifest.ref}: does not open: {described(error)}") from error
     threads.scan()
@@ -110,11 +122,16 @@ class SklearnModel:
         self.alignment: Alignment = find_alignment(
             self._answer,
             rows,
-            fills=self._to_inputs is not arrays.texts,
+            fills=not self.takes_texts,
             is_batchable=is_batchable,
         )
         self._group = self.alignment.group
         self.size_bytes = max(artefact_bytes, measure(self._estimator))
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether it takes a list of strings instead of a table."""
+        return self._to_inputs is arrays.texts
 
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
         """The outputs by name; see `models.runtimes.Loaded.predict`."""
@@ -183,16 +200,23 @@ def dense(values: Any) -> Any:
 def fit_for_serving(estimator: Any) -> Any:
     """The same estimator, with what only matters in training taken out, wherever it is nested.
 
-    ``n_jobs`` would start threads in a worker that owns one core, and threads add up in any order.
     ``feature_names_in_`` makes scikit-learn warn at each predict that an array has no names; that
     the order is right is the signature's business.
     """
-    for item in reachable(estimator):
+    for item in reachable(on_one_core(estimator)):
         if isinstance(item, BaseEstimator):
-            known = vars(item)
-            if known.get("n_jobs") is not None:
-                known["n_jobs"] = None
-            known.pop("feature_names_in_", None)
+            vars(item).pop("feature_names_in_", None)
+    return estimator
+
+
+def on_one_core(estimator: Any) -> Any:
+    """The same estimator with ``n_jobs`` unset, wherever it is nested.
+
+    It would start threads in a worker that owns one core, and threads add up in any order.
+    """
+    for item in reachable(estimator):
+        if isinstance(item, BaseEstimator) and vars(item).get("n_jobs") is not None:
+            item.n_jobs = None
     return estimator
 
 

@@ -142,7 +142,7 @@ def _table_row(version: dict[str, Any]) -> tuple[Any, ...]:
         version["version"],
         version["signature"]["task"],
         len(version["signature"]["inputs"]),
-        _percent(version["share"]),
+        _percent(version["share"]) if version["state"] == "published" else version["state"],
         version["queue_depth"],
         len(version["loaded"]),
         version["created_at"],

@@ -1,6 +1,6 @@
 -- The route in force, by the keys as they are at this instant.
 --
--- Reads   K.active..model (string), K.weights..model (hash version -> number),
+-- Reads   K.active..model (string), K.weights..model (hash version -> number), K.retired,
 --         K.signatures..model (hash version -> signature id: which versions are published)
 -- Writes  K.route..model (hash: source, revision, mode, plan, active, problems, changed_at),
 --         K.history..model (stream: revision, mode, plan, active), only when the keys have changed
@@ -26,6 +26,13 @@ local function is_published(model, version)
   return #version <= 63 and redis.call('HEXISTS', K.signatures .. model, version) == 1
 end
 
+-- Why a version that is not published may not get traffic.
+local function absent(model, version)
+  local kept = redis.pcall('HGET', K.retired, model .. '@' .. version)
+  local is_retired = type(kept) == 'string' and not string.match(kept, '^revived')
+  return is_retired and ', which is retired or deleted' or ', which is not published'
+end
+
 -- A weight that an operator wrote: a decimal number, finite, not below zero; else nil.
 local function weight_of(text)
   if #text > 32 or not string.match(text, '^[%d.eE+-]+$') then return nil end
@@ -40,7 +47,7 @@ local function plan_of_weights(model, raw)
   for i = 1, #raw, 2 do
     local version, weight = raw[i], weight_of(raw[i + 1])
     if not is_published(model, version) then
-      return nil, 'weights name ' .. shown(version) .. ', which is not published'
+      return nil, 'weights name ' .. shown(version) .. absent(model, version)
     end
     if not weight then
       return nil, 'the weight of ' .. shown(version) .. ' is ' .. shown(raw[i + 1])
@@ -68,7 +75,7 @@ local function active_of(model, active, problem, old, problems)
   if problem == '' and active == '' then return '' end
   if problem == '' and is_published(model, active) then return active end
   problems[#problems + 1] = problem ~= '' and problem
-    or 'active is ' .. shown(active) .. ', which is not published'
+    or 'active is ' .. shown(active) .. absent(model, active)
   return is_published(model, old.active) and old.active or ''
 end
 
@@ -177,5 +184,7 @@ local function resolve(model, wanted, point)
   end
   if signature then return version, signature end
   if redis.call('SISMEMBER', K.models, model) == 0 then return nil, 'unknown_model' end
-  return nil, wanted ~= '' and 'unknown_version' or 'no_active_version'
+  if wanted == '' then return nil, 'no_active_version' end
+  local is_retired = absent(model, version or wanted) ~= ', which is not published'
+  return nil, is_retired and 'version_gone' or 'unknown_version'
 end

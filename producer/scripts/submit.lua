@@ -11,7 +11,7 @@
 --       mismatch, '', id                 the idempotency key named a job with another body
 --       signature, version               the rows must be checked against this version's signature
 --       queue_full, queue, depth
---       unknown_model | unknown_version | no_active_version
+--       unknown_model | unknown_version | version_gone | no_active_version
 -- Writes K.job..id (hash), K.queue..queue, K.bell..queue, K.deadlines, K.idempotency..model:digest,
 --        K.queues, and what route.lua writes
 --- use clock

@@ -72,15 +72,16 @@ def nothing_is_left(redis: Redis) -> bool:
         "load:before",
         "predict:before",
         "predict:after",
-        "finish:sent",
-        "finish:after",
+        "send:before",
+        "send:after",
+        "receive:after",
     ],
 )
 def test_jobs_of_workers_that_die_at_a_point_end_once(
     client, redis, redis_url, start, tmp_path, point
 ):
     # A pool starts workers more and more slowly if they die without having done anything.
-    times = min(TIMES, 4) if point in ("claim:before", "finish:sent", "finish:after") else TIMES
+    times = min(TIMES, 4) if point in ("claim:before", "send:after", "receive:after") else TIMES
     strikes = Strikes(tmp_path / "tokens", {point: ("KILL", 1.0)}, times)
     pool = start(strikes, pool_min=2, pool_max=2, attempts=100)
     handles = [client.submit("echo", instances=[[float(n)]]) for n in range(300)]
@@ -93,7 +94,7 @@ def test_jobs_of_workers_that_die_at_a_point_end_once(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("point", ["claim:before", "claim:sent", "claim:after", "finish:sent"])
+@pytest.mark.parametrize("point", ["claim:before", "claim:sent", "claim:after", "send:after"])
 def test_a_sigterm_at_a_point_strands_no_job_and_counts_no_crash(
     client, redis, start, tmp_path, point
 ):

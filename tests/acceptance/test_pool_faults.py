@@ -207,6 +207,23 @@ def test_a_killed_pool_leaves_no_worker_and_loses_no_job(client, redis, start):
     wait_until(lambda: is_empty(redis))
 
 
+@pytest.mark.parametrize("number", [estimators.HANG, estimators.HOLD_FOR_EVER])
+def test_a_worker_that_hangs_when_its_pool_is_killed_ends_and_its_job_fails_in_time(
+    client, redis, start, number
+):
+    """Asleep it goes on renewing its lease; holding Python's lock it hears no signal."""
+    pool = start(lease_s=0.5)
+    hasty = Client(client.url, settings=Settings.load({}, timeout_s=1))
+    (hanging,) = submit(hasty, number)
+    wait_for_start(hanging)
+    (pid,) = pool.workers(redis).values()
+    pool.kill()
+    start(lease_s=0.5)
+    wait_until(lambda: not is_alive(pid), 20, "the kernel ends it")
+    assert codes([hanging.wait(20)]) == ["timeout"]
+    hasty.close()
+
+
 def test_a_frozen_worker_loses_its_batch_and_writes_nothing_when_it_wakes(client, redis, start):
     pool = start(workers=2)
     submit(client, 0.0)[0].wait(20)

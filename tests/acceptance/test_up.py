@@ -7,15 +7,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 
+from producer.client import Client
+from producer.contract import JobStatus
+from producer.presence import read_presence
 from tests.waiting import wait_until
 from tests.yards import RunningYard, running_yard
 
@@ -144,6 +150,56 @@ def test_a_killed_child_is_replaced_and_serves_again(up, name):
             return False
 
     wait_until(serves, 40, "a prediction")
+
+
+def pool_of(up: RunningYard) -> psutil.Process | None:
+    for pid, words in up.processes().items():
+        if words.endswith("producer.cli pool") and "-I" not in words:
+            return psutil.Process(pid)
+    return None
+
+
+def test_a_pool_that_is_killed_under_load_is_replaced_and_loses_no_job(up):
+    ready(up)
+    with ExitStack() as stack:
+        redis = stack.enter_context(Redis.from_url(up.redis_url))
+        client = stack.enter_context(closing(Client(up.redis_url)))
+        handles, is_over = [], threading.Event()
+
+        def load() -> None:
+            while not is_over.wait(0.005):
+                handles.append(client.submit("iris", instances=_IRIS["instances"]))
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(is_over.set)
+        wait_until(lambda: len(handles) > 100, 30)
+        killed = pool_of(up)
+        assert killed is not None
+        (known,) = read_presence(redis).pools
+        family = killed.children(recursive=True)
+        killed.kill()
+        killed_at = time.perf_counter()
+        wait_until(lambda: known.name not in _working_pools(redis), 20, "another pool looks")
+        took_s = time.perf_counter() - killed_at
+        wait_until(lambda: _serving_workers(redis) and handles[-1].wait(20), 20)
+        print(f"another pool after {took_s:.1f} s")  # noqa: T201
+        is_over.set()
+        thread.join()
+        assert {handle.wait(30).status for handle in handles} == {JobStatus.FINISHED}
+        _, alive = psutil.wait_procs(family, 20)
+        assert not alive, "none of the old one's processes is left"
+
+
+def _working_pools(redis: Redis) -> list[str]:
+    """The pool that looked last, alone: a killed one is present for a while."""
+    pools = sorted(read_presence(redis).pools, key=lambda pool: pool.looked_s)
+    return [pool.name for pool in pools[:1]]
+
+
+def _serving_workers(redis: Redis) -> int:
+    return read_presence(redis).count("idle") + read_presence(redis).count("busy")
 
 
 def test_the_doctor_finds_the_running_yard_and_nothing_wrong(up):

@@ -161,7 +161,7 @@ class TestClaim:
 
     def test_the_quarantine_is_bounded(self, redis, client, settings):
         redis.rpush(keys.key("queue", QUEUE), *[f"no job {n}" for n in range(1200)])
-        lease = lease_of(redis, Settings.load({}, batch_jobs=1024))
+        lease = lease_of(redis, Settings.load({}, batch_jobs=256))
         while lease.claim([QUEUE]):
             pass
         assert redis.llen(keys.QUARANTINE) == keys.QUARANTINE_LENGTH
@@ -218,6 +218,16 @@ class TestFinish:
         lease = lease_of(redis, wide)
         batch = claim(lease)
         assert lease.finish(batch, echo(batch)) == 150
+        assert nothing_is_left(redis)
+
+    def test_large_results_are_ended_in_several_calls(self, redis, client, settings):
+        submit(client, 8)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        large = {"predictions": ["x" * 500_000]}
+        ended = lease.ended(batch, [Ending(job.id, large, 60) for job in batch.jobs])
+        assert len(ended.calls) == 8, "a call of more than a MiB would hold Redis for long"
+        assert lease.write(ended) == 8
         assert nothing_is_left(redis)
 
     def test_both_expire(self, redis, client, settings):

@@ -85,6 +85,7 @@ def as_it_was(redis: Redis) -> Iterator[None]:
     yield
     redis.config_set("appendonly", "no")
     redis.config_set("maxmemory-policy", "noeviction")
+    redis.config_set("stream-node-max-bytes", 4096)
 
 
 def announce_pool(redis: Redis) -> None:
@@ -158,6 +159,24 @@ def test_a_redis_that_forgets_is_told(settings, redis):
     found = wrong(examine(settings))
     assert "appendonly yes" in found["append-only file"]
     assert "noeviction" in found["maxmemory-policy"]
+
+
+def test_a_redis_that_sets_much_aside_for_results_is_told_but_not_wrong(settings, redis):
+    def hint() -> str:
+        report = examine(settings)
+        assert "results" not in wrong(report)
+        return next(check.hint for check in report.checks if check.name == "results")
+
+    assert "stream-node-max-bytes 512" in hint()
+    redis.config_set("stream-node-max-bytes", 512)
+    assert hint() == ""
+
+
+def test_a_stuck_pool_is_told_by_its_name(settings, redis):
+    seconds, _ = redis.time()
+    looked_ms = (seconds - keys.STUCK_S - 5) * 1000
+    redis.set(keys.key("pool", "p1"), json.dumps({"workers": {}, "looked_ms": looked_ms}), ex=60)
+    assert "p1 has completed no look" in wrong(examine(settings))["workers"]
 
 
 def test_no_pool_is_told_and_one_that_has_expired_is_none(settings, redis):

@@ -237,6 +237,16 @@ def test_a_yard_without_a_pool_names_the_pool(http):
     assert "modelyard pool" in response.json["detail"]
 
 
+def test_a_pool_that_is_there_and_does_not_look_at_the_queues_is_stuck(http, redis: Redis):
+    announce_pool(redis, "stuck", looked_s=keys.STUCK_S + 2, idle=1)
+    response = http.get("/readyz")
+    assert response.status_code == 503
+    assert "stuck has completed no look" in response.json["checks"]["pools"]
+    assert "pools_alive 0.0" in http.get("/metrics").text
+    announce_pool(redis, "well", idle=1)
+    assert http.get("/readyz").status_code == 200
+
+
 def test_a_yard_without_an_active_version_names_the_key(redis: Redis, redis_url: str):
     publish(redis, "iris", "v1")
     announce_pool(redis, idle=1)

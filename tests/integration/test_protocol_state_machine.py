@@ -1,8 +1,8 @@
 """Every order of steps that the protocol can be put through, against a model in plain Python.
 
-Clients push, three workers claim, renew, finish, lose replies, crash and wake up late, pools reap
-and sweep, jobs are canceled, expire and vanish. After each step Redis must hold exactly what the
-model says: each id waits, or is in one batch with a lease, or has ended once.
+Clients push, three workers claim, take ahead, renew, finish, lose replies, crash and wake up late,
+pools reap and sweep, jobs are canceled, expire and vanish. After each step Redis must hold exactly
+what the model says: each id waits, or is in one batch with a lease, or has ended once.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Held:
     queue: str
     ids: list[str]
     is_lapsed: bool = False
+    following: Held | None = None
 
 
 @dataclass(slots=True)
@@ -95,18 +96,38 @@ class Model:
         """The ids of the batch; empty where the worker finds nothing."""
         if worker in self.batches:
             self.give_back(worker, "released")
+        batch = self._batch(token, queues)
+        if batch is None:
+            return []
+        self.batches[worker] = batch
+        return batch.ids
+
+    def claim_ahead(
+        self, worker: str, token: str, queues: Sequence[str], holding: str
+    ) -> list[str]:
+        """The ids of the batch after the one that the worker has."""
+        held = self.batches.get(worker)
+        if held is None or held.token != holding:
+            return []
+        self._give_back_following(held)
+        held.following = self._batch(token, queues, is_ahead=True)
+        if held.following is None:
+            return []
+        held.is_lapsed = False
+        return held.following.ids
+
+    def _batch(self, token: str, queues: Sequence[str], is_ahead: bool = False) -> Held | None:
         for queue in queues:
-            ids = self._take(queue)
+            ids = self._take(queue, is_ahead)
             if ids:
                 for job_id in ids:
                     job = self.jobs[job_id]
                     job.status, job.token, job.queue = "started", token, queue
                     job.attempts += 1
-                self.batches[worker] = Held(token, queue, ids)
-                return ids
-        return []
+                return Held(token, queue, ids)
+        return None
 
-    def _take(self, queue: str) -> list[str]:
+    def _take(self, queue: str, is_ahead: bool) -> list[str]:
         waiting, used = self.queues[queue], 0
         ids: list[str] = []
         for job_id in waiting[:MOST_JOBS]:
@@ -115,7 +136,7 @@ class Model:
                 self.aside += 1
             elif job.status == "queued" and job_id not in ids:
                 is_alone = job.crashes > 0
-                if ids and is_alone:
+                if is_alone and (ids or is_ahead):
                     break
                 ids.append(job_id)
                 if is_alone:
@@ -128,6 +149,16 @@ class Model:
     def give_back(self, worker: str, why: Reason) -> tuple[int, int]:
         """How many went back to the head of their queue, and how many failed."""
         batch = self.batches.pop(worker)
+        ahead = self._give_back_following(batch)
+        back, failed = self._give_back(batch, why)
+        return ahead + back, failed
+
+    def _give_back_following(self, batch: Held) -> int:
+        """It had not begun: it costs its jobs nothing."""
+        following, batch.following = batch.following, None
+        return self._give_back(following, "released")[0] if following else 0
+
+    def _give_back(self, batch: Held, why: Reason) -> tuple[int, int]:
         held = [job_id for job_id in batch.ids if self.holds(job_id, batch.token)]
         back: list[str] = []
         for job_id in held:
@@ -161,10 +192,18 @@ class Model:
                 job.status, job.token = "failed" if claimed.flaw else "finished", ""
                 job.code = claimed.flaw
                 written += 1
-        held = self.batches.get(worker)
-        if held is not None and held.token == batch.token:
-            del self.batches[worker]
+        self.end(worker, batch.token)
         return written
+
+    def end(self, worker: str, token: str) -> None:
+        """The batch is over; the one that was taken ahead is the worker's."""
+        held = self.batches.get(worker)
+        if held is None or held.token != token:
+            return
+        del self.batches[worker]
+        if held.following is not None:
+            held.following.is_lapsed = held.is_lapsed
+            self.batches[worker] = held.following
 
     def forward(self, batch: Batch) -> None:
         """Front-door jobs go where the keys say now, as if they had never been claimed."""
@@ -294,10 +333,30 @@ class Protocol(RuleBasedStateMachine):
         token = f"{worker}.{self.claims[worker]}"
         wanted = self.model.claim(worker, token, queues)
         found = self.leases[worker].claim(queues)
+        return self._claimed(worker, token, wanted, found if isinstance(found, Batch) else None)
+
+    @rule(
+        target=batches,
+        batch=batches,
+        queues=st.sampled_from([QUEUES, QUEUES[::-1], (FRONT_DOOR, *QUEUES)]),
+    )
+    def claim_ahead(self, batch: tuple[str, Batch], queues: Sequence[str]) -> Any:
+        """In time, or with a batch in mind that the worker no longer has."""
+        worker, mine = batch
+        self.claims[worker] += 1
+        token = self.leases[worker].next_token()
+        wanted = self.model.claim_ahead(worker, token, queues, mine.token)
+        line = self.leases[worker].line()
+        self.leases[worker].send(line, None, token, queues, mine.token)
+        _, found = self.leases[worker].receive(line, token)
+        line.close()
+        return self._claimed(worker, token, wanted, found)
+
+    def _claimed(self, worker: str, token: str, wanted: list[str], found: Batch | None) -> Any:
         if not wanted:
-            assert not isinstance(found, Batch)
+            assert found is None
             return multiple()
-        assert isinstance(found, Batch)
+        assert found is not None
         assert (found.token, [job.id for job in found.jobs]) == (token, wanted)
         for job in found.jobs:
             known = self.model.jobs[job.id]
@@ -319,7 +378,8 @@ class Protocol(RuleBasedStateMachine):
     def renew(self, batch: tuple[str, Batch]) -> None:
         worker, mine = batch
         held = self.model.batches.get(worker)
-        is_held = held is not None and held.token == mine.token
+        following = held and held.following
+        is_held = mine.token in [one.token for one in (held, following) if one is not None]
         assert self.leases[worker].renew(mine.token) is is_held
         if held is not None and is_held:
             held.is_lapsed = False
@@ -340,9 +400,7 @@ class Protocol(RuleBasedStateMachine):
         assert self.leases[worker].forward(batch, "echo", wanted) == {}
         self.model.forward(batch)
         self.leases[worker].finish(batch, [])
-        held = self.model.batches.get(worker)
-        if held is not None and held.token == batch.token:
-            del self.model.batches[worker]
+        self.model.end(worker, batch.token)
 
     def _endings(self, batch: Batch) -> list[Ending]:
         late = Failure("expired", "")
@@ -412,7 +470,7 @@ class Protocol(RuleBasedStateMachine):
             pipe.zcard(keys.key("wip", queue))
         pipe.zrange(keys.LEASES, 0, -1)
         for worker in WORKERS:
-            pipe.hmget(keys.key("batch", worker), "token", "queue", "ids")
+            pipe.hmget(keys.key("batch", worker), *_BATCH_FIELDS)
         for job_id in model.jobs:
             pipe.hmget(keys.key("job", job_id), "status", "my_token", "my_attempts", "my_crashes")
             pipe.xlen(keys.key("results", job_id))
@@ -425,8 +483,8 @@ class Protocol(RuleBasedStateMachine):
         for worker in WORKERS:
             held = model.batches.get(worker)
             found = [raw and raw.decode() for raw in next(replies)]
-            wanted = [held.token, held.queue, " ".join(held.ids)] if held else [None] * 3
-            assert found == wanted, "one batch a worker, and none without a lease"
+            wanted = [*_fields(held), *_fields(held.following if held else None)]
+            assert found == wanted, "a batch a worker and one ahead, and none without a lease"
         for job_id, job in model.jobs.items():
             status, token, attempts, crashes = next(replies)
             assert (status or b"").decode() == job.status, job_id
@@ -442,7 +500,9 @@ class Protocol(RuleBasedStateMachine):
         model = self.model
         held = Counter(
             job_id
-            for batch in model.batches.values()
+            for held_by_worker in model.batches.values()
+            for batch in (held_by_worker, held_by_worker.following)
+            if batch is not None
             for job_id in batch.ids
             if model.holds(job_id, batch.token)
         )
@@ -475,7 +535,14 @@ class Protocol(RuleBasedStateMachine):
 
 def claim_arguments(worker: str, token: str, moment: int) -> list[Any]:
     """What `Lease.claim` passes before the queues."""
-    return [worker, token, moment, 60_000, MOST_JOBS, 4096, 2**20, 2**20, 60, 3600]
+    return [worker, token, moment, 60_000, MOST_JOBS, 4096, 2**20, 2**20, 60, 3600, ""]
+
+
+_BATCH_FIELDS = ("token", "queue", "ids", "next_token", "next_queue", "next_ids")
+
+
+def _fields(held: Held | None) -> list[str | None]:
+    return [held.token, held.queue, " ".join(held.ids)] if held else [None] * 3
 
 
 def _numbers(data: bytes) -> list[float]:

@@ -17,7 +17,8 @@ from producer.work import Pace, Work
 from producer.workload import announced_arrivals_s, parse_pace, read_workload, waits_s, write_paces
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.stand_ins import ROW, publish, start
-from worker.autoscaler import Policy
+from worker.autoscaler import Observation, Policy
+from worker.board import Board
 from worker.lookout import Lookout
 
 V1, V2 = "iris@v1", "iris@v2"
@@ -51,6 +52,12 @@ def announce(redis: Redis, name: str = "here", **what: Any) -> None:
     announce_pool(redis, name)
     known = {"host": "h", "pid": 1, "workers": {}, "pattern": "*"} | what
     redis.set(keys.key("pool", name), wire.dumps(known), ex=keys.PRESENCE_TTL_S)
+
+
+def look(redis: Redis, pattern: str) -> Observation:
+    """What a pool sees that has no worker."""
+    lookout = Lookout(redis, "me", Board(redis, pattern).queues, Policy(0, 4, 60))
+    return lookout.observe(0.0, {}, {}, 0.0)
 
 
 # What is read
@@ -150,20 +157,20 @@ def test_a_pool_sees_those_that_serve_the_same_models_and_not_itself(http, redis
     announce(redis, "else", staying=9, pattern="nothing")
     announce(redis, "older", workers={"busy": 2, "idle": 1}, max=8)
     announce(redis, "leaving", workers={"busy": 3}, staying=0, room=0, max=8)
-    seen = Lookout(redis, "me", "iris", Policy(0, 4, 60)).observe(0.0, {}, {}, 0.0)
+    seen = look(redis, "iris")
     peers = {peer.name: (peer.workers, peer.least, peer.most) for peer in seen.peers}
     assert peers == {"same": (2, 1, 3), "older": (3, 0, 8), "leaving": (0, 0, 0)}
 
 
 def test_a_pool_looks_at_the_queues_of_its_models_only(http, redis: Redis):
-    seen = Lookout(redis, "me", "oth*", Policy(0, 4, 60)).observe(0.0, {}, {}, 0.0)
-    assert [work.queue for work in seen.works] == ["other@v1", "other"]
+    seen = look(redis, "oth*")
+    assert {work.queue for work in seen.works} == {"other@v1", "other"}
 
 
 def test_a_pool_knows_which_workers_alone_hold_a_version(http, redis: Redis):
     announce_worker(redis, "w1", versions={V1: 1, V2: 1})
     announce_worker(redis, "w2", versions={V1: 1})
-    seen = Lookout(redis, "me", "*", Policy(0, 4, 60)).observe(0.0, {}, {}, 0.0)
+    seen = look(redis, "*")
     assert seen.only == {"w1"}
 
 

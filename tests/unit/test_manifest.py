@@ -68,6 +68,60 @@ def test_defaults_are_an_empty_note_no_metrics_and_batches():
     assert (parsed.note, parsed.metrics, parsed.batchable, parsed.libraries) == ("", {}, True, {})
 
 
+PROVEN: dict[str, Any] = {
+    "golden": {
+        "outputs": {"predictions": ["setosa"], "probabilities": [[0.9, 0.1, 0.0]]},
+        "tolerance": {"rtol": 1e-4, "atol": 1e-6},
+    },
+    "compiled": {
+        "candidate": "onnx",
+        "chosen": "onnx",
+        "reason": "agrees and is faster",
+        "rows": 2001,
+        "disagreements": 0,
+        "max_difference": 2e-7,
+        "tolerance": {"rtol": 1e-4, "atol": 1e-6},
+        "rows_per_s": {"original": {"1": 90.5, "64": 4000.0}},
+    },
+    "parent": "iris@v0",
+    "batchable": False,
+    "unbatchable_reason": "row 2 answers otherwise beside others",
+}
+
+
+def test_what_was_proven_is_read_back():
+    read = Manifest.parse(changed(**PROVEN))
+    assert Manifest.parse(read.to_json()) == read
+    assert read.golden is not None
+    assert read.golden.outputs["predictions"] == ["setosa"]
+    assert read.compiled is not None
+    assert read.compiled.rows_per_s["original"]["64"] == 4000.0
+    assert (read.parent, read.unbatchable_reason) == ("iris@v0", PROVEN["unbatchable_reason"])
+
+
+def test_the_task_is_that_of_the_signature_whatever_is_written():
+    assert json.loads(manifest().to_json())["task"] == "classifier"
+    assert Manifest.parse(changed(task="regressor")).task == "classifier"
+
+
+def test_a_manifest_of_the_first_release_is_read_as_not_proven():
+    read = json.loads(changed())
+    for name in ("task", "golden", "compiled", "parent", "unbatchable_reason"):
+        del read[name]
+    parsed = Manifest.parse(json.dumps(read).encode())
+    assert (parsed.golden, parsed.compiled, parsed.parent) == (None, None, "")
+
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
+
+
+def test_the_schema_in_docs_is_that_of_the_code():
+    if not SCHEMA.exists():
+        pytest.skip("no docs beside these tests")
+    script = SCHEMA.parent / "write_manifest_schema.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True)
+
+
 def test_the_digest_is_of_names_sizes_and_contents_and_not_of_the_order():
     other = File.of("tokens.txt", b"a b c")
     assert digest_of([WEIGHTS, other]) == digest_of([other, WEIGHTS])
@@ -112,6 +166,11 @@ FILE = {"name": "model.joblib", "size_bytes": 7, "sha256": WEIGHTS.sha256}
         ({"note": "n" * 2001}, "note:"),
         ({"metrics": {"accuracy": "high"}}, "metrics.accuracy:"),
         ({"batchable": "yes"}, "batchable:"),
+        ({"golden": {"outputs": []}}, "golden.outputs:"),
+        ({"golden": PROVEN["golden"] | {"tolerance": {"rtol": -1.0}}}, "golden.tolerance.rtol:"),
+        ({"compiled": {"chosen": "onnx"}}, "compiled.reason:"),
+        ({"parent": "iris"}, "parent:"),
+        ({"parent": "../iris@v1"}, "parent:"),
     ],
 )
 def test_a_fault_names_its_field(changes, place):

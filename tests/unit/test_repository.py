@@ -329,3 +329,82 @@ def test_a_file_that_the_manifest_does_not_name_is_not_read(filled):
     (filled.root / "iris" / "v1" / "secret").write_bytes(b"x")
     with pytest.raises(ModelUnavailable, match="none is named 'secret'"):
         filled.read(IRIS_V1, "secret")
+
+
+# Deleting, and what is left over
+
+
+def test_a_deleted_version_is_gone(filled):
+    filled.publish(manifest_of(ref=ModelRef("iris", "v2")), {"model.joblib": CONTENT})
+    assert filled.delete(IRIS_V1) > len(CONTENT)
+    assert filled.versions("iris") == ["v2"]
+    assert left_over(filled) == []
+    with pytest.raises(UnknownVersion):
+        filled.delete(IRIS_V1)
+
+
+def test_the_last_version_takes_its_model_along(filled):
+    filled.delete(IRIS_V1)
+    assert filled.models() == []
+    assert not (filled.root / "iris").exists()
+    with pytest.raises(UnknownModel):
+        filled.delete(IRIS_V1)
+    filled.publish(manifest_of(), {"model.joblib": CONTENT})
+    assert filled.read(IRIS_V1) == CONTENT
+
+
+def test_deleting_follows_no_link(filled, tmp_path):
+    outside = tmp_path / "outside"
+    (filled.root / "iris").rename(outside)
+    (filled.root / "iris").symlink_to(outside)
+    with pytest.raises(OSError, match=r"[Nn]ot a directory|symbolic links"):
+        filled.delete(IRIS_V1)
+    assert (outside / "v1" / "model.joblib").read_bytes() == CONTENT
+
+
+def test_deleting_a_version_that_is_a_link_leaves_its_target(filled, tmp_path):
+    outside = tmp_path / "outside"
+    (filled.root / "iris" / "v1").rename(outside)
+    (filled.root / "iris" / "v1").symlink_to(outside)
+    filled.delete(IRIS_V1)
+    assert filled.models() == []
+    assert (outside / "model.joblib").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("call", ["publish", "delete"])
+def test_a_staging_folder_that_leads_elsewhere_is_not_used(filled, tmp_path, call):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "old").mkdir()
+    os.utime(outside / "old", (0, 0))
+    (filled.root / STAGING).rmdir()
+    (filled.root / STAGING).symlink_to(outside)
+    manifest = manifest_of(ref=ModelRef("iris", "v2"))
+    calls = {
+        "publish": lambda: filled.publish(manifest, {"model.joblib": CONTENT}),
+        "delete": lambda: filled.delete(IRIS_V1),
+    }
+    with pytest.raises(OSError, match="symbolic links"):
+        calls[call]()
+    assert filled.leftovers(-60) == []
+    assert os.listdir(outside) == ["old"]
+
+
+def test_only_what_is_ours_is_left_over(filled):
+    (filled.root / STAGING / "dead").mkdir()
+    (filled.root / STAGING / "dead" / "model.joblib").write_bytes(b"half")
+    (filled.root / "iris" / "v1" / "extra").write_bytes(b"extra")
+    (filled.root / "own" / "things").mkdir(parents=True)
+    (filled.root / "own" / "things" / "photo").write_bytes(b"photo")
+    assert filled.leftovers(3600) == []
+    found = filled.leftovers(-60)
+    assert {(leftover.place, leftover.size_bytes) for leftover in found} == {
+        (f"{STAGING}/dead", 4),
+        ("iris/v1/extra", 5),
+    }
+    for leftover in found:
+        filled.remove(leftover)
+        filled.remove(leftover)
+    assert filled.leftovers(-60) == []
+    assert filled.read(IRIS_V1) == CONTENT
+    assert (filled.root / "own" / "things" / "photo").exists()

@@ -1,8 +1,10 @@
--- A worker's batch: which jobs it holds, under which token, until when.
+-- A worker's batches: which jobs it holds, under which token, until when.
 --
 -- K.batch..worker (hash: token, queue, ids, deadline_ms) is written by claim and goes when the batch
 -- ends or is given back; K.leases (sorted set: worker -> expiry in ms) says how long it is the
 -- worker's own. A job is the batch's as long as its status is started and its my_token the batch's.
+-- Under load a worker takes the batch after it ahead (next_token, next_queue, next_ids, next_ms),
+-- under the same lease; it becomes the batch when the one before it has ended.
 
 -- How long a batch that cannot be given back is left alone, in ms.
 local LATER_MS = 5000
@@ -47,27 +49,10 @@ local function fail(id, queue, us, worker, failure, default_ttl)
   end
 end
 
--- Gives the jobs of a worker's batch back to the head of their queue, in their order. Where somebody
--- has put another thing in the queue's place, they stay in the batch, to be given back later.
---
--- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
---             job runs alone
--- most        crashes after which a job fails instead
--- crashed, overran   the failures to write, as `fail` takes them
--- Returns the queue, how many were given back, how many failed; nil where there was no batch.
-local function give_back(worker, why, most, crashed, overran, default_ttl)
-  local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids')
-  redis.call('ZREM', K.leases, worker)
-  local token, queue = batch[1], batch[2]
-  if not token then return nil end
-  local us, back, failed = now_us(), 0, 0
-  local place = redis.call('TYPE', K.queue .. queue)['ok']
-  if place ~= 'list' and place ~= 'none' then
-    redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LATER_MS), worker)
-    return queue, 0, 0
-  end
-  local ids, held = {}, {}
-  for id in string.gmatch(batch[3], '[^ ]+') do ids[#ids + 1] = id end
+-- Gives the jobs of one batch back to the head of its queue, in their order; see give_back.
+local function return_jobs(worker, token, queue, listed, us, why, most, crashed, overran, default_ttl)
+  local ids, held, back, failed = {}, {}, 0, 0
+  for id in string.gmatch(listed, '[^ ]+') do ids[#ids + 1] = id end
   for _, id in ipairs(ids) do
     redis.pcall('ZREM', K.wip .. queue, id .. ':' .. token)
     local job = redis.pcall('HMGET', K.job .. id,
@@ -98,11 +83,52 @@ local function give_back(worker, why, most, crashed, overran, default_ttl)
       back = back + 1
     end
   end
-  redis.call('DEL', K.batch .. worker)
   if back > 0 then ring(queue) end
   if why ~= 'released' and #held > 0 then
     local model, version = string.match(queue, '^([^@]+)@(.+)$')
     if model then metric('jobs_reaped_total', model, version, '', #held) end
   end
-  return queue, back, failed
+  return back, failed
+end
+
+-- Whether jobs can be pushed back: somebody may have put another thing in the queue's place.
+local function is_queue(queue)
+  local place = redis.call('TYPE', K.queue .. queue)['ok']
+  return place == 'list' or place == 'none'
+end
+
+-- Gives back the batch that a worker took ahead, which it has not begun; none costs nothing.
+-- Returns whether it could.
+local function give_back_next(worker)
+  local batch = redis.call('HMGET', K.batch .. worker, 'next_token', 'next_queue', 'next_ids')
+  if not batch[1] then return 0, true end
+  if not is_queue(batch[2]) then return 0, false end
+  local back = return_jobs(worker, batch[1], batch[2], batch[3], now_us(), 'released')
+  redis.call('HDEL', K.batch .. worker, 'next_token', 'next_queue', 'next_ids', 'next_ms')
+  return back, true
+end
+
+-- Gives all jobs of a worker back to the heads of their queues, in their order. Where somebody has put
+-- another thing in a queue's place, they stay in the batch, to be given back later.
+--
+-- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
+--             job runs alone; a batch that was taken ahead had not begun, and is released
+-- most        crashes after which a job fails instead
+-- crashed, overran   the failures to write, as `fail` takes them
+-- Returns the queue, how many were given back, how many failed; nil where there was no batch.
+local function give_back(worker, why, most, crashed, overran, default_ttl)
+  local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids')
+  redis.call('ZREM', K.leases, worker)
+  local token, queue = batch[1], batch[2]
+  if not token then return nil end
+  local us = now_us()
+  local ahead, could = give_back_next(worker)
+  if not could or not is_queue(queue) then
+    redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LATER_MS), worker)
+    return queue, ahead, 0
+  end
+  local back, failed =
+    return_jobs(worker, token, queue, batch[3], us, why, most, crashed, overran, default_ttl)
+  redis.call('DEL', K.batch .. worker)
+  return queue, ahead + back, failed
 end

@@ -4,17 +4,19 @@
 --       4 lease (ms)             5 most jobs   6 most rows
 --       7 most payload bytes a job   8 most payload bytes a batch
 --       9 default timeout (s)    10 most timeout (s)
---       11.. queues, in the order to look
+--       11 '' | the token of the batch that the worker has, to take the next one ahead
+--       12.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to do; so many entries were no job to run
---       batch, queue, now (us), deadline (us), skipped, then a list for each job:
+--       batch, queue, now (us), shortest timeout (s), whether more wait there (1 | 0), skipped, then
+--       one list, for each job eight:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
 --        K.deadlines, K.quarantine, K.metrics, K.bell..queue
 --
--- A job that has crashed a worker before is taken alone. If an earlier claim of this worker was not
--- ended (its reply was lost), its jobs are given back first. A call that Redis gets to only after a
+-- A job that has crashed a worker before is taken alone, and never ahead. If an earlier claim of this
+-- worker was not ended (its reply was lost), its jobs are given back first. A call that Redis gets to only after a
 -- later one (it was in a buffer while Redis stood still, and its worker has given it up) does nothing.
 --
 -- A script has no way back, so all is read first, then the batch and its lease are written, then the
@@ -28,7 +30,7 @@ local WORKER, TOKEN, MOMENT, LEASE_MS = ARGV[1], ARGV[2], tonumber(ARGV[3]), ton
 local MOST_JOBS, MOST_ROWS = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[7]), tonumber(ARGV[8])
 local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[9]), tonumber(ARGV[10])
-local FIRST_QUEUE = 11
+local AHEAD_OF, FIRST_QUEUE = ARGV[11], 12
 
 -- The field that whoever ended or started the job has written with the status.
 local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
@@ -39,7 +41,13 @@ local last = redis.pcall('HGET', K.worker .. WORKER, 'my_claim')
 if type(last) == 'string' and tonumber(last) > MOMENT then return {'idle', 0} end
 -- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
 redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
-if redis.call('EXISTS', K.batch .. WORKER) == 1 then give_back(WORKER, 'released') end
+if AHEAD_OF ~= '' then
+  if redis.call('HGET', K.batch .. WORKER, 'token') ~= AHEAD_OF then return {'idle', 0} end
+  local _, could = give_back_next(WORKER)
+  if not could then return {'idle', 0} end
+elseif redis.call('EXISTS', K.batch .. WORKER) == 1 then
+  give_back(WORKER, 'released')
+end
 
 local us = now_us()
 local started_at = iso(us)
@@ -62,10 +70,19 @@ local function flaw_of(status, data, deadline, attempts)
   return ''
 end
 
--- A job's timeout in seconds, within bounds.
+-- A job's timeout in seconds, within bounds. Most jobs of a batch have the same.
+local timeouts = {}
 local function timeout_of(text)
-  if not text or #text > 9 or not string.match(text, '^%d+$') then return TIMEOUT end
-  return math.max(1, math.min(tonumber(text), MOST_TIMEOUT))
+  if not text then return TIMEOUT end
+  local seconds = timeouts[text]
+  if not seconds then
+    seconds = TIMEOUT
+    if #text <= 9 and string.match(text, '^%d+$') then
+      seconds = math.max(1, math.min(tonumber(text), MOST_TIMEOUT))
+    end
+    timeouts[text] = seconds
+  end
+  return seconds
 end
 
 -- The fields of the job that an entry names; nil where it is none that can run.
@@ -88,24 +105,31 @@ end
 
 -- Looks at one queue: its jobs that fit into a batch, how many entries they and what is skipped
 -- between them are, and the shortest timeout in seconds. Writes nothing but what is set aside.
+-- The jobs are lists side by side: a table for each job would cost more than reading it.
 local function look(queue)
-  local ids = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
-  local jobs, used = {}, 0
-  if ids.err then return jobs, used, 0 end
-  local rows, bytes, timeout, seen = 0, 0, MOST_TIMEOUT, {}
-  for _, id in ipairs(ids) do
+  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, replies = {}}
+  local found = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
+  if found.err then return jobs, 0, 0 end
+  local count, used, rows, bytes, timeout, seen, replies = 0, 0, 0, 0, MOST_TIMEOUT, {}, jobs.replies
+  for i = 1, #found do
+    local id = found[i]
     local job = not seen[id] and read(queue, id)
     if job then
-      local data, crashes = job[2] or '', count_of(job[4])
+      local data, due, crashes = job[2] or '', job[5], count_of(job[4])
       local alone = crashes > 0
       rows, bytes = rows + math.max(1, count_of(job[10])), bytes + #data
-      if #jobs > 0 and (alone or rows > MOST_ROWS or bytes > MOST_BYTES) then break end
+      if alone and AHEAD_OF ~= '' then break end
+      if count > 0 and (alone or rows > MOST_ROWS or bytes > MOST_BYTES) then break end
       local attempts, own_timeout = count_of(job[3]), timeout_of(job[6])
-      local flaw = flaw_of(job[1], data, job[5], attempts)
+      local flaw = flaw_of(job[1], data, due, attempts)
       seen[id] = true
-      jobs[#jobs + 1] = {id = id, timeout = own_timeout, attempt = attempts + 1, due = job[5],
-        reply = {id, job[9] or '', attempts + 1, crashes, job[7] or '', job[8] or '', flaw,
-          flaw == '' and data or ''}}
+      replies[8 * count + 1], replies[8 * count + 2] = id, job[9] or ''
+      replies[8 * count + 3], replies[8 * count + 4] = attempts + 1, crashes
+      replies[8 * count + 5], replies[8 * count + 6] = job[7] or '', job[8] or ''
+      replies[8 * count + 7], replies[8 * count + 8] = flaw, flaw == '' and data or ''
+      count = count + 1
+      jobs.ids[count], jobs.attempts[count] = id, attempts + 1
+      jobs.timeouts[count], jobs.dues[count] = own_timeout, due
       if own_timeout < timeout then timeout = own_timeout end
       used = used + 1
       if alone then break end
@@ -116,39 +140,50 @@ local function look(queue)
   return jobs, used, timeout
 end
 
--- Makes jobs this worker's: the reply's lists.
-local function take(queue, jobs, deadline)
-  local ids, wip, replies = {}, {}, {}
-  for i, job in ipairs(jobs) do ids[i] = job.id end
+-- Writes the batch, of jobs that may run so many seconds: as the worker's only one, or as its next.
+local function hold(queue, ids, timeout)
   redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LEASE_MS), WORKER)
-  redis.call('HSET', K.batch .. WORKER, 'token', TOKEN, 'queue', queue,
-    'ids', table.concat(ids, ' '), 'deadline_ms', string.format('%.0f', deadline / 1000))
+  if AHEAD_OF ~= '' then
+    redis.call('HSET', K.batch .. WORKER, 'next_token', TOKEN, 'next_queue', queue,
+      'next_ids', ids, 'next_ms', timeout * 1000)
+  else
+    redis.call('HSET', K.batch .. WORKER, 'token', TOKEN, 'queue', queue,
+      'ids', ids, 'deadline_ms', string.format('%.0f', us / 1000 + timeout * 1000))
+  end
+end
+
+-- Makes jobs this worker's.
+local function take(queue, jobs, timeout)
+  local ids, wip, suffix = jobs.ids, {}, ':' .. TOKEN
+  hold(queue, table.concat(ids, ' '), timeout)
   local wip_from = math.floor(us / 1000000) + K.wip_margin
-  for i, job in ipairs(jobs) do
-    redis.call('HSET', K.job .. job.id, 'status', 'started', 'started_at', started_at,
-      'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', job.attempt, 'origin', queue)
-    redis.call('PERSIST', K.job .. job.id) -- RQ's `ttl` is how long a job may wait, not how long run
-    if job.due then redis.pcall('ZREM', K.deadlines, job.id) end
-    wip[2 * i - 1], wip[2 * i] = wip_from + job.timeout, job.id .. ':' .. TOKEN
-    replies[i] = job.reply
+  for i = 1, #ids do
+    local id = ids[i]
+    local key = K.job .. id
+    redis.call('HSET', key, 'status', 'started', 'started_at', started_at,
+      'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', jobs.attempts[i], 'origin', queue)
+    redis.call('PERSIST', key) -- RQ's `ttl` is how long a job may wait, not how long it may run
+    if jobs.dues[i] then redis.pcall('ZREM', K.deadlines, id) end
+    wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
   end
   redis.pcall('ZADD', K.wip .. queue, unpack(wip))
-  redis.pcall('HSET', K.worker .. WORKER, 'state', 'busy', 'current_job', ids[1],
-    'my_claim', string.format('%.0f', MOMENT))
+  redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT))
+  if AHEAD_OF == '' then
+    redis.pcall('HSET', K.worker .. WORKER, 'state', 'busy', 'current_job', ids[1])
+  end
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
-  return replies
 end
 
 for i = FIRST_QUEUE, #ARGV do
   local queue = ARGV[i]
   local jobs, used, timeout = look(queue)
-  local deadline = us + timeout * 1000000
-  local replies = #jobs > 0 and take(queue, jobs, deadline)
+  local any = #jobs.ids > 0
+  if any then take(queue, jobs, timeout) end
   if used > 0 then redis.call('LTRIM', K.queue .. queue, used, -1) end
-  if replies then
-    if redis.call('EXISTS', K.queue .. queue) == 1 then ring(queue) end
-    return {'batch', queue, string.format('%.0f', us), string.format('%.0f', deadline), skipped,
-      unpack(replies)}
+  if any then
+    local more = redis.call('EXISTS', K.queue .. queue)
+    if more == 1 then ring(queue) end
+    return {'batch', queue, string.format('%.0f', us), timeout, more, skipped, jobs.replies}
   end
 end
 return {'idle', skipped}

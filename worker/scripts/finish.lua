@@ -5,7 +5,8 @@
 --       7 what there is to know of the run (JSON)
 --       then for each job four: id, TTL (s), payload, error (JSON) or '' if it finished
 --       then for each measure two: field of K.metrics, increment
--- Reply how many were written; writing twice writes nothing
+-- Reply how many were written; writing twice writes nothing. The batch that was taken ahead, if there
+--       is one, becomes the worker's with the last of this one.
 -- Writes K.results..id, K.job..id, K.finished..queue, K.failed..queue, K.wip..queue, K.metrics,
 --        K.batch..worker, K.leases, K.worker..worker
 --- use clock
@@ -49,11 +50,23 @@ if #ended > 0 then
   end
 end
 if IS_LAST then
-  if redis.call('HGET', K.batch .. WORKER, 'token') == TOKEN then
+  local batch = redis.call('HMGET', K.batch .. WORKER,
+    'token', 'next_token', 'next_queue', 'next_ids', 'next_ms')
+  local state, current_job = 'idle', ''
+  if batch[1] and batch[1] ~= TOKEN then
+    state = nil
+  elseif batch[2] then
+    state, current_job = 'busy', string.match(batch[4], '^[^ ]*')
+    redis.call('HSET', K.batch .. WORKER, 'token', batch[2], 'queue', batch[3], 'ids', batch[4],
+      'deadline_ms', string.format('%.0f', us / 1000 + tonumber(batch[5])))
+    redis.call('HDEL', K.batch .. WORKER, 'next_token', 'next_queue', 'next_ids', 'next_ms')
+  elseif batch[1] then
     redis.call('DEL', K.batch .. WORKER)
     redis.call('ZREM', K.leases, WORKER)
   end
-  redis.pcall('HSET', K.worker .. WORKER, 'state', 'idle', 'current_job', '')
+  if state then
+    redis.pcall('HSET', K.worker .. WORKER, 'state', state, 'current_job', current_job)
+  end
   redis.pcall('HINCRBY', K.worker .. WORKER, 'successful_job_count', #finished / 2)
   redis.pcall('HINCRBY', K.worker .. WORKER, 'failed_job_count', #failed / 2)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)

@@ -3,7 +3,7 @@
 -- ARGV  1 worker   2 token   3 model, whose name is the front door's queue
 --       then for each job four: id, wanted version or alias or '', point in [0, 1), rows
 -- Reply for each job '' if it was moved (or is no longer the batch's), else why it cannot be:
---       unknown_model | unknown_version | no_active_version | unavailable (its queue is no list)
+--       unknown_model | unknown_version | version_gone | no_active_version | unavailable (its queue is no list)
 -- Writes K.job..id, K.wip..queue, K.queue..queue, K.queues, K.deadlines, K.bell..queue, what
 --        route.lua writes
 --- use clock

@@ -1,11 +1,13 @@
--- Keeps a batch: the lease runs anew from now, if the batch is still the worker's.
+-- Keeps a worker's batches: the lease runs anew from now, if the batch, or the one that was taken
+-- ahead, is still the worker's.
 --
 -- ARGV  1 worker   2 token   3 lease (ms)
 -- Reply 1 kept | 0 lost: the jobs have been given to others
 -- Writes K.leases
 --- use clock
 
-if redis.call('HGET', K.batch .. ARGV[1], 'token') ~= ARGV[2] then return 0 end
+local tokens = redis.call('HMGET', K.batch .. ARGV[1], 'token', 'next_token')
+if tokens[1] ~= ARGV[2] and tokens[2] ~= ARGV[2] then return 0 end
 -- Nothing, but a write that needs no memory: a full Redis lets the script go on writing after it.
 redis.call('PERSIST', K.batch .. ARGV[1])
 redis.call('ZADD', K.leases, string.format('%.0f', now_us() / 1000 + tonumber(ARGV[3])), ARGV[1])

@@ -23,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+#: What a worker's process was started as; the fork server becomes workers.
+_WORKERS = {"worker.process", "worker.forkserver"}
+
 _POINTS: dict[str, tuple[str, float]] = {}
 _random = random.Random()
 
@@ -80,17 +83,24 @@ def _wrap_scripts() -> None:
 
 def _install() -> None:
     _POINTS.update(json.loads(os.environ["CHAOS_POINTS"]))
-    _random.seed(f"{os.environ.get('CHAOS_SEED', '')} {sys.orig_argv[-3:]}")
+    _seed()
+    os.register_at_fork(after_in_child=_seed)
     _wrap_scripts()
-    if "worker.process" in sys.orig_argv:
-        from worker import loading, registration, serve
+    if _WORKERS & set(sys.orig_argv):
+        from worker import line, loading, registration, serve
 
         for owner, name, point in [
             (loading, "load", "load"),
             (serve, "run", "predict"),
             (registration.Registration, "death", "leave"),
+            (line.Line, "send", "send"),  # ends of batches, and claims ahead
+            (line.Line, "receive", "receive"),
         ]:
             setattr(owner, name, _around(point, getattr(owner, name)))
+
+
+def _seed() -> None:
+    _random.seed(f"{os.environ.get('CHAOS_SEED', '')} {sys.orig_argv[-3:]} {os.getpid()}")
 
 
 def _skew() -> None:
@@ -100,7 +110,7 @@ def _skew() -> None:
     time.time_ns = lambda: int(time.time() * 1e9)
 
 
-if "CHAOS_CLOCK" in os.environ and {"worker.process", "pool"} & set(sys.orig_argv):
+if "CHAOS_CLOCK" in os.environ and {"pool", *_WORKERS} & set(sys.orig_argv):
     _skew()
-if "CHAOS_POINTS" in os.environ and {"worker.process", "pool"} & set(sys.orig_argv):
+if "CHAOS_POINTS" in os.environ and {"pool", *_WORKERS} & set(sys.orig_argv):
     _install()

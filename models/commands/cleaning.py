@@ -1,0 +1,68 @@
+"""``modelyard gc``: remove what no version needs any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from models.commands.shared import common, print_document, redis_or_none, repository_of
+from producer.commands.shared import examples, plain, print_table
+from producer.settings import Settings
+
+if TYPE_CHECKING:
+    from models.garbage import Garbage
+
+
+@click.command(epilog=examples("modelyard gc --dry-run", "modelyard gc --older-than 2"))
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
+@click.option(
+    "--older-than",
+    "hours",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="Leave alone in the store what was written since: a publish may be in progress.",
+)
+@common
+def gc(
+    dry_run: bool, hours: float, store: str | None, redis_url: str | None, as_json: bool
+) -> None:
+    """Remove what no version needs: of failed publishes, of the cache folder, of lost versions.
+
+    In the store, what publishers that failed have left, and files that no manifest names; in the
+    folder that a store by URL is read through, what is above its bound; in Redis, versions that
+    the store has no more and that nothing uses, and metrics of versions that are not published.
+    """
+    from models import garbage
+
+    settings = Settings.load(store=store, redis_url=redis_url)
+    repository = repository_of(settings)
+    redis, lack = redis_or_none(settings)
+    found = garbage.find(repository, redis, hours * 3600)
+    removed, kept = (found.garbage, found.kept) if dry_run else garbage.remove(found)
+    if lack:
+        kept = [*kept, ("redis", lack)]
+    freed_bytes = sum(one.size_bytes for one in removed)
+    if as_json:
+        return print_document(
+            {
+                "dry_run": dry_run,
+                "store": repository.location,
+                "removed": [one.to_dict() for one in removed],
+                "kept": [{"name": name, "why": why} for name, why in kept],
+                "freed_bytes": freed_bytes,
+            }
+        )
+    _print(removed, kept)
+    verb = "would be" if dry_run else "were"
+    return click.echo(f"{len(removed)} things, {freed_bytes} bytes, {verb} removed.")
+
+
+def _print(removed: list[Garbage], kept: list[tuple[str, str]]) -> None:
+    if removed:
+        rows = [(one.kind, one.name, one.size_bytes, one.why) for one in removed]
+        print_table(("WHERE", "NAME", "BYTES", "WHY"), rows)
+    for name, why in kept:
+        click.echo(plain(f"kept: {name}: {why}"))

@@ -1,0 +1,176 @@
+"""``modelyard retire`` and ``modelyard delete``: a version's end.
+
+Redis decides, at one instant, whether it may end (`producer.retirement`); only then the store is
+touched, and not before the workers have let go of what they had loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from models.commands.shared import (
+    common,
+    overview_of,
+    print_document,
+    redis_of,
+    repository_of,
+    version,
+)
+from producer.commands.shared import examples
+from producer.contract import ModelRef
+from producer.errors import NotFound
+from producer.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+#: How long workers get to let go of a deleted version, in seconds: they say what they have loaded
+#: every two.
+_UNLOAD_S = 10.0
+
+
+@click.command(
+    epilog=examples("modelyard retire iris v1", "modelyard retire iris v1 --undo"),
+)
+@version
+@click.option("--undo", is_flag=True, help="Put it back into service.")
+@click.option("--force", is_flag=True, help="Take it out of the model's route and aliases first.")
+@common
+def retire(
+    model: str,
+    version: str,
+    undo: bool,
+    force: bool,
+    store: str | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Let a version get no new jobs. Jobs that are queued finish; then workers unload it.
+
+    Refused while it is active, weighted or aliased. It stays in the store: --undo brings it back.
+    """
+    from producer import retirement
+    from producer.connect import redis_reachable
+
+    if undo and force:
+        raise click.UsageError("--undo and --force exclude each other.")
+    ref = ModelRef(model, version)
+    redis = redis_of(Settings.load(store=store, redis_url=redis_url))
+    with redis_reachable():
+        is_changed = _restore(redis, ref) if undo else retirement.retire(redis, ref, force=force)
+    known = overview_of(redis, ref)
+    queued = known["queue_depth"] if known is not None else 0
+    if as_json:
+        state = known["state"] if known is not None else None
+        return print_document(
+            {
+                "model": model,
+                "version": version,
+                "state": state,
+                "changed": is_changed,
+                "queue_depth": queued,
+            }
+        )
+    done = "in service again" if undo else f"retired; {queued} jobs that it has will finish"
+    return click.echo(f"{ref} is {done}" if is_changed else f"{ref} was so before")
+
+
+def _restore(redis: Redis, ref: ModelRef) -> bool:
+    from producer import retirement
+    from producer.catalog import Catalog
+
+    return retirement.restore(redis, ref, Catalog(redis).entry(ref).signature)
+
+
+@click.command(epilog=examples("modelyard delete iris v1", "modelyard delete iris v1 --yes"))
+@version
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Take it out of the model's route and aliases first; jobs that wait for it fail with "
+    "`version_gone`.",
+)
+@common
+def delete(
+    model: str,
+    version: str,
+    yes: bool,
+    force: bool,
+    store: str | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Delete a version from Redis and from the store, for good.
+
+    Refused while it is active, weighted or aliased, and while jobs wait or run.
+    """
+    ref = ModelRef(model, version)
+    settings = Settings.load(store=store, redis_url=redis_url)
+    redis, repository = redis_of(settings), repository_of(settings)
+    _ask(ref, repository.location, yes=yes)
+    was_registered = _unregister(redis, ref, force=force)
+    if was_registered and not _is_let_go(redis, ref):
+        click.echo(f"a worker is busy and has {ref} loaded still; it will let go of it", err=True)
+    try:
+        freed_bytes = repository.delete(ref)
+    except NotFound:
+        if not was_registered:
+            raise
+        freed_bytes = 0
+    if as_json:
+        return print_document({"model": model, "version": version, "freed_bytes": freed_bytes})
+    return click.echo(f"deleted {ref}, {freed_bytes} bytes")
+
+
+def _ask(ref: ModelRef, location: str, *, yes: bool) -> None:
+    """Let a person confirm; a program says so beforehand.
+
+    Raises:
+        UsageError: Nobody is there to ask.
+        Abort: The answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("deleting is for good: confirm with --yes.")
+    click.confirm(f"Delete {ref} from {location}, for good?", abort=True, err=True)
+
+
+def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
+    """Whether it was in the catalogue, which it is not now.
+
+    Raises:
+        VersionInUse: Something needs it.
+    """
+    from producer import retirement
+    from producer.connect import redis_reachable
+
+    with redis_reachable():
+        try:
+            retirement.delete(redis, ref, force=force)
+        except NotFound:
+            return False
+    return True
+
+
+def _is_let_go(redis: Redis, ref: ModelRef) -> bool:
+    """Whether no worker has it loaded, or runs a job of it; waits for it a while."""
+    from producer import keys
+    from producer.connect import redis_reachable
+    from producer.presence import read_presence
+
+    queue = keys.queue_name(ref)
+    until = time.monotonic() + _UNLOAD_S
+    while True:
+        with redis_reachable():
+            is_running = redis.exists(keys.key("wip", queue))
+            if not is_running and not read_presence(redis).holders(queue):
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)

@@ -1,0 +1,124 @@
+"""What the commands on versions share: their options, the store and the Redis to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from models.repository import Repository, open_repository
+from producer import wire
+from producer.contract import ModelRef, check_name
+from producer.errors import ConfigurationError, InvalidName, Unavailable
+from producer.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def common(command: Command) -> Command:
+    """Adds ``--store``, ``--redis-url`` and ``--json``."""
+    store = click.option(
+        "--store", metavar="FOLDER|URL", help="The store.  [default: the running yard's]"
+    )
+    url = click.option(
+        "--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]"
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+    return store(url(as_json(command)))
+
+
+def version(command: Command) -> Command:
+    """Adds the arguments MODEL and VERSION."""
+    model = click.argument("model", callback=check)
+    return model(click.argument("version", callback=check)(command))
+
+
+def check(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A name, or None where none was given.
+
+    Raises:
+        BadParameter: It is outside the alphabet.
+    """
+    try:
+        return None if value is None else check_name(str(parameter.name), value)
+    except InvalidName as error:
+        raise click.BadParameter(error.message) from None
+
+
+def repository_of(settings: Settings) -> Repository:
+    """The store that is set, else that of the running yard, whose workers look there.
+
+    Raises:
+        ConfigurationError: It is no store.
+    """
+    from producer import yard
+
+    is_chosen = "store" in settings.model_fields_set or settings.redis_url is not None
+    running = None if is_chosen else yard.running(Path(settings.data))
+    return open_repository(settings, running.store if running else None)
+
+
+def redis_of(settings: Settings) -> Redis:
+    """The Redis that has the catalogue; it was asked, and answers.
+
+    Raises:
+        ConfigurationError: None is set and no yard runs, or it is no Redis that will do.
+        Unavailable: It does not answer.
+    """
+    from producer import connect, yard
+
+    redis = connect.fast(yard.redis_url(settings))
+    connect.check_server(redis)
+    return redis
+
+
+def redis_or_none(settings: Settings) -> tuple[Redis | None, str]:
+    """The same, for what can do without; and why there is none."""
+    try:
+        return redis_of(settings), ""
+    except (ConfigurationError, Unavailable) as error:
+        return None, error.message
+
+
+def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
+    """A version as ``GET /v1/models`` has it, with its model's route; None if it is not there.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    from producer.connect import redis_reachable
+    from producer.overview import read_models
+
+    with redis_reachable():
+        for model in read_models(redis):
+            for known in model["versions"]:
+                if (known["model"], known["version"]) == (ref.model, ref.version):
+                    return {**known, "route": model["route"]}
+    return None
+
+
+def digests_of(redis: Redis) -> dict[ModelRef, str]:
+    """The digest of every version in the catalogue.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    from producer.catalog import model_names, read_versions
+    from producer.connect import redis_reachable
+
+    with redis_reachable():
+        return {
+            entry.ref: str(entry.manifest.get("digest"))
+            for model in model_names(redis)
+            for entry in read_versions(redis, model).values()
+        }
+
+
+def print_document(value: dict[str, Any]) -> None:
+    """Print a document for programs."""
+    click.echo(wire.dumps(value))

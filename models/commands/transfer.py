@@ -1,0 +1,81 @@
+"""``modelyard export`` and ``modelyard import``: carry a version from one store to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from models.commands.shared import common, print_document, redis_of, repository_of, version
+from producer.commands.shared import examples
+from producer.contract import ModelRef
+from producer.errors import ModelyardError
+from producer.settings import Settings
+
+
+@click.command(
+    epilog=examples("modelyard export iris v1 iris-v1.tar", "modelyard export iris v1 /srv/iris-v1")
+)
+@version
+@click.argument("target", metavar="FILE.tar|FOLDER", type=click.Path(path_type=Path))
+@common
+def export(
+    model: str,
+    version: str,
+    target: Path,
+    store: str | None,
+    redis_url: str | None,
+    as_json: bool,
+) -> None:
+    """Write a version's files and its manifest to a tar file or a new folder.
+
+    Every file is compared with the manifest on the way. `modelyard import` publishes it elsewhere.
+    """
+    from models import archive
+
+    settings = Settings.load(store=store, redis_url=redis_url)
+    ref = ModelRef(model, version)
+    size_bytes = archive.write(repository_of(settings), ref, target)
+    if as_json:
+        return print_document(
+            {"model": model, "version": version, "target": str(target), "size_bytes": size_bytes}
+        )
+    return click.echo(f"exported {ref}, {size_bytes} bytes, to {target}")
+
+
+@click.command(
+    "import",
+    epilog=examples("modelyard import iris-v1.tar", "modelyard import /srv/iris-v1 --activate"),
+)
+@click.argument("source", metavar="FILE.tar|FOLDER", type=click.Path(exists=True, path_type=Path))
+@click.option("--activate", is_flag=True, help="Send the model's traffic to it at once.")
+@common
+def import_version(
+    source: Path, activate: bool, store: str | None, redis_url: str | None, as_json: bool
+) -> None:
+    """Publish a version that `modelyard export` has written, under the name that it had.
+
+    Every file is compared with the manifest; nothing is opened here. A worker that loads a joblib
+    or pickle file RUNS ITS CODE: import only what you trust.
+    """
+    from models import archive
+    from producer import catalog, routing
+    from producer.connect import redis_reachable
+
+    settings = Settings.load(store=store, redis_url=redis_url)
+    redis, repository = redis_of(settings), repository_of(settings)
+    try:
+        manifest, contents = archive.read(source)
+    except ModelyardError as error:
+        error.message = f"{source}: {error.message.removeprefix(f'{source}: ')}"
+        raise
+    repository.publish(manifest, contents)
+    stored = repository.manifest(manifest.ref)  # an earlier one, where it was there already
+    with redis_reachable():
+        catalog.register(redis, stored.ref, stored.to_json(), stored.signature)
+        if activate:
+            routing.set_route(redis, stored.model, active=stored.version)
+    if as_json:
+        return print_document(stored.model_dump(mode="json"))
+    is_active = "active now" if activate else f"modelyard activate {stored.model} {stored.version}"
+    return click.echo(f"published {stored.ref}, {stored.size_bytes} bytes; {is_active}")

@@ -1,0 +1,141 @@
+"""What is known of an artefact before it is stored: asked of a child process that opens it.
+
+`models.publish` hands over bytes whose format is known; this asks `models.prober` and puts the
+child's lines together. A child that fails before it has described the artefact is a reason not to
+publish; one that fails later, while it compiles, only leaves the version uncompiled.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from models import onnx_file
+from models.findings import Findings
+from models.formats import Source
+from models.prober import PROBER, ProbeFailed, Raised, Refused
+from models.proofs import Compiled
+from models.sandbox import Fence, Limits
+from producer.errors import ConfigurationError, InvalidInput
+
+#: Address space for each byte of an artefact, beside what every child may take.
+_GROWTH = 8
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What is known of an artefact.
+
+    Attributes:
+        findings: What it is and how it answers.
+        decision: What was decided about a compiled form; None where none was asked for.
+        graph: The compiled form, if it is used.
+        fence: What the child was kept from.
+    """
+
+    findings: Findings
+    decision: Compiled | None
+    graph: bytes | None
+    fence: Fence
+
+
+class _Heard:
+    """What a child has said so far."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.findings: Findings | None = None
+        self.decision: Compiled | None = None
+        self.fence = Fence()
+        self._tell = tell
+
+    def line(self, known: Mapping[str, Any]) -> None:
+        if "fence" in known:
+            self.fence = Fence.model_validate(known["fence"])
+            self._tell(f"opened in a process of its own, {_kept_from(self.fence)}")
+        elif "found" in known:
+            self.findings = Findings.model_validate(known["found"])
+            self._tell(f"found a {self.findings.signature.task}: {self.findings.kind}")
+        elif "compiled" in known:
+            self.decision = Compiled.model_validate(known["compiled"])
+        elif "progress" in known:
+            self._tell(str(known["progress"])[:200])
+
+
+def examine(
+    source: Source,
+    example: Sequence[Any],
+    feature_names: Sequence[str] | None,
+    *,
+    compiles: bool,
+    limits: Limits,
+    tell: Tell,
+) -> Examined:
+    """Let a child open the artefact, answer the example, and compile it if asked to.
+
+    Raises:
+        InvalidInput: The example or the names do not fit.
+        ConfigurationError: It does not open, is no model, does not answer, or breaks a limit.
+    """
+    heard = _Heard(tell)
+    failure = ""
+    with tempfile.TemporaryFile() as made:
+        try:
+            for known in PROBER.ask(
+                "inspect",
+                source.content,
+                grown(limits, len(source.content)),
+                made,
+                format=source.format,
+                example=list(example),
+                feature_names=None if feature_names is None else list(map(str, feature_names)),
+                compiles=compiles and source.format != "onnx",
+            ):
+                heard.line(known)
+        except Refused as error:
+            raise _ours(error) from None
+        except Raised as error:
+            failure = error.message if heard.findings else f"does not open: {error.message}"
+        except ProbeFailed as error:
+            failure = error.message if heard.findings else f"cannot be opened: {error.message}"
+        except ValidationError as error:
+            raise ConfigurationError(f"was described wrongly: {error.errors()[0]['msg']}") from None
+        if heard.findings is None:
+            raise ConfigurationError(failure or "cannot be opened: nothing was found")
+        return _examined(heard, failure, made, compiles=compiles)
+
+
+def grown(limits: Limits, size_bytes: int) -> Limits:
+    """The limits for an artefact of this length."""
+    more = limits.memory_bytes + _GROWTH * size_bytes
+    return limits.model_copy(update={"memory_bytes": more})
+
+
+def _ours(error: Refused) -> ConfigurationError | InvalidInput:
+    return InvalidInput(error.message) if error.kind == "invalid_input" else error
+
+
+def _examined(heard: _Heard, failure: str, made: IO[bytes], *, compiles: bool) -> Examined:
+    assert heard.findings is not None
+    decision, graph = heard.decision, None
+    if compiles and failure:
+        decision = Compiled(chosen="", reason=f"the converter failed: {failure}"[:2_000])
+    elif decision is not None and decision.chosen:
+        made.seek(0)
+        graph = made.read()
+        onnx_file.inspect(graph)
+    return Examined(heard.findings, decision, graph, heard.fence)
+
+
+def _kept_from(fence: Fence) -> str:
+    kept = [
+        "without a network" if fence.network else "with the network (this system keeps none away)",
+        "writing nowhere else"
+        if fence.files
+        else "free to write (this system does not prevent it)",
+    ]
+    return ", ".join(kept)

@@ -1,0 +1,346 @@
+"""What a file is, told by its content; a suffix is a wish.
+
+`models.publish` reads what it is given once, through one descriptor, and goes on with those bytes:
+they are what is looked at here, opened in a child process and stored. Nothing is opened here; of
+compressed files only the first bytes are unpacked, of a zip only its list of names is read.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from models.onnx_file import is_onnx
+from producer.errors import ConfigurationError
+
+Format = Literal["joblib", "skops", "onnx"]
+
+#: An artefact may have this many bytes.
+MOST_BYTES = 2**33
+#: Entries that a zip may have.
+MOST_ENTRIES = 10_000
+#: The file that describes a folder which MLflow has written, and its length.
+MLMODEL = "MLmodel"
+_MLMODEL_BYTES = 2**20
+_PICKLE = re.compile(rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n")
+_HEAD = 256
+#: A block of bz2 is unpacked as a whole, so its first byte may take this many.
+_BLOCK = 2**20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was handed over, read once.
+
+    Attributes:
+        format: How it is opened; a pickle is opened like a file of joblib.
+        content: Its bytes.
+        said: What it is, for people.
+    """
+
+    format: Format
+    content: bytes
+    said: str
+
+
+def read(path: Path) -> Source:
+    """The artefact at ``path``: a file, or a folder that MLflow has written.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is nothing that can be published; the message says
+            what it looks like.
+    """
+    if path.is_dir():
+        return _read_mlflow(path)
+    try:
+        content = _content(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), MOST_BYTES)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror or error}") from None
+    return source_of(content, str(path))
+
+
+def source_of(content: bytes, name: str) -> Source:
+    """``content`` with its format.
+
+    Raises:
+        ConfigurationError: It is nothing that can be published; the message says what it is.
+    """
+    if len(content) > MOST_BYTES:
+        raise ConfigurationError(f"{name}: is longer than {MOST_BYTES} bytes")
+    if _PICKLE.match(content):
+        return Source("joblib", content, "joblib or pickle")
+    for way, magic, unpack in _PACKINGS:
+        if content.startswith(magic) and (head := _try(unpack, content[:_BLOCK])) is not None:
+            if _PICKLE.match(head):
+                return Source("joblib", content, f"joblib or pickle, compressed with {way}")
+            raise ConfigurationError(
+                f"{name}: is compressed with {way}, and inside is {_looks_like(head)}, no model"
+            )
+    if content.startswith(b"PK\x03\x04"):
+        _check_skops(content, name)
+        return Source("skops", content, "skops")
+    if is_onnx(content):
+        return Source("onnx", content, "ONNX")
+    raise ConfigurationError(
+        f"{name}: looks like {_looks_like(content)}; what can be published is a file of joblib, "
+        "pickle or skops with a scikit-learn estimator, an ONNX file, or an MLflow model folder"
+    )
+
+
+def zip_names(content: bytes, name: str) -> list[str]:
+    """The entries of a zip, none of which may lead anywhere else or be there twice.
+
+    Raises:
+        ConfigurationError: It is broken, has too many entries, or an entry is not a plain file.
+    """
+    import io
+    import zipfile
+
+    _check_count(content, name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # zipfile raises a dozen kinds on broken files
+        raise ConfigurationError(f"{name}: is a broken zip: {error}") from None
+    if len(entries) > MOST_ENTRIES:
+        raise ConfigurationError(f"{name}: has more than {MOST_ENTRIES} entries")
+    seen: set[str] = set()
+    unpacked = 0
+    for entry in entries:
+        path = PurePosixPath(entry.filename)
+        mode = entry.external_attr >> 16
+        is_plain = (
+            not path.is_absolute()
+            and ".." not in path.parts
+            and not re.search(r"[\\:\x00-\x1f]", entry.filename)
+            and stat.S_IFMT(mode) in (0, stat.S_IFREG)
+            and not mode & 0o7000
+            and not entry.is_dir()
+        )
+        if not is_plain or entry.filename in seen:
+            raise ConfigurationError(
+                f"{name}: its entry {entry.filename[:80]!r} is no plain file, or is there twice"
+            )
+        seen.add(entry.filename)
+        unpacked += entry.file_size
+        if entry.file_size > 1000 * max(1, entry.compress_size) + 2**16 or unpacked > MOST_BYTES:
+            raise ConfigurationError(f"{name}: is a zip that unpacks to far too much")
+    return sorted(seen)
+
+
+def _check_count(content: bytes, name: str) -> None:
+    """Refuse a zip that says it has too many entries, before a list of them is made."""
+    place = content.rfind(b"PK\x05\x06", max(0, len(content) - 65_600))
+    if place < 0 or len(content) - place < 22:
+        raise ConfigurationError(f"{name}: is a broken zip: it has no end")
+    count = struct.unpack_from("<H", content, place + 10)[0]
+    if count > MOST_ENTRIES:  # 65,535 stands for more
+        raise ConfigurationError(f"{name}: has more than {MOST_ENTRIES} entries")
+    size = struct.unpack_from("<I", content, place + 12)[0]
+    if size > MOST_ENTRIES * 256:
+        raise ConfigurationError(f"{name}: has too long a list of entries")
+
+
+def _check_skops(content: bytes, name: str) -> None:
+    names = zip_names(content, name)
+    if "schema.json" not in names:
+        shown = ", ".join(names[:3]) or "nothing"
+        kinds = {
+            "data.pkl": "a PyTorch file",
+            "config.json": "a Keras file",
+            "constants.pkl": "a TorchScript file",
+        }
+        last = {PurePosixPath(entry).name for entry in names}
+        kind = next((said for key, said in kinds.items() if key in last), "a zip")
+        if names and all(entry.endswith(".npy") for entry in names):
+            kind = "a file of numpy.savez"
+        raise ConfigurationError(f"{name}: looks like {kind} with {shown}; it is no skops file")
+
+
+def _read_mlflow(folder: Path) -> Source:
+    """The model file of a folder with an ``MLmodel`` of the sklearn or the onnx flavour.
+
+    Every file is opened below the folder's descriptor and no link is followed.
+    """
+    try:
+        root = os.open(folder, _FOLDER)
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: {error.strerror or error}") from None
+    try:
+        inner, flavour = _inner(folder, _below(root, folder, MLMODEL, _MLMODEL_BYTES))
+        content = _below(root, folder, inner, MOST_BYTES)
+    finally:
+        os.close(root)
+    source = source_of(content, f"{folder}/{inner}")
+    if (flavour == "onnx") != (source.format == "onnx"):
+        raise ConfigurationError(
+            f"{folder}/{inner}: is {source.said}, which {MLMODEL} calls the {flavour} flavour"
+        )
+    return Source(source.format, content, f"an MLflow model, {flavour} flavour: {source.said}")
+
+
+def _inner(folder: Path, described: bytes) -> tuple[str, str]:
+    """The name of the model's file and the flavour that names it."""
+    try:
+        import yaml
+    except ImportError:
+        raise ConfigurationError(
+            f"{folder}: reading an MLflow model needs PyYAML: pip install 'modelyard[convert]'"
+        ) from None
+    try:
+        known = yaml.safe_load(described)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ConfigurationError(f"{folder}/{MLMODEL}: is not YAML: {said}") from None
+    flavours = known.get("flavors") if isinstance(known, dict) else None
+    if not isinstance(flavours, dict):
+        raise ConfigurationError(f"{folder}/{MLMODEL}: names no flavors")
+    for flavour, entries in _MLFLOW.items():
+        described_by = flavours.get(flavour)
+        if isinstance(described_by, dict):
+            for entry in entries:
+                if isinstance(described_by.get(entry), str):
+                    return described_by[entry], flavour
+            raise ConfigurationError(
+                f"{folder}/{MLMODEL}: its {flavour} flavour names no file ({' or '.join(entries)})"
+            )
+    there = ", ".join(sorted(map(str, flavours))[:10])
+    raise ConfigurationError(
+        f"{folder}/{MLMODEL}: has the flavors {there}; what can be published is sklearn or onnx"
+    )
+
+
+#: Flavours that are read, and where each names its file.
+_MLFLOW: dict[str, tuple[str, ...]] = {
+    "sklearn": ("pickled_model", "model_file", "data"),
+    "onnx": ("data", "model_file"),
+}
+
+
+def _below(root: int, folder: Path, name: str, most: int) -> bytes:
+    """A file below the folder that is open as ``root``; no part of its way may be a link."""
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\x00" in name:
+        raise ConfigurationError(f"{folder}: names the file {name[:80]!r}, which is not in it")
+    opened = os.dup(root)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=opened)
+            os.close(opened)
+            opened = inner
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        return _content(os.open(parts[-1], flags, dir_fd=opened), most)
+    except FileNotFoundError:
+        what = "it is no MLflow model" if name == MLMODEL else f"{MLMODEL} names it"
+        raise ConfigurationError(f"{folder}: has no {name[:80]}; {what}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{folder}/{name[:80]}: {error.strerror or error}") from None
+    finally:
+        os.close(opened)
+
+
+def _content(descriptor: int, most: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is no regular file")
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it is longer than {most} bytes")
+    return content
+
+
+def _unzlib(head: bytes) -> bytes:
+    return zlib.decompressobj().decompress(head, _HEAD)
+
+
+def _ungzip(head: bytes) -> bytes:
+    return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+
+
+def _unbz2(head: bytes) -> bytes:
+    return bz2.BZ2Decompressor().decompress(head, _HEAD)
+
+
+def _unlzma(head: bytes) -> bytes:
+    return lzma.LZMADecompressor(memlimit=2**30).decompress(head, _HEAD)
+
+
+def _unlz4(head: bytes) -> bytes:
+    try:
+        from lz4 import frame
+    except ImportError:
+        raise ConfigurationError("it is compressed with lz4: pip install lz4") from None
+    unpacked: bytes = frame.LZ4FrameDecompressor().decompress(head, max_length=_HEAD)
+    return unpacked
+
+
+def _try(unpack: Callable[[bytes], bytes], head: bytes) -> bytes | None:
+    """The first bytes that were packed; None if they were not, after all."""
+    try:
+        return unpack(head)
+    except ConfigurationError:
+        raise
+    except Exception:
+        return None
+
+
+#: Compressions that joblib knows: name, first bytes, and what unpacks them.
+_PACKINGS: tuple[tuple[str, bytes, Callable[[bytes], bytes]], ...] = (
+    ("zlib", b"\x78", _unzlib),
+    ("gzip", b"\x1f\x8b", _ungzip),
+    ("bz2", b"BZh", _unbz2),
+    ("xz", b"\xfd7zXZ\x00", _unlzma),
+    ("lzma", b"\x5d\x00\x00", _unlzma),
+    ("lz4", b"\x04\x22\x4d\x18", _unlz4),
+)
+
+#: What else people hand over by mistake.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"\x28\xb5\x2f\xfd", "a file compressed with zstd, which joblib does not open"),
+    (b"\x93NUMPY", "an array of NumPy"),
+    (b"\x89HDF", "an HDF5 file, perhaps of Keras"),
+    (b"ORTM", "onnxruntime's own format; publish the ONNX file"),
+    (b"GGUF", "a GGUF file"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x7fELF", "a program"),
+    (b"version https://git-lfs", "a pointer of Git LFS, whose file was not fetched"),
+    (b"tree\n", "a model of LightGBM; convert it to ONNX"),
+    (b"binf", "a model of XGBoost; convert it to ONNX"),
+    (b"<", "XML or HTML"),
+    (b"%PDF", "a PDF"),
+)
+
+
+def _looks_like(content: bytes) -> str:
+    if not content:
+        return "an empty file"
+    for magic, said in _OTHERS:
+        if content.startswith(magic):
+            return said
+    if content[257:262] == b"ustar":
+        return "a tar archive"
+    if content[4:8] == b"TFL3":
+        return "a TensorFlow Lite file"
+    if content[8:9] == b"{" and content[:8].endswith(b"\x00\x00"):
+        return "a safetensors file"
+    if _is_text(content[:_HEAD]):
+        return "JSON" if content.lstrip()[:1] in (b"{", b"[") else "text"
+    return f"no format known here (first bytes {content[:8].hex(' ')})"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        said: Any = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\r\n\t" for letter in said)

@@ -1,0 +1,287 @@
+"""What an ONNX file holds, read without a library, and whether it may be opened at all.
+
+ONNX is data, but data that can name other files, load operators from libraries and unroll into
+millions of nodes. `inspect` walks the protobuf (onnx.proto of ONNX 1.x) once, iteratively and
+without copies, and refuses all that; only then does anyone hand the bytes to onnxruntime.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from producer.errors import ConfigurationError
+
+#: Domains whose operators onnxruntime brings itself; ``com.microsoft`` has those for quantised
+#: weights and for splitting texts.
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+#: A forest is one node; the largest networks for tables have some hundreds.
+MOST_NODES = 50_000
+#: Graphs within graphs.
+MOST_DEPTH = 16
+#: What a protobuf may have; onnxruntime takes no more either.
+MOST_BYTES = 2**31 - 1
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+#: Repeated numbers of an attribute, which fill almost all of a forest: passed over at C's speed.
+_FLOATS = re.compile(rb"(?:\x3d.{4})+", re.DOTALL)
+_INTS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+")
+
+Span = tuple[int, int]
+
+
+@dataclass(slots=True)
+class OnnxFile:
+    """What was found in a file that may be opened.
+
+    Attributes:
+        operators: The names of its operators.
+        nodes: How many nodes all of its graphs have.
+        inputs: The names of the graph's inputs.
+        outputs: The names of the graph's outputs.
+        labels: A classifier's, in the order of its probabilities; None where no node has them.
+    """
+
+    operators: set[str] = field(default_factory=set)
+    nodes: int = 0
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    labels: tuple[str | int, ...] | None = None
+
+
+def is_onnx(raw: bytes) -> bool:
+    """Whether ``raw`` has the outer form of a model: a version, a graph, nothing that is neither.
+
+    The format has no magic number; this reads a handful of fields.
+    """
+    found: dict[int, int] = {}
+    try:
+        for number, wire, _ in _fields(raw, (0, len(raw))):
+            if number not in _MODEL or wire != _MODEL[number]:
+                return False
+            found[number] = found.get(number, 0) + 1
+            if sum(found.values()) > 10_000:
+                return False
+    except ConfigurationError:
+        return False
+    return found.get(1) == 1 and found.get(7) == 1
+
+
+def inspect(raw: bytes) -> OnnxFile:
+    """What ``raw`` holds, if it may be opened.
+
+    Raises:
+        ConfigurationError: It is broken or out of bounds, keeps weights in other files, or uses
+            operators that onnxruntime does not bring itself.
+    """
+    if len(raw) > MOST_BYTES:
+        raise ConfigurationError(f"ONNX: has {len(raw)} bytes, the bound is {MOST_BYTES}")
+    walk = _Walk(raw)
+    walk.model()
+    return walk.found
+
+
+#: Fields of ModelProto and how each is written.
+_MODEL = {
+    1: _VARINT,  # ir_version
+    2: _BYTES,  # producer_name
+    3: _BYTES,
+    4: _BYTES,  # domain
+    5: _VARINT,
+    6: _BYTES,
+    7: _BYTES,  # graph
+    8: _BYTES,  # opset_import
+    14: _BYTES,  # metadata_props
+    20: _BYTES,  # training_info
+    25: _BYTES,  # functions
+    26: _BYTES,
+}
+
+
+class _Walk:
+    """One pass over a model; messages wait on a stack, so that no nesting ends the recursion."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.found = OnnxFile()
+        self._domains = set(DOMAINS)
+        self._used: set[str] = set()
+
+    def model(self) -> None:
+        graphs: list[Span] = []
+        functions: list[Span] = []
+        for number, wire, span in _fields(self.raw, (0, len(self.raw))):
+            if _MODEL.get(number) != wire:
+                _broken()
+            match number:
+                case 7:
+                    graphs.append(span)
+                case 20:
+                    raise ConfigurationError("ONNX: is made for training, not for serving")
+                case 25:
+                    functions.append(span)
+        if len(graphs) != 1:
+            _broken()
+        self._outer_names(graphs[0])
+        for span in functions:
+            self._function(span)
+        self._messages([("graph", graphs[0], 0)])
+        foreign = sorted(self._used - self._domains)
+        if foreign:
+            raise ConfigurationError(
+                f"ONNX: uses operators of {', '.join(map(repr, foreign[:5]))}, which would have to "
+                "come from a library of their own"
+            )
+
+    def _outer_names(self, span: Span) -> None:
+        """The names of the inputs that have to be given, and of the outputs."""
+        inputs: list[str] = []
+        given: set[str] = set()
+        for number, wire, inner in _fields(self.raw, span):
+            if wire == _BYTES and number == 11:
+                inputs.append(self._name(inner, 1))
+            elif wire == _BYTES and number == 12:
+                self.found.outputs.append(self._name(inner, 1))
+            elif wire == _BYTES and number == 5:
+                given.add(self._name(inner, 8))
+        self.found.inputs = [name for name in inputs if name not in given]
+
+    def _function(self, span: Span) -> None:
+        """A function that the file itself defines out of operators; its domain is its own."""
+        for number, wire, inner in _fields(self.raw, span):
+            if wire == _BYTES and number == 10:
+                self._domains.add(self._text(inner))
+            elif wire == _BYTES and number == 7:
+                self._messages([("node", inner, 1)])
+            elif wire == _BYTES and number == 11:
+                self._messages([("attribute", inner, 1)])
+
+    def _messages(self, waiting: list[tuple[str, Span, int]]) -> None:
+        while waiting:
+            kind, span, depth = waiting.pop()
+            if depth > MOST_DEPTH:
+                raise ConfigurationError(f"ONNX: has more than {MOST_DEPTH} graphs within graphs")
+            if kind == "node":
+                self._count_node(span)
+            inside = _INSIDE[kind]
+            if kind == "attribute":
+                self._read_labels(span)
+            for number, wire, inner in _fields(self.raw, span, is_attribute=kind == "attribute"):
+                if kind == "tensor":
+                    self._check_tensor(number, wire, inner)
+                elif number in inside:
+                    if wire != _BYTES:
+                        _broken()
+                    below = inside[number]
+                    waiting.append((below, inner, depth + (below == "graph")))
+
+    def _count_node(self, span: Span) -> None:
+        self.found.nodes += 1
+        if self.found.nodes > MOST_NODES:
+            raise ConfigurationError(f"ONNX: has more than {MOST_NODES} nodes")
+        domain = ""
+        for number, wire, inner in _fields(self.raw, span):
+            if number == 4 and wire == _BYTES:
+                self.found.operators.add(self._text(inner))
+            elif number == 7 and wire == _BYTES:
+                domain = self._text(inner)
+        self._used.add(domain)
+
+    def _read_labels(self, span: Span) -> None:
+        name = self._name(span, 1)
+        if name not in _LABELS:
+            return
+        labels: list[str | int] = []
+        for number, wire, inner in _fields(self.raw, span):
+            if number == 9 and wire == _BYTES:
+                labels.append(self._text(inner))
+            elif number == 8 and wire == _VARINT:
+                labels.append(inner[0] - 2**64 if inner[0] >= 2**63 else inner[0])
+        if labels:
+            self.found.labels = tuple(labels)
+
+    def _check_tensor(self, number: int, wire: int, inner: Span) -> None:
+        is_external = (number == 13 and wire == _BYTES) or (
+            number == 14 and wire == _VARINT and inner[0] != 0
+        )
+        if is_external:
+            raise ConfigurationError(
+                "ONNX: keeps weights in other files (external data); save it as one file"
+            )
+
+    def _name(self, span: Span, field_number: int) -> str:
+        for number, wire, inner in _fields(self.raw, span):
+            if number == field_number and wire == _BYTES:
+                return self._text(inner)
+        return ""
+
+    def _text(self, span: Span) -> str:
+        return self.raw[span[0] : min(span[1], span[0] + 256)].decode("utf-8", "replace")
+
+
+#: Attributes in which classifiers keep their labels.
+_LABELS = frozenset({"classlabels_strings", "classlabels_int64s", "classlabels_ints"})
+#: Which fields of a message hold messages that are looked into.
+_INSIDE: dict[str, dict[int, str]] = {
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor",
+        6: "graph",
+        10: "tensor",
+        11: "graph",
+        22: "sparse",
+        23: "sparse",
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+
+
+def _fields(
+    raw: bytes, span: Span, *, is_attribute: bool = False
+) -> Iterator[tuple[int, int, Span]]:
+    """The fields of a message: number, how it is written, and where; a varint's value comes first.
+
+    Raises:
+        ConfigurationError: It is no protobuf.
+    """
+    place, end = span
+    while place < end:
+        if is_attribute and (run := _FLOATS.match(raw, place, end) or _INTS.match(raw, place, end)):
+            place = run.end()
+            continue
+        key, place = _varint(raw, place, end)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            value, place = _varint(raw, place, end)
+            yield number, wire, (value, value)
+            continue
+        if wire == _BYTES:
+            length, place = _varint(raw, place, end)
+        elif wire in (_FIXED32, _FIXED64):
+            length = 4 if wire == _FIXED32 else 8
+        else:
+            _broken()
+        if number == 0 or length > end - place:
+            _broken()
+        yield number, wire, (place, place + length)
+        place += length
+
+
+def _varint(raw: bytes, place: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while place < end and shift < 70:
+        byte = raw[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+        shift += 7
+    _broken()
+
+
+def _broken() -> NoReturn:
+    raise ConfigurationError("ONNX: the file is broken: it is no model's protobuf")

@@ -1,0 +1,167 @@
+"""A smaller version of a version: the weights of its ONNX form in 8 bits, where that helps.
+
+`modelyard quantize` calls this. The graph is read from the store, written anew in a child process
+(`models.quantizing`), compared and timed there, and stored as a version of its own only if it is
+smaller by a margin, answers alike within a bound, and its rows stay apart.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+from redis import Redis
+
+from models import manifest as manifests
+from models import onnx_file
+from models.examine import Tell, grown
+from models.findings import Quantized
+from models.manifest import File, Manifest
+from models.prober import PROBER
+from models.publish import GRAPH, libraries_of, register
+from models.repository import Repository
+from models.sandbox import Limits
+from producer.contract import ModelRef
+from producer.errors import ConfigurationError, VersionExists
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it.
+
+    Attributes:
+        manifest: The new version; None where it was not worth one.
+        reason: Why.
+        before_bytes: The length of the file that was there.
+        after_bytes: That of the file with 8 bits.
+        agreement: The part of the rows that are answered alike.
+        rows: How many rows were asked.
+        rows_per_s: Of ``original`` and ``candidate``, by the rows in a call.
+    """
+
+    manifest: Manifest | None
+    reason: str
+    before_bytes: int
+    after_bytes: int
+    agreement: float
+    rows: int
+    rows_per_s: Mapping[str, Mapping[str, float]]
+
+    @property
+    def times_smaller(self) -> float:
+        """How many times as long the first file is."""
+        return self.before_bytes / max(1, self.after_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for programs; ``published`` is the new version's name, or null."""
+        return {
+            "published": None if self.manifest is None else str(self.manifest.ref),
+            "reason": self.reason,
+            "before_bytes": self.before_bytes,
+            "after_bytes": self.after_bytes,
+            "agreement": self.agreement,
+            "rows": self.rows,
+            "rows_per_s": {name: dict(rates) for name, rates in self.rows_per_s.items()},
+        }
+
+
+def quantize(
+    repository: Repository,
+    redis: Redis | None,
+    model: str,
+    version: str,
+    new_version: str,
+    *,
+    note: str = "",
+    limits: Limits | None = None,
+    progress: Tell = lambda line: None,
+) -> Report:
+    """Make ``new_version`` of ``version``, if it is worth it.
+
+    Raises:
+        InvalidName: The new version may not be called so.
+        NotFound: There is no such version.
+        VersionExists: The new one is there.
+        ConfigurationError: It has no ONNX form, nothing of it shrinks, or a limit was broken.
+        ModelUnavailable: Its files are not those of its manifest.
+        Unavailable: The new version is stored but not registered, because Redis is away.
+    """
+    ref, new = ModelRef(model, version), ModelRef(model, new_version)
+    known = repository.manifest(ref)
+    if new_version in repository.versions(model):
+        raise VersionExists(f"{new} is published; a version never changes, so take a new name")
+    if known.runtime != "onnx":
+        why = f": {known.compiled.reason}" if known.compiled else ""
+        raise ConfigurationError(
+            f"{ref}: is not served as ONNX, and only that has weights in a form that shrinks{why}"
+        )
+    raw = repository.read(ref, GRAPH, expected=known)
+    progress(f"writing the weights of {len(raw)} bytes of ONNX in 8 bits")
+    found, graph = _made(ref, known, raw, limits or Limits(), progress)
+    manifest = None
+    if found.decision.chosen:
+        manifest = _manifest(known, new, found, graph, note)
+        repository.publish(manifest, {GRAPH: graph})
+        if redis is not None:
+            register(redis, manifest)
+    return Report(
+        manifest=manifest,
+        reason=found.decision.reason,
+        before_bytes=found.before_bytes,
+        after_bytes=found.after_bytes,
+        agreement=found.agreement,
+        rows=found.decision.rows,
+        rows_per_s=found.decision.rows_per_s,
+    )
+
+
+def _made(
+    ref: ModelRef, known: Manifest, raw: bytes, limits: Limits, progress: Tell
+) -> tuple[Quantized, bytes]:
+    """What the child found, and the graph that it made."""
+    said: list[Any] = []
+    with tempfile.TemporaryFile() as made:
+        request = {
+            "signature": known.signature.model_dump(mode="json"),
+            "example": list(known.example),
+        }
+        try:
+            for line in PROBER.ask("quantize", raw, grown(limits, len(raw)), made, **request):
+                if "progress" in line:
+                    progress(str(line["progress"])[:200])
+                elif "quantized" in line:
+                    said.append(Quantized.model_validate(line["quantized"]))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{ref}: {error.message}") from None
+        except ValidationError as error:
+            raise ConfigurationError(f"{ref}: {error.errors()[0]['msg']}") from None
+        if not said:
+            raise ConfigurationError(f"{ref}: nothing came of it")
+        made.seek(0)
+        graph = made.read()
+    onnx_file.inspect(graph)
+    return said[-1], graph
+
+
+def _manifest(
+    known: Manifest, new: ModelRef, found: Quantized, graph: bytes, note: str
+) -> Manifest:
+    return manifests.build(
+        model=new.model,
+        version=new.version,
+        format="onnx",
+        runtime="onnx",
+        files=(File.of(GRAPH, graph),),
+        signature=known.signature,
+        example=known.example,
+        libraries=libraries_of({"numpy", "onnx", "onnxruntime"}),
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        note=note or f"{known.ref} with weights in 8 bits.",
+        golden=found.golden,
+        compiled=found.decision,
+        parent=str(known.ref),
+    )

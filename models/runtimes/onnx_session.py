@@ -1,0 +1,281 @@
+"""Runs ONNX files: compiled forms of estimators, and those that were published as such.
+
+`load` makes a session of digest-checked bytes; `OnnxModel` turns rows into the tensors that the
+graph wants, one run, and plain values. One thread, and nothing of scikit-learn is imported: a
+worker that serves only such versions starts sooner and takes less memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from models import onnx_file
+from models.manifest import Manifest
+from models.repository import Repository
+from models.runtimes import arrays, described
+from models.runtimes.alignment import Alignment, find_alignment, varied
+from producer.contract import Signature
+from producer.errors import ConfigurationError, ModelUnavailable, PredictFailed
+
+#: The name of the file in a version's folder.
+ARTEFACT = "model.onnx"
+LIBRARY = "onnxruntime"
+#: Operators whose answer to a row is the same whatever is beside it, since none multiplies
+#: matrices: only with these is it tried whether batches need not be filled up.
+_ROW_BY_ROW = frozenset(
+    {
+        "Add",
+        "ArgMax",
+        "ArrayFeatureExtractor",
+        "Cast",
+        "Concat",
+        "Div",
+        "Flatten",
+        "Identity",
+        "LabelEncoder",
+        "Mul",
+        "Normalizer",
+        "OneHotEncoder",
+        "Reshape",
+        "Scaler",
+        "StringNormalizer",
+        "Sub",
+        "TfIdfVectorizer",
+        "Tokenizer",
+        "TreeEnsemble",
+        "TreeEnsembleClassifier",
+        "TreeEnsembleRegressor",
+    }
+)
+#: What a session takes for each byte of its file, measured: up to 1 for networks, 6.2 for forests,
+#: whose nodes become objects.
+_GROWTH, _TREE_GROWTH = 2, 7
+
+_DTYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
+}
+#: What makes tensors of rows, by input name.
+Feeds = Callable[[arrays.Rows], dict[str, Any]]
+
+
+def load(manifest: Manifest, repository: Repository) -> OnnxModel:
+    """A version, its session made and warmed up with its example.
+
+    Raises:
+        ModelUnavailable: It does not open, or does not answer its own example.
+    """
+    raw = repository.read(manifest.ref, ARTEFACT, expected=manifest)
+    try:
+        return OnnxModel(raw, manifest.signature, manifest.rows, is_batchable=manifest.batchable)
+    except ConfigurationError as error:
+        raise ModelUnavailable(f"{manifest.ref}: {error.message}") from error
+    except Exception as error:
+        raise ModelUnavailable(
+            f"{manifest.ref}: does not answer its example: {described(error)}"
+        ) from error
+
+
+def open_session(raw: bytes) -> onnxruntime.InferenceSession:
+    """A session with one thread, on the processor.
+
+    Raises:
+        ConfigurationError: onnxruntime does not take the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # what is wrong is raised, too
+    # Read as ONNX whatever it may also look like: its own format would escape our inspection.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class
+        raise ConfigurationError(f"onnxruntime does not open it: {described(error)}") from error
+
+
+class OnnxModel:
+    """An ONNX graph that answers rows; see `models.runtimes.Loaded`.
+
+    Attributes:
+        signature: What it takes and gives.
+        size_bytes: What its session keeps in memory, worked out from the file's length.
+        alignment: How rows may be put together, as tried out.
+
+    Args:
+        raw: The file.
+        signature: What it takes and gives.
+        example: Rows to try it on.
+        is_batchable: What the manifest says; None while it is being published.
+
+    Raises:
+        ConfigurationError: It may not be opened, or does not fit the signature.
+        Exception: Whatever onnxruntime raises on the example.
+    """
+
+    def __init__(
+        self,
+        raw: bytes,
+        signature: Signature,
+        example: arrays.Rows,
+        *,
+        is_batchable: bool | None = None,
+    ) -> None:
+        inspected = onnx_file.inspect(raw)
+        self.signature = signature
+        has_trees = any(name.startswith("TreeEnsemble") for name in inspected.operators)
+        self.size_bytes = len(raw) * (_TREE_GROWTH if has_trees else _GROWTH)
+        self._session = open_session(raw)
+        self._names = output_names(self._session, signature)
+        self._feeds = feeds_of(self._session, signature)
+        self._is_single = _rows_at_once(self._session) == 1
+        self.alignment = self._aligned(example, is_batchable, inspected.operators)
+
+    def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
+        """The outputs by name; see `models.runtimes.Loaded.predict`."""
+        return self._answer(rows, self.alignment.group)
+
+    def _aligned(
+        self, example: arrays.Rows, is_batchable: bool | None, operators: set[str]
+    ) -> Alignment:
+        rows = self._tried(example)
+        if self._is_single:
+            return Alignment(1, is_exact=True, is_batchable=True)
+        return find_alignment(
+            self._answer,
+            rows,
+            fills=not operators <= _ROW_BY_ROW,
+            is_batchable=is_batchable,
+        )
+
+    def _tried(self, example: arrays.Rows) -> arrays.Rows:
+        """Rows to try it on: varied, or the bare example if it takes only that."""
+        self._answer(example, 1)
+        rows = varied(self.signature, example)
+        try:
+            self._answer(rows, 1)
+        except Exception:  # say, a number that stands for a category
+            return [example[step % len(example)] for step in range(len(rows))]
+        return rows
+
+    def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
+        count = len(rows)
+        missing = -count % group
+        filled = rows + rows[-1:] * missing if missing else rows
+        values = self._alone(filled) if self._is_single else self._run(filled)
+        answers = {}
+        for output, value in zip(self.signature.outputs, values, strict=True):
+            answers[output.name] = arrays.plain(
+                output, self._shaped(value, len(filled), output.name, output.shape), count
+            )
+        return answers
+
+    def _run(self, rows: arrays.Rows) -> list[Any]:
+        return [
+            probabilities_of(value) if isinstance(value, list) else value
+            for value in self._session.run(self._names, self._feeds(rows))
+        ]
+
+    def _alone(self, rows: arrays.Rows) -> list[Any]:
+        """Row by row, for a graph that was made for one row only."""
+        each = [self._run([row]) for row in rows]
+        return [np.concatenate(values) for values in zip(*each, strict=True)]
+
+    def _shaped(self, value: Any, count: int, name: str, shape: tuple[int, ...]) -> Any:
+        """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars."""
+        if len(value) != count:
+            raise PredictFailed(f"output {name!r} has {len(value)} answers for {count} rows")
+        return value if value.shape[1:] == shape else value.reshape(count, *shape)
+
+
+def output_names(session: onnxruntime.InferenceSession, signature: Signature) -> list[str]:
+    """The graph's outputs in the order of the signature's: those of its names, else by place.
+
+    Raises:
+        ConfigurationError: There are too few.
+    """
+    known = [output.name for output in session.get_outputs()]
+    if set(signature.output_names) <= set(known):
+        return list(signature.output_names)
+    if len(known) < len(signature.outputs):
+        raise ConfigurationError(
+            f"ONNX: has the outputs {', '.join(known)}, the signature has "
+            f"{', '.join(signature.output_names)}"
+        )
+    return known[: len(signature.outputs)]
+
+
+def feeds_of(session: onnxruntime.InferenceSession, signature: Signature) -> Feeds:
+    """What makes tensors of rows: one of all columns, or one for each column, in their order.
+
+    Raises:
+        ConfigurationError: The graph's inputs are neither, or of a type that no column has.
+    """
+    inputs = session.get_inputs()
+    for known in inputs:
+        if known.type not in _DTYPES:
+            raise ConfigurationError(f"ONNX: input {known.name!r} is of type {known.type}")
+    if len(inputs) == 1:
+        return _one_feed(inputs[0])
+    if len(inputs) != len(signature.inputs):
+        raise ConfigurationError(
+            f"ONNX: has {len(inputs)} inputs, the signature has {len(signature.inputs)}"
+        )
+    return _many_feeds(inputs)
+
+
+def probabilities_of(maps: Sequence[Mapping[Any, float]]) -> Any:
+    """``(rows, classes)`` of the list of mappings that skl2onnx gives unless told otherwise."""
+    keys = list(maps[0]) if maps else []
+    return np.array([[row[key] for key in keys] for row in maps], dtype=np.float32)
+
+
+def _one_feed(known: Any) -> Feeds:
+    name, dtype, is_flat = known.name, _DTYPES[known.type], len(known.shape) == 1
+
+    def feed(rows: arrays.Rows) -> dict[str, Any]:
+        values = np.array(rows, dtype=dtype)
+        return {name: values[:, 0] if is_flat else values}
+
+    return feed
+
+
+def _many_feeds(inputs: Sequence[Any]) -> Feeds:
+    known = [(each.name, _DTYPES[each.type], len(each.shape) == 1) for each in inputs]
+
+    def feed(rows: arrays.Rows) -> dict[str, Any]:
+        columns = zip(*rows, strict=True)
+        return {
+            name: np.array(cells, dtype=dtype).reshape(-1 if is_flat else (-1, 1))
+            for (name, dtype, is_flat), cells in zip(known, columns, strict=True)
+        }
+
+    return feed
+
+
+def _rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
+    """How many rows the graph takes; None for any number.
+
+    Raises:
+        ConfigurationError: Some other number than one, or inputs that are no table.
+    """
+    counts = set()
+    for known in session.get_inputs():
+        if not 1 <= len(known.shape) <= 2:
+            raise ConfigurationError(
+                f"ONNX: input {known.name!r} has the shape {known.shape}; what can be served takes "
+                "rows of plain values"
+            )
+        counts.add(known.shape[0] if isinstance(known.shape[0], int) else None)
+    if counts == {1} or counts == {None}:
+        return counts.pop()
+    raise ConfigurationError("ONNX: takes a fixed number of rows at once; make the first axis free")

@@ -1,0 +1,284 @@
+"""Versions in a folder, local or shared: ``{root}/{model}/{version}/`` with all files of one.
+
+A version is staged in a hidden folder of the same file system, checked, flushed to disk and
+renamed; it goes the same way back. Files are read through descriptors that follow no link, so that
+nothing can be swapped between the check and the use.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
+from models.stores import Leftover, NotThere, Source, Unreadable, pour
+from producer.contract import ModelRef, is_name
+from producer.errors import InvalidManifest
+
+#: Holds versions that are being written; no model's name starts with a dot.
+STAGING = ".staging"
+#: A staging folder that is older than this was left by a publisher that died.
+STAGING_TTL_S = 86_400
+
+#: O_NONBLOCK: a pipe put in a file's place must not hang the reader.
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OPEN_FOLDER = _OPEN_ROOT | os.O_NOFOLLOW
+#: What rename says if the target is there: a folder that is not empty.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+class FolderStore:
+    """The versions under one folder; see `models.stores.Store`.
+
+    Args:
+        root: The folder; made when something is published.
+        now: The time in seconds since the epoch, to tell old staging folders.
+    """
+
+    def __init__(self, root: Path, now: Callable[[], float] = time.time) -> None:
+        self.root = Path(root)
+        self._now = now
+
+    @property
+    def location(self) -> str:
+        """The folder's absolute path."""
+        return str(self.root.absolute())
+
+    def refs(self, model: str | None = None) -> list[ModelRef]:
+        """The versions that have a manifest, in order."""
+        return [
+            ModelRef(name, version)
+            for name in ([model] if model is not None else _names(self.root))
+            for version in _names(self.root / name)
+            # os.path: what may not be looked into is no version, and must not hide the others
+            if os.path.isfile(self.root / name / version / MANIFEST)
+        ]
+
+    def holds(self, ref: ModelRef) -> bool:
+        """Whether anything lies in the version's place."""
+        return os.path.lexists(self.root / ref.model / ref.version)
+
+    def read(self, ref: ModelRef, file: File | None = None) -> bytes:
+        """The bytes of a file, but no more than one above what it should have."""
+        name, most = (MANIFEST, MOST_BYTES) if file is None else (file.name, file.size_bytes)
+        try:
+            folder = self._open(ref)
+        except FileNotFoundError:
+            raise NotThere from None
+        except OSError as error:
+            raise _unreadable("its folder", error) from None
+        try:
+            return _read(os.open(name, _OPEN_FILE, dir_fd=folder), most)
+        except OSError as error:
+            raise _unreadable(name, error) from None
+        finally:
+            os.close(folder)
+
+    def put(self, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
+        """Whether the version was written; not, if another was there first."""
+        self._sweep()
+        with self._staged() as folder:
+            for place, file in enumerate(manifest.files):
+                with _created(folder / file.name) as write:
+                    pour(sources[file.name], file, place, write)
+            with _created(folder / MANIFEST) as write:
+                write(manifest.to_json())
+            _flush_folder(folder)
+            return self._move(folder, manifest.ref)
+
+    def delete(self, ref: ModelRef) -> int:
+        """Take a version away, at one instant for whoever looks; the bytes that were freed."""
+        try:
+            grave = self._new_name()
+            model = _open_below(self.root, ref.model)
+        except FileNotFoundError:
+            raise NotThere from None
+        try:
+            os.rename(ref.version, grave, src_dir_fd=model)
+        except FileNotFoundError:
+            raise NotThere from None
+        finally:
+            os.close(model)
+        with suppress(OSError):  # other versions are there
+            os.rmdir(self.root / ref.model)
+        _flush_folder(self.root)
+        freed = _size_bytes(grave)
+        _remove(grave)
+        return freed
+
+    def leftovers(self, before: float) -> list[Leftover]:
+        """What publishers that died have left, and files that no manifest names.
+
+        A folder without a manifest is none: no publisher leaves one, so it is somebody else's.
+        """
+        return [*self._staged_before(before), *self._unnamed(before)]
+
+    def remove(self, leftover: Leftover) -> None:
+        """Take a leftover away; nothing if it is gone already."""
+        _remove(self.root / leftover.place)
+
+    def _staged_before(self, before: float) -> Iterator[Leftover]:
+        staging = self.root / STAGING
+        if os.path.islink(staging):  # what it leads to is not ours
+            return
+        for name in os.listdir(staging) if staging.is_dir() else ():
+            try:
+                is_old = (staging / name).lstat().st_mtime < before
+            except FileNotFoundError:  # its publisher has just finished
+                continue
+            if is_old:
+                size_bytes = _size_bytes(staging / name)
+                yield Leftover(f"{STAGING}/{name}", size_bytes, "a publish that failed")
+
+    def _unnamed(self, before: float) -> Iterator[Leftover]:
+        for ref in self.refs():
+            try:
+                manifest = Manifest.parse(self.read(ref))
+            except (NotThere, Unreadable, InvalidManifest):  # then nobody knows what it names
+                continue
+            named = {MANIFEST, *(file.name for file in manifest.files)}
+            folder = self.root / ref.model / ref.version
+            for name in sorted(set(os.listdir(folder)) - named):
+                found = (folder / name).lstat()
+                if found.st_mtime < before:
+                    place = f"{ref.model}/{ref.version}/{name}"
+                    yield Leftover(place, _size_bytes(folder / name), "no manifest names it")
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = self._new_name()
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # gone already where it became the version
+
+    def _new_name(self) -> Path:
+        """A place among what is being written."""
+        staging = self.root / STAGING
+        staging.mkdir(exist_ok=True)
+        if staging.is_symlink():  # what it leads to is not ours
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(staging))
+        return staging / uuid.uuid4().hex
+
+    def _move(self, folder: Path, ref: ModelRef) -> bool:
+        home = self.root / ref.model
+        for attempt in range(5):
+            home.mkdir(exist_ok=True)
+            try:
+                os.rename(folder, home / ref.version)
+                break
+            except FileNotFoundError:  # the model's last version was deleted in between
+                if attempt == 4:
+                    raise
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    return False
+                raise
+        _flush_folder(home)
+        _flush_folder(self.root)
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what publishers that died have left."""
+        for leftover in self._staged_before(self._now() - STAGING_TTL_S):
+            with suppress(OSError):
+                self.remove(leftover)
+
+    def _open(self, ref: ModelRef) -> int:
+        """A descriptor of the version's folder; below the root no link is followed."""
+        return _open_below(self.root, ref.model, ref.version)
+
+
+def read_file(folder: Path, name: str, most: int) -> bytes:
+    """The bytes of a file in a folder, but no more than one above ``most``; no link is followed.
+
+    Raises:
+        OSError: It is not there, no regular file, or cannot be read.
+    """
+    descriptor = os.open(folder, _OPEN_ROOT)
+    try:
+        return _read(os.open(name, _OPEN_FILE, dir_fd=descriptor), most)
+    finally:
+        os.close(descriptor)
+
+
+def _open_below(root: Path, *names: str) -> int:
+    folder = os.open(root, _OPEN_ROOT)
+    for name in names:
+        try:
+            inner = os.open(name, _OPEN_FOLDER, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def _names(folder: Path) -> list[str]:
+    """The entries that may name a model or a version, in order; hidden ones may not."""
+    try:
+        return sorted(name for name in os.listdir(folder) if is_name(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no regular file")
+        return stream.read(min(found.st_size, most) + 1)
+
+
+def _unreadable(what: str, error: OSError) -> Unreadable:
+    reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or error
+    return Unreadable(f"{what} cannot be read: {reason}")
+
+
+@contextmanager
+def _created(target: Path) -> Iterator[Callable[[bytes], object]]:
+    """What writes a new file, which is on disk when the context ends."""
+    with open(target, "xb") as stream:
+        yield stream.write
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the entries of a folder last through a power cut."""
+    descriptor = os.open(folder, _OPEN_ROOT)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; links are not followed."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size
+        return sum(_size_bytes(path / name) for name in os.listdir(path))
+    except OSError:
+        return 0
+
+
+def _remove(path: Path) -> None:
+    """A file, a link or a folder; a link's target stays."""
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,340 @@
+"""Versions in an object store: S3 and what speaks like it, Google's, Azure's, through obstore.
+
+    {prefix}/{model}/{version}/manifest.json
+    {prefix}/{model}/{version}/{sha256}/{file name}
+
+A store has no rename, so files lie under their digest: publishers of other bytes never touch each
+other's. The manifest comes last, and only if there is none, which the store decides; it goes first.
+So a version is there whole or not at all. A file that is not under its digest is looked for beside
+the manifest, where a folder's copy has it.
+
+Endpoint, region and credentials come from the variables of the store's kind (``AWS_*``,
+``GOOGLE_*``, ``AZURE_*``). What a store says goes into no message but for its status and code: the
+text may quote the request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore as Client
+from obstore.store import from_url
+
+from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
+from models.stores import Away, Leftover, NotThere, Source, Unreadable, pour
+from producer.contract import ModelRef, is_name
+from producer.errors import ConfigurationError, InvalidManifest, Unavailable
+
+#: How long nothing may come of a read, in seconds: a worker that loads holds its jobs up.
+_READ_S = 5
+#: The same of a write, whose answer comes when all of a part is there.
+_WRITE_S = 60
+#: Jobs of a version wait for a store that is gone about this long, in seconds.
+_RETRY_S = 1.5
+#: What a read takes at a time.
+_CHUNK = 8 * 2**20
+
+#: Whether http:// will do, by the store's kind, as obstore names it for its own settings.
+_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_KIND = re.compile(r"kind: (Connect|Timeout|Request|Decode)\b")
+_KINDS = {
+    "Connect": "no connection",
+    "Timeout": "no answer in time",
+    "Request": "the connection broke",
+    "Decode": "the connection broke",
+}
+
+
+class ObjectStore:
+    """The versions under one URL; see `models.stores.Store`.
+
+    Args:
+        reader: What speaks to the store, below the URL's prefix.
+        location: The URL, as messages show it.
+        writer: The same with time for writes.
+    """
+
+    def __init__(self, reader: Client, location: str, writer: Client | None = None) -> None:
+        self._reader = reader
+        self._writer = writer or reader
+        self._location = location
+
+    @classmethod
+    def at(cls, url: str) -> ObjectStore:
+        """The store at ``url``; nothing is read yet.
+
+        Raises:
+            ConfigurationError: The URL, or a variable of its kind, cannot be used.
+        """
+        url = url.rstrip("/")
+        try:
+            return cls(_client(url, _READ_S), url, _client(url, _WRITE_S))
+        except (BaseError, ValueError) as error:
+            what = " ".join(str(error).partition("\n")[0].split())
+            raise ConfigurationError(f"{url} cannot be used: {_masked(what)}") from None
+
+    @property
+    def location(self) -> str:
+        """The URL."""
+        return self._location
+
+    def refs(self, model: str | None = None) -> list[ModelRef]:
+        """The versions that have a manifest, in order."""
+        found = []
+        for entry in self._entries(model):
+            parts = entry["path"].split("/")
+            if len(parts) == 3 and parts[2] == MANIFEST and all(map(is_name, parts[:2])):
+                found.append(ModelRef(*parts[:2]))
+        return sorted(found, key=lambda ref: (ref.model, ref.version))
+
+    def holds(self, ref: ModelRef) -> bool:
+        """Whether the version has a manifest."""
+        with self._answering():
+            try:
+                obstore.head(self._reader, _key(ref, MANIFEST))
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return False
+        return True
+
+    def read(self, ref: ModelRef, file: File | None = None) -> bytes:
+        """The bytes of a file, but no more than one above what it should have."""
+        try:
+            if file is None:
+                return self._read(_key(ref, MANIFEST), MOST_BYTES)
+            try:
+                return self._read(_key(ref, file.sha256, file.name), file.size_bytes)
+            except FileNotFoundError:
+                return self._read(_key(ref, file.name), file.size_bytes)
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise Away(f"{self._location} cannot be read: there is no such bucket") from None
+            if file is None:
+                raise NotThere from None
+            what = f"{file.name} cannot be read: {self._location} has no such object"
+            raise Unreadable(what) from None
+        except BaseError as error:
+            what = file.name if file is not None else MANIFEST
+            reason, is_away = _reason(error)
+            kind = Away if is_away else Unreadable
+            raise kind(f"{what} cannot be read: {self._location}: {reason}") from None
+
+    def put(self, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
+        """Whether the version was written; not, if another was there first."""
+        ref = manifest.ref
+        contents = [
+            (_key(ref, file.sha256, file.name), _content(sources[file.name], file, place))
+            for place, file in enumerate(manifest.files)
+        ]
+        written: list[str] = []
+        try:
+            with self._answering():
+                for key, content in contents:
+                    written.append(key)
+                    obstore.put(self._writer, key, content)
+                manifest_key = _key(ref, MANIFEST)
+                obstore.put(
+                    self._writer,
+                    manifest_key,
+                    manifest.to_json(),
+                    mode="create",
+                    use_multipart=False,
+                )
+        except AlreadyExistsError:
+            return self._is_ours(manifest, written)
+        except Exception:
+            self._withdraw(ref, written)
+            raise
+        return True
+
+    def delete(self, ref: ModelRef) -> int:
+        """Take a version away, at one instant for whoever looks; the bytes that were freed."""
+        if not self.holds(ref):
+            raise NotThere
+        prefix = f"{ref.model}/{ref.version}"
+        with self._answering():
+            obstore.delete(self._writer, _key(ref, MANIFEST))
+        entries = [entry for entry in self._entries(prefix) if _is_ours(entry["path"])]
+        if entries:
+            with self._answering():
+                obstore.delete(self._writer, [entry["path"] for entry in entries])
+        return sum(entry["size"] for entry in entries)
+
+    def leftovers(self, before: float) -> list[Leftover]:
+        """Files under their digest that no manifest names; what has other keys is not ours."""
+        entries = list(self._entries())
+        named = {key for ref in self._refs_of(entries) for key in self._named_by(ref)}
+        return [
+            Leftover(entry["path"], entry["size"], "a publish or a deletion that failed")
+            for entry in entries
+            if _is_ours(entry["path"])
+            and not entry["path"].endswith(f"/{MANIFEST}")
+            and entry["path"] not in named
+            and "/".join(entry["path"].split("/")[:2]) not in named
+            and entry["last_modified"].timestamp() < before
+        ]
+
+    def remove(self, leftover: Leftover) -> None:
+        """Take a leftover away; nothing if it is gone already."""
+        with self._answering():
+            obstore.delete(self._writer, leftover.place)
+
+    def _named_by(self, ref: ModelRef) -> list[str]:
+        """The keys that a version's manifest names; where it cannot be read, the whole version."""
+        try:
+            manifest = Manifest.parse(self.read(ref))
+        except (NotThere, Unreadable, InvalidManifest):
+            return [f"{ref.model}/{ref.version}"]
+        return [_key(ref, file.sha256, file.name) for file in manifest.files]
+
+    @staticmethod
+    def _refs_of(entries: Sequence[Any]) -> list[ModelRef]:
+        parts = [entry["path"].split("/") for entry in entries]
+        return [ModelRef(p[0], p[1]) for p in parts if _is_ours("/".join(p)) and len(p) == 3]
+
+    def _read(self, key: str, most: int) -> bytes:
+        content = bytearray()
+        for chunk in obstore.get(self._reader, key).stream(_CHUNK):
+            content += chunk
+            if len(content) > most:
+                break
+        return bytes(content[: most + 1])
+
+    def _is_ours(self, manifest: Manifest, written: Sequence[str]) -> bool:
+        """Whether the manifest that is there is the one that we wrote: an answer may be lost.
+
+        If it is another's, what we wrote for it is taken away again.
+        """
+        try:
+            there = self.read(manifest.ref)
+        except (NotThere, Unreadable):
+            return False
+        if there == manifest.to_json():
+            return True
+        self._withdraw(manifest.ref, written)
+        return False
+
+    def _withdraw(self, ref: ModelRef, written: Sequence[str]) -> None:
+        """Take away what a publish that failed has written, but nothing that a manifest names."""
+        with suppress(Unavailable, BaseError, FileNotFoundError):  # `gc` finds it
+            named = {*self._named_by(ref)} if self.holds(ref) else set()
+            surplus = [key for key in written if key not in named]
+            if surplus and f"{ref.model}/{ref.version}" not in named:
+                obstore.delete(self._writer, surplus)
+
+    def _entries(self, prefix: str | None = None) -> Iterator[Any]:
+        with self._answering():
+            for page in obstore.list(self._reader, prefix):
+                yield from page
+
+    def _check_bucket(self, error: FileNotFoundError) -> None:
+        if "NoSuchBucket" in str(error):
+            raise Unavailable(f"the store {self._location}: there is no such bucket") from None
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turns what obstore raises into `Unavailable`, but for what the caller asks about."""
+        try:
+            yield
+        except AlreadyExistsError:
+            raise
+        except BaseError as error:
+            self._raise(error)
+        except FileNotFoundError as error:
+            self._check_bucket(error)
+            raise
+
+    def _raise(self, error: BaseError) -> NoReturn:
+        raise Unavailable(f"the store {self._location}: {_reason(error)[0]}") from None
+
+
+def _client(url: str, silence_s: float) -> Client:
+    is_http_allowed = os.environ.get(_ALLOW_HTTP[url.partition(":")[0]], "").lower()
+    return from_url(
+        url,
+        client_options={
+            "allow_http": is_http_allowed in ("true", "1", "yes"),
+            "connect_timeout": timedelta(seconds=1),
+            "read_timeout": timedelta(seconds=silence_s),
+            "timeout": timedelta(hours=1),
+        },
+        retry_config={
+            "max_retries": 4,
+            "retry_timeout": timedelta(seconds=_RETRY_S),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=50),
+                "max_backoff": timedelta(milliseconds=500),
+                "base": 2,
+            },
+        },
+    )
+
+
+def _key(ref: ModelRef, *names: str) -> str:
+    return "/".join((ref.model, ref.version, *names))
+
+
+def _is_ours(key: str) -> bool:
+    """Whether a key has the form of those that are written here."""
+    parts = key.split("/")
+    if len(parts) == 3:
+        return is_name(parts[0]) and is_name(parts[1]) and parts[2] == MANIFEST
+    return (
+        len(parts) == 4
+        and is_name(parts[0])
+        and is_name(parts[1])
+        and _SHA256.fullmatch(parts[2]) is not None
+    )
+
+
+def _content(source: Source, file: File, place: int) -> bytes:
+    """The whole source, checked: what was checked is what is put."""
+    parts: list[bytes] = []
+    pour(source, file, place, parts.append)
+    return b"".join(parts)
+
+
+def _reason(error: BaseError) -> tuple[str, bool]:
+    """Why a store did not do it, in our words; and whether that may be otherwise in a moment."""
+    text = str(error)
+    code = _CODE.search(text)
+    status = _STATUS.search(text)
+    said = " ".join(found[1] for found in (status, code) if found)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or said[:3] in (
+        "401",
+        "403",
+    ):
+        return f"access is denied ({said or 'no credentials'})", False
+    if "BadScheme" in text:
+        names = ", ".join(_ALLOW_HTTP.values())
+        return f"its endpoint is http://, which one of {names} must allow by `true`", False
+    if said:
+        reason = "there is no such bucket" if "NoSuchBucket" in text else f"it answers {said}"
+        return reason, not said.startswith("4") or said.startswith("429")
+    if found := _KIND.search(text):
+        return f"it does not answer: {_KINDS[found[1]]}", True
+    return f"it does not answer ({type(error).__name__})", True
+
+
+def _masked(text: str) -> str:
+    """``text`` without the values of variables that hold secrets."""
+    for name, value in os.environ.items():
+        if len(value) > 3 and re.search("SECRET|KEY|TOKEN|PASSWORD|SIGNATURE|CREDENTIAL", name):
+            text = text.replace(value, "***")
+    return text[:300]

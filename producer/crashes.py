@@ -1,0 +1,79 @@
+"""Versions that kill their workers: who they are, and which are held back for a while.
+
+Pools note each death in one hash (``worker/scripts/crashed.lua``); workers leave the queues alone
+that are held back, so that their other versions are served; the doctor and ``/metrics`` show them.
+What cannot be read, whoever wrote it, is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from producer import keys, wire
+from producer.errors import InvalidJson
+
+#: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.
+LOOP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Crashes:
+    """The deaths of workers over one version, the last ones in a row.
+
+    Attributes:
+        queue: The version's queue.
+        row: How many died since the version was last predicted with success.
+        status: The exit status of the last, negative for a signal.
+        held_s: For how long from now nobody takes a batch of it; 0.0 if it is not held back.
+    """
+
+    queue: str
+    row: int
+    status: int
+    held_s: float
+
+
+def read_crashes(redis: Redis) -> tuple[Crashes, ...]:
+    """What is known of versions that killed workers in the last hour, in order of their queues.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    pipe.hgetall(keys.CRASHES)
+    now, known = pipe.execute(raise_on_error=False)
+    for reply in (now, known):
+        if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+            raise reply
+    if not isinstance(known, dict):  # somebody's own under a name of ours
+        return ()
+    now_ms = now[0] * 1000 + now[1] / 1000
+    found = [_read(queue.decode("utf-8", "replace"), raw, now_ms) for queue, raw in known.items()]
+    return tuple(sorted(filter(None, found), key=lambda crashes: crashes.queue))
+
+
+def held_back(redis: Redis) -> frozenset[str]:
+    """The queues from which nobody is to take a batch now.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    return frozenset(crashes.queue for crashes in read_crashes(redis) if crashes.held_s > 0)
+
+
+def _read(queue: str, raw: bytes, now_ms: float) -> Crashes | None:
+    try:
+        match wire.loads(raw):
+            case {"row": int(row), "at_ms": int(at_ms), "until_ms": int(until_ms), **rest}:
+                if now_ms - at_ms > keys.CRASHES_TTL_S * 1000:
+                    return None
+                status = rest.get("status")
+                held_s = max(0.0, (until_ms - now_ms) / 1000)
+                return Crashes(queue, row, status if isinstance(status, int) else 0, held_s)
+    except InvalidJson:
+        pass
+    return None

@@ -1,0 +1,140 @@
+"""The end of a version: retired, drained, deleted, and the way back.
+
+    published --retire--> retired --its last job has ended--> drained
+        ^                    |                                   |
+        +------restore-------+-----------------------------------+
+        |
+    published, retired or drained --delete--> deleted
+
+A retired version gets no job that is submitted, and runs those that it has; what anybody pushes
+onto the queue of a drained or deleted one fails with ``version_gone``. Each step is one script, so
+that no submission falls in between. Workers see a step within a second (`worker.board`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from producer import keys
+from producer.contract import ModelRef, Signature
+from producer.errors import UnknownModel, UnknownVersion, VersionInUse
+from producer.scripting import Script
+
+State = Literal["retired", "drained", "deleted", "revived"]
+STATES: tuple[State, ...] = ("retired", "drained", "deleted", "revived")
+
+_RETIRE = Script("producer", "retire")
+_DELETE = Script("producer", "delete")
+_DRAIN = Script("producer", "drain")
+
+#: How a reason that the scripts give is told, and what is to be done about it.
+_REASONS = {
+    "active": "it is the active version",
+    "weights": "the weights name it",
+    "route": "the route in force is the last good one, which sends traffic to it",
+    "alias": "the alias {} stands for it",
+    "queued": "{} jobs wait for it",
+    "running": "{} of its jobs are running",
+    "front door": "{} jobs wait at the door of its model, whose last version it is",
+}
+
+
+def retire(redis: Redis, ref: ModelRef, *, force: bool = False) -> bool:
+    """Let a version get no more jobs; those that it has are run.
+
+    Args:
+        redis: Where the catalogue is.
+        ref: The version.
+        force: Whether to take it out of its model's route and aliases first.
+
+    Returns:
+        Whether it was in service before.
+
+    Raises:
+        UnknownModel: No version of the model is published.
+        UnknownVersion: This one is not.
+        VersionInUse: Traffic may reach it; nothing was changed.
+    """
+    return _done(ref, _RETIRE(redis, [ref.model, ref.version, "force" if force else "retire", ""]))
+
+
+def restore(redis: Redis, ref: ModelRef, signature: Signature) -> bool:
+    """Put a retired version back into service.
+
+    Returns:
+        Whether it was out of service before.
+
+    Raises:
+        UnknownModel: No version of the model is published.
+        UnknownVersion: This one is not.
+    """
+    return _done(ref, _RETIRE(redis, [ref.model, ref.version, "restore", signature.id]))
+
+
+def delete(redis: Redis, ref: ModelRef, *, force: bool = False) -> None:
+    """Take a version out of the catalogue.
+
+    Args:
+        redis: Where the catalogue is.
+        ref: The version.
+        force: Whether to take it out of its model's route and aliases first, and to let jobs that
+            wait for it fail with ``version_gone``.
+
+    Raises:
+        UnknownModel: No version of the model is published.
+        UnknownVersion: This one is not.
+        VersionInUse: Traffic may reach it, or jobs wait or run; nothing was changed.
+    """
+    _done(ref, _DELETE(redis, [ref.model, ref.version, "force" if force else ""]))
+
+
+def drain(redis: Redis, queues: Sequence[str]) -> None:
+    """Note of retired versions, by their queues, that their last job has ended, where it has."""
+    _DRAIN(redis, list(queues))
+
+
+def read_states(redis: Redis) -> dict[str, tuple[State, str]]:
+    """The versions that were taken out of service: queue to state and moment.
+
+    What is no state is left out, and so is everything where somebody has put another thing in the
+    key's place.
+    """
+    try:
+        return parse_states(redis.hgetall(keys.RETIRED))
+    except ResponseError:
+        return {}
+
+
+def parse_states(raw: Any) -> dict[str, tuple[State, str]]:
+    """What `read_states` gives, from the reply of an HGETALL."""
+    found: dict[str, tuple[State, str]] = {}
+    for queue, said in raw.items() if isinstance(raw, dict) else ():
+        state, _, since = said.decode("utf-8", "replace").partition(" ")
+        name = queue.decode("utf-8", "replace")
+        parsed = keys.parse_queue(name)
+        if state in STATES and parsed is not None and parsed[1] is not None:
+            found[name] = (state, since)
+    return found
+
+
+def _done(ref: ModelRef, reply: list[bytes]) -> bool:
+    match reply[0]:
+        case b"ok" | b"same":
+            return reply[0] == b"ok"
+        case b"in_use":
+            reasons = [_reason(raw.decode("utf-8", "replace")) for raw in reply[1:]]
+            raise VersionInUse(f"{ref} is in use: {'; '.join(reasons)}")
+        case b"unknown_version":
+            raise UnknownVersion(f"model {ref.model!r} has no version {ref.version!r}")
+    raise UnknownModel(f"no version of model {ref.model!r} is published")
+
+
+def _reason(said: str) -> str:
+    for word, text in _REASONS.items():
+        if said.startswith(word):
+            return text.format(said.removeprefix(word).strip())
+    return said

@@ -1,0 +1,185 @@
+"""Workers that are forked are like spawned ones in all but how they come to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from redis import Redis
+
+from models.publish import publish
+from models.repository import Repository
+from producer import keys
+from producer.client import Client
+from tests import estimators
+from tests.pools import RunningPool, running_pool
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def store(tmp_path: Path, redis: Redis) -> Path:
+    store = tmp_path / "store"
+    for version, estimator in (
+        ("v1", estimators.Echo()),
+        ("random", estimators.Random()),
+        ("leaves", estimators.LeavesAnOrphan()),
+    ):
+        fitted = estimator.fit([[1.0]])
+        publish(Repository(store), redis, fitted, "echo", version, [[1.0], [2.0]])
+    redis.set(keys.key("active", "echo"), "v1")
+    return store
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningPool]]:
+    contexts = []
+
+    def start(**settings: Any) -> RunningPool:
+        context = running_pool(redis_url, store, tmp_path, **settings)
+        contexts.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+def fork_server(pool: RunningPool, redis: Redis) -> psutil.Process | None:
+    """The pool's child that is no worker, once it runs as the fork server."""
+    workers = pool.workers(redis).values()
+    for child in psutil.Process(pool.process.pid).children():
+        with suppress(psutil.Error):
+            if (
+                child.pid not in workers
+                and "-I" not in child.cmdline()[:2]
+                and is_forked(child.pid)
+            ):
+                return child
+    return None
+
+
+def is_forked(pid: int) -> bool:
+    return "worker.forkserver" in psutil.Process(pid).cmdline()
+
+
+def is_gone(pool: RunningPool, redis: Redis, pid: int) -> bool:
+    return pid not in pool.workers(redis).values()
+
+
+def a_worker(pool: RunningPool, redis: Redis) -> int:
+    pool.wait_for_workers(redis)
+    return next(iter(pool.workers(redis).values()))
+
+
+def test_a_worker_is_forked_and_is_the_pools_child_in_a_group_of_its_own(redis, start, client):
+    pool = start()
+    pid = a_worker(pool, redis)
+    assert is_forked(pid)
+    assert psutil.Process(pid).ppid() == pool.process.pid
+    assert os.getpgid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+
+
+def test_the_fork_server_holds_no_model_no_connection_and_one_thread(redis, start, client):
+    pool = start()
+    client.submit("echo", instances=[[3.0]]).wait(20)
+    server = fork_server(pool, redis)
+    assert server is not None
+    assert server.num_threads() == 1
+    assert not server.net_connections("tcp")
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
+    assert "sklearn" in maps
+
+
+def test_forked_workers_draw_numbers_of_their_own(redis, start, client):
+    """Model code that asks NumPy's own generator gets the same in no two workers."""
+    pool = start(pool_min=3, pool_max=3, batch_jobs=1)
+    pool.wait_for_workers(redis, 3)
+    drawn = []
+    for pid in pool.workers(redis).values():
+        assert is_forked(pid)
+        drawn.append(client.submit("echo", instances=[[1.0]], version="random").wait(20))
+        os.kill(pid, signal.SIGKILL)
+        wait_until(partial(is_gone, pool, redis, pid), 20)
+    assert len({tuple(job["predictions"]) for job in drawn}) == 3
+
+
+def test_a_worker_is_started_all_the_same_while_the_fork_server_hangs(redis, start, client):
+    pool = start()
+    a_worker(pool, redis)
+    server = fork_server(pool, redis)
+    assert server is not None
+    server.suspend()
+    (pid,) = pool.workers(redis).values()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pool.workers(redis) and pid not in pool.workers(redis).values(), 20)
+    assert not is_forked(a_worker(pool, redis))
+    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+    assert "without the fork server" in pool.log.read_text()
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_fork_server_takes_no_worker_along_and_another_takes_its_place(
+    redis, start, client
+):
+    pool = start()
+    pid = a_worker(pool, redis)
+    server = fork_server(pool, redis)
+    assert server is not None
+    server.kill()
+    wait_until(lambda: fork_server(pool, redis) not in (None, server), 20, "another fork server")
+    assert pid in pool.workers(redis).values()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pool.workers(redis) and pid not in pool.workers(redis).values(), 20)
+    assert is_forked(a_worker(pool, redis))
+    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+
+
+def test_threads_that_come_with_the_libraries_make_the_pool_spawn(redis, start, client):
+    """OpenBLAS starts as many as the operator asks for, and none of them would be in a fork."""
+    environ = {"OPENBLAS_NUM_THREADS": "3", "OMP_NUM_THREADS": "3"}
+    pool = start(environ=environ)
+    assert not is_forked(a_worker(pool, redis))
+    assert "threads; for good" in pool.log.read_text()
+
+
+def test_without_a_fork_server_workers_are_spawned(redis, start, client):
+    pool = start(fork_server=False)
+    pid = a_worker(pool, redis)
+    assert not is_forked(pid)
+    assert [child.pid for child in psutil.Process(pool.process.pid).children()] == [pid]
+
+
+def test_what_a_worker_leaves_behind_is_collected_by_the_pool(redis, start, client):
+    pool = start()
+    a_worker(pool, redis)
+    job = client.submit("echo", instances=[[1.0]], version="leaves").wait(20)
+    left = psutil.Process(int(job["predictions"][0]))
+    wait_until(lambda: left.ppid() == pool.process.pid, 20, "it is the pool's")
+    left.kill()
+    wait_until(lambda: not left.is_running(), 20, "no zombie stays")
+
+
+def test_a_killed_pool_takes_its_fork_server_and_its_workers_along(redis, start):
+    pool = start(pool_min=2, pool_max=2)
+    pool.wait_for_workers(redis, 2)
+    family = psutil.Process(pool.process.pid).children(recursive=True)
+    pool.kill()
+    gone, alive = psutil.wait_procs(family, 10)
+    assert not alive
+    assert len(gone) >= 3

@@ -1,0 +1,323 @@
+"""Batches that are taken ahead: what Redis holds meanwhile, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.suspension import resume, suspend
+
+from producer import keys, wire
+from producer.client import Client
+from producer.contract import JobStatus
+from producer.settings import Settings
+from tests.versions import register
+from tests.waiting import wait_until
+from worker.lease import Batch, Ended, Ending, Lease, reap, sweep
+from worker.relay import Relay
+
+QUEUE = "echo@v1"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.load({}, lease_s=0.5, batch_jobs=8, attempts=3)
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str, settings: Settings):
+    register(redis)
+    client = Client(redis_url, settings=settings)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def lease(redis: Redis, settings: Settings) -> Lease:
+    return Lease(redis, "w1", settings)
+
+
+def submit(client: Client, count: int) -> list[str]:
+    return [client.submit("echo", instances=[[float(n)]]).id for n in range(count)]
+
+
+def echo(lease: Lease, batch: Batch) -> Ended:
+    return lease.ended(
+        batch,
+        [
+            Ending(job.id, {"predictions": [wire.loads(job.data)[3]["instances"][0][0]]}, 60)
+            for job in batch.jobs
+        ],
+    )
+
+
+def first(lease: Lease) -> Batch:
+    batch = lease.claim([QUEUE])
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def take_ahead(lease: Lease, holding: Batch) -> Batch | None:
+    line = lease.line()
+    token = lease.next_token()
+    lease.send(line, None, token, [QUEUE], holding.token)
+    _, batch = lease.receive(line, token)
+    line.close()
+    return batch
+
+
+def ids(batch: Batch | None) -> list[str]:
+    return [job.id for job in batch.jobs] if batch else []
+
+
+def waiting(redis: Redis) -> list[str]:
+    found: Any = redis.lrange(keys.key("queue", QUEUE), 0, -1)
+    return [raw.decode() for raw in found]
+
+
+def attempts(client: Client, job_ids: Sequence[str]) -> list[int]:
+    return [client.get(job_id).attempts for job_id in job_ids]
+
+
+def held(redis: Redis) -> dict[str, str]:
+    found: Any = redis.hgetall(keys.key("batch", "w1"))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+class Run:
+    """A relay over a lease, and what it did."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        on_batch: Callable[[int], object] = lambda number: None,
+        goes_ahead: bool = True,
+    ) -> None:
+        self.lease = lease
+        self.on_batch = on_batch
+        self.batches: list[Batch] = []
+        self.settled: list[tuple[str, int | None]] = []
+        self.is_leaving = False
+        self.relay = Relay(
+            lease,
+            self.serve,
+            lambda batch: [QUEUE] if goes_ahead and batch.has_more else (),
+            self.settle,
+            lambda: self.is_leaving,
+        )
+
+    def serve(self, batch: Batch) -> Ended:
+        self.batches.append(batch)
+        self.on_batch(len(self.batches))
+        return echo(self.lease, batch)
+
+    def settle(self, ended: Ended, written: int | None) -> None:
+        self.settled.append((ended.batch.token, written))
+        if written is None:
+            self.lease.write(ended)
+
+
+def all_ended_once(client: Client, redis: Redis, job_ids: Sequence[str]) -> bool:
+    jobs = [client.get(job_id) for job_id in job_ids]
+    return [job.result for job in jobs] == [
+        {"predictions": [float(n)]} for n in range(len(job_ids))
+    ] and all(redis.xlen(keys.key("results", job_id)) == 1 for job_id in job_ids)
+
+
+class TestRelay:
+    def test_serves_all_that_waits_in_order_and_ends_each_once(self, redis, client, lease):
+        job_ids = submit(client, 50)
+        run = Run(lease)
+        run.relay.run(first(lease))
+        assert [job_id for batch in run.batches for job_id in ids(batch)] == job_ids
+        assert run.settled == [(batch.token, len(batch.jobs)) for batch in run.batches]
+        assert all_ended_once(client, redis, job_ids)
+        assert not redis.exists(keys.LEASES, keys.key("batch", "w1"), keys.key("wip", QUEUE))
+
+    def test_holds_one_batch_beside_the_one_that_is_served(self, redis, client, lease):
+        submit(client, 50)
+        run = Run(lease)
+        seen: list[tuple[str, str]] = []
+
+        def look(number: int) -> None:
+            batch = run.batches[-1].token
+            wait_until(lambda: held(redis).get("token") == batch, 5)
+            wait_until(lambda: "next_token" in held(redis) or len(waiting(redis)) == 0, 5)
+            seen.append((held(redis)["token"], held(redis).get("next_token", "")))
+
+        run.on_batch = look
+        run.relay.run(first(lease))
+        tokens = [batch.token for batch in run.batches]
+        assert seen == list(zip(tokens, [*tokens[1:], ""], strict=True))
+
+    def test_results_are_written_while_the_next_batch_is_served(self, redis, client, lease):
+        job_ids = submit(client, 16)
+        run = Run(lease)
+
+        def look(number: int) -> None:
+            if number == 2:
+                wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 5)
+
+        run.on_batch = look
+        run.relay.run(first(lease))
+        assert len(run.batches) == 2
+
+    def test_a_lost_connection_loses_no_job_and_writes_none_twice(self, redis, client, lease):
+        job_ids = submit(client, 64)
+        run = Run(lease)
+
+        def cut(number: int) -> None:
+            if number in (2, 4):
+                redis.client_kill_filter(_type="normal", skipme=True)
+
+        run.on_batch = cut
+        while isinstance(batch := retried(lambda: lease.claim([QUEUE])), Batch):
+            run.relay.run(batch)
+        assert any(written is None for _, written in run.settled)
+        assert all_ended_once(client, redis, job_ids)
+        assert not redis.exists(keys.LEASES, keys.key("batch", "w1"))
+
+    def test_a_worker_that_leaves_serves_what_it_has_and_gives_the_rest_back_in_order(
+        self, redis, client, lease
+    ):
+        job_ids = submit(client, 40)
+        run = Run(lease)
+
+        def leave(number: int) -> None:
+            run.is_leaving = number == 2
+
+        run.on_batch = leave
+        run.relay.run(first(lease))
+        lease.release()
+        assert len(run.batches) == 2
+        assert waiting(redis) == job_ids[16:]
+        assert set(attempts(client, job_ids[16:])) == {0}
+        assert all_ended_once(client, redis, job_ids[:16])
+
+    def test_what_was_served_before_is_written_when_a_later_batch_cannot_be(
+        self, redis, client, lease, settings
+    ):
+        job_ids = submit(client, 24)
+        run = Run(lease)
+
+        def fail(number: int) -> None:
+            if number == 2:
+                raise RuntimeError("not the model's fault")
+
+        run.on_batch = fail
+        with pytest.raises(RuntimeError):
+            run.relay.run(first(lease))
+        reap(redis, "w1", "died", settings)
+        assert all_ended_once(client, redis, job_ids[:8])
+        crashes = [redis.hget(keys.key("job", job_id), "my_crashes") for job_id in job_ids[8:]]
+        assert crashes == [b"1"] * 8 + [b"0"] * 8, "what had not begun is no suspect"
+        assert waiting(redis) == job_ids[8:]
+
+    def test_takes_nothing_ahead_while_workers_are_suspended(self, redis, client, lease):
+        job_ids = submit(client, 24)
+        run = Run(lease, on_batch=lambda number: suspend(redis))
+        run.relay.run(first(lease))
+        resume(redis)
+        assert len(run.batches) == 2, "the second was taken before"
+        assert waiting(redis) == job_ids[16:]
+
+    def test_one_batch_at_a_time_where_nothing_is_to_be_taken_ahead(self, redis, client, lease):
+        job_ids = submit(client, 16)
+        run = Run(lease, goes_ahead=False)
+        run.relay.run(first(lease))
+        assert len(run.batches) == 1
+        assert waiting(redis) == job_ids[8:]
+
+
+class TestABatchAhead:
+    def test_becomes_the_batch_when_the_one_before_it_ends(self, redis, client, lease):
+        submit(client, 16)
+        batch = first(lease)
+        following = take_ahead(lease, batch)
+        assert following is not None
+        redis.hset(keys.key("batch", "w1"), "deadline_ms", 0)
+        lease.write(echo(lease, batch))
+        found = held(redis)
+        assert (found["token"], found["ids"]) == (following.token, " ".join(ids(following)))
+        now_s = redis.time()[0]
+        assert now_s < int(found["deadline_ms"]) / 1000 <= now_s + 61, "its time begins now"
+        assert not any(name.startswith("next") for name in found)
+        assert redis.hget(keys.key("worker", "w1"), "state") == b"busy"
+        assert redis.hget(keys.key("worker", "w1"), "current_job").decode() == ids(following)[0]
+
+    def test_is_given_back_at_no_cost_when_its_worker_dies(self, redis, client, lease, settings):
+        job_ids = submit(client, 20)
+        take_ahead(lease, first(lease))
+        reaped = reap(redis, "w1", "died", settings)
+        assert reaped is not None
+        assert reaped.given_back == 16
+        assert waiting(redis) == job_ids
+        assert attempts(client, job_ids) == [1] * 8 + [0] * 12
+
+    def test_goes_with_the_lease(self, redis, client, lease, settings):
+        job_ids = submit(client, 16)
+        take_ahead(lease, first(lease))
+        redis.zadd(keys.LEASES, {"w1": 1})
+        reaped = wait_until(lambda: sweep(redis, settings)[1], 5)
+        assert [one.given_back for one in reaped] == [16]
+        assert waiting(redis) == job_ids
+        assert not redis.exists(keys.LEASES, keys.key("batch", "w1"))
+
+    def test_is_kept_by_a_renewal_under_either_token(self, redis, client, lease):
+        submit(client, 16)
+        batch = first(lease)
+        following = take_ahead(lease, batch)
+        assert following is not None
+        assert lease.renew(batch.token)
+        assert lease.renew(following.token)
+
+    def test_whose_reply_was_lost_is_given_back_by_the_next(self, redis, client, lease):
+        job_ids = submit(client, 24)
+        batch = first(lease)
+        take_ahead(lease, batch)
+        again = take_ahead(lease, batch)
+        assert ids(again) == job_ids[8:16]
+        assert attempts(client, job_ids[:16]) == [1] * 16
+        assert waiting(redis) == job_ids[16:]
+
+    def test_is_not_taken_by_a_worker_that_holds_another_batch_by_now(self, redis, client, lease):
+        job_ids = submit(client, 24)
+        late = first(lease)
+        lease.write(echo(lease, late))
+        first(lease)
+        assert take_ahead(lease, late) is None
+        assert waiting(redis) == job_ids[16:]
+
+    def test_holds_no_crash_suspect(self, redis, client, lease, settings):
+        submit(client, 8)
+        suspects = first(lease)
+        reap(redis, "w1", "died", settings)
+        fresh = submit(client, 1)
+        alone = first(lease)
+        assert ids(alone) == ids(suspects)[:1]
+        assert take_ahead(lease, alone) is None
+        assert waiting(redis) == ids(suspects)[1:] + fresh
+
+    def test_stays_where_its_queue_was_overwritten_until_that_is_mended(
+        self, redis, client, lease, settings
+    ):
+        job_ids = submit(client, 16)
+        take_ahead(lease, first(lease))
+        redis.set(keys.key("queue", QUEUE), "not a list")
+        reap(redis, "w1", "died", settings)
+        assert redis.zscore(keys.LEASES, "w1") is not None
+        redis.delete(keys.key("queue", QUEUE))
+        reap(redis, "w1", "died", settings)
+        assert waiting(redis) == job_ids
+
+
+def retried(call: Callable[[], Any]) -> Any:
+    """What the call gives once its connection, which was cut, is made anew."""
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+    try:
+        return call()
+    except RedisConnectionError:
+        return call()

@@ -1,0 +1,125 @@
+"""Worker processes as their pool holds them, whichever way they were started.
+
+A spawned worker is a `subprocess.Popen`. A forked one is the child of a go-between that has ended;
+the kernel gives it to the nearest ancestor that asked for such (``prctl(2)``,
+``PR_SET_CHILD_SUBREAPER``), and that is the pool, which gets SIGCHLD and its exit status as of any
+other child. It also gets what workers and models leave behind, and must collect it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection
+from typing import Protocol
+
+#: Bytes of a message between a pool and its fork server, at most.
+MOST_BYTES = 4096
+
+#: What a forked worker waits for before it begins.
+GO = b"!"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+#: The status of a child that somebody else has collected, so that its own is not known.
+_UNKNOWN = 255
+
+#: How long a new worker waits to become its pool's child, in seconds.
+_TIED_S = 5.0
+
+
+class Process(Protocol):
+    """What the pool asks of a worker's process; as `subprocess.Popen` has it."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+
+    def wait(self) -> int:
+        """The exit status, once it has ended."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM, if it runs."""
+
+    def kill(self) -> None:
+        """Send SIGKILL, if it runs."""
+
+
+class Forked:
+    """A child of this process that another has forked; see `Process`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """See `Process`."""
+        return self._collect(os.WNOHANG)
+
+    def wait(self) -> int:
+        """See `Process`."""
+        status = self._collect(0)
+        assert status is not None  # it was waited for
+        return status
+
+    def terminate(self) -> None:
+        """See `Process`."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """See `Process`."""
+        self._signal(signal.SIGKILL)
+
+    def _collect(self, options: int) -> int | None:
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:
+                self.returncode = _UNKNOWN
+            else:
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:  # it was not collected, so the number is still its own
+            os.kill(self.pid, number)
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of what descendants leave behind; whether the system can do that."""
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def collect_strays(known: Collection[int]) -> None:
+    """Collect children that have ended and are not ``known``: models' own processes, for the most.
+
+    The known ones are collected by their owners, so that no exit status is lost.
+    """
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in known:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+def tie_to(parent: int) -> bool:
+    """Whether this process, whose parent is about to end, is now ``parent``'s child and tied to it.
+
+    Tied: it gets a SIGTERM when ``parent`` dies.
+    """
+    between, until = os.getppid(), time.monotonic() + _TIED_S
+    while os.getppid() == between != parent and time.monotonic() < until:
+        time.sleep(0.0002)  # exiting takes the go-between so long
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    return os.getppid() == parent
