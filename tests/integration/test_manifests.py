@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from itertools import product
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -15,7 +17,7 @@ from gateway.server import KILL_S, WAITS_END_S
 from producer import extras, keys
 from producer.cli import main
 from producer.settings import Settings, variable
-from tests.composes import needs_deploy, services
+from tests.composes import ROOT, needs_deploy, services
 from tests.gateways import new_app
 from tests.manifests import (
     K8S,
@@ -28,6 +30,7 @@ from tests.manifests import (
     selects,
     workloads,
 )
+from tests.prometheus import needs_scaling
 
 pytestmark = needs_deploy
 
@@ -61,6 +64,21 @@ def test_every_command_and_its_flags_are_there():
                 program, *rest = probe["exec"]["command"]
                 assert program == "modelyard"
                 parsed(rest)
+
+
+@pytest.mark.parametrize("page", ["docs/deploy.md", "docs/scaling.md", "docs/how-a-job-runs.md"])
+def test_every_command_that_a_page_names_is_there(page):
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"(?<!namespace )(?<!SETUSER )\bmodelyard ([a-z]+)\b", text))
+    with click.Context(main) as above:
+        known = set(main.list_commands(above))
+    assert named - known == set()
+
+
+def test_every_variable_that_a_page_names_is_a_setting():
+    known = {variable(name) for name in Settings.model_fields}
+    for page in (ROOT / "docs").glob("*.md"):
+        assert set(re.findall(r"MODELYARD_[A-Z_]+[A-Z]", page.read_text())) <= known, page
 
 
 def test_every_variable_is_a_setting_within_its_bounds():
@@ -206,6 +224,26 @@ def test_keda_reads_queues_by_the_names_that_they_have():
         queue = trigger["listName"].removeprefix(keys.PREFIXES["queue"])
         assert trigger["listName"] == keys.key("queue", queue)
         assert keys.parse_queue(queue) is not None
+
+
+@needs_scaling
+def test_keda_asks_for_a_number_that_is_there(redis, redis_url):
+    (trigger,) = triggers("metrics-api")
+    place = urlsplit(trigger["url"])
+    assert place.hostname is not None
+    assert place.hostname.split(".")[0] == named("Service", "modelyard-gateway")["metadata"]["name"]
+    with new_app(redis_url) as app:
+        answer = app.test_client().get(place.path)
+    assert answer.status_code == 200
+    value = answer.get_json()
+    for name in trigger["valueLocation"].split("."):
+        value = value[name]
+    assert isinstance(value, int)
+
+
+def test_keda_counts_workers_by_the_pod():
+    (trigger,) = triggers("metrics-api")
+    assert trigger["targetValue"] == named("ConfigMap", "modelyard")["data"]["MODELYARD_POOL_MAX"]
 
 
 @pytest.mark.parametrize("folder", ["base", "keda-work", "keda-length"])
