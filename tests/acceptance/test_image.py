@@ -121,8 +121,10 @@ def environ_of(service: str, redis_url: str, **others: str) -> dict[str, str]:
 def test_an_image_has_what_it_needs_and_nothing_to_install_with(images, name, present, absent):
     image = images[name]
     assert [module for module in present if not has(image, module)] == []
-    unwanted = [*absent, "pip", "setuptools", "hatchling", "pytest"]
-    assert [module for module in unwanted if has(image, module)] == []
+    assert [module for module in absent if has(image, module)] == []
+    for tool in ("pip", "setuptools", "hatchling", "uv", "pytest"):
+        # In any Python of the image, also that of its base.
+        assert list(image.root.rglob(f"site-packages/{tool}")) == []
     assert not (image.root / "wheels").exists()
     assert not (image.root / "src").exists()
     where = run(image, "python", "-c", "import producer; print(producer.__file__)")[1]
