@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import (
+    capacity,
     cold,
     engine,
     idle,
@@ -22,6 +23,7 @@ from bench import (
     models,
     queues,
     scale,
+    scaling,
     serving,
     sharing,
     submit,
@@ -44,7 +46,9 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "http": serving.run,
     "scale": scale.run,
     "cold": cold.run,
+    "scaling": scaling.run,
     "memory": memory.run,
+    "redis": capacity.run,
     "models": models.run,
     "sharing": sharing.run,
 }
