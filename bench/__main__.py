@@ -14,7 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import cold, engine, idle, memory, queues, scale, serving, submit
+from bench import (
+    cold,
+    engine,
+    idle,
+    memory,
+    models,
+    queues,
+    scale,
+    serving,
+    sharing,
+    submit,
+)
 from bench.drivers import BATCHES, PEERS
 from bench.environments import installed, versions
 from bench.picture import picture
@@ -34,6 +45,8 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "scale": scale.run,
     "cold": cold.run,
     "memory": memory.run,
+    "models": models.run,
+    "sharing": sharing.run,
 }
 
 

@@ -26,6 +26,7 @@ from producer.errors import ConfigurationError
 from producer.format import format_problem
 from producer.settings import Settings
 from producer.signals import StopSignals
+from producer.warming import unmet
 from worker.autoscaler import Observation, Policy, decide
 from worker.board import Board
 from worker.child import Child
@@ -287,10 +288,12 @@ class Pool:
         )
 
     def _queued(self) -> int:
+        """Jobs that wait, and versions that are to be loaded before they get some."""
         pipe = self._redis.pipeline(transaction=False)
         for queue in self._board.queues():
             pipe.llen(keys.key("queue", queue))
-        return sum(n for n in pipe.execute(raise_on_error=False) if isinstance(n, int))
+        jobs = sum(n for n in pipe.execute(raise_on_error=False) if isinstance(n, int))
+        return jobs + len(unmet(self._redis, self.name, self._board.known.__contains__))
 
     def _tend(self) -> None:
         """Keep the fork server, and tell it what published versions need."""
@@ -318,6 +321,7 @@ class Pool:
             "min": self._policy.least,
             "max": self._policy.most,
             "pattern": self._pattern,
+            "warms": not (self._signals.count or self._outdated),  # flips wait for its loads
         }
         announce(self._redis, "pool", self.name, what)
         self._outdated = format_problem(self._redis)
