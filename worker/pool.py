@@ -299,14 +299,15 @@ class Pool:
         """Keep the fork server, and tell it what published versions need."""
         self._starter.tend(self._needs.runtimes())
 
-    def _start(self, count: int) -> None:
-        """Start so many workers; fewer if none can be started yet, and the next look asks again."""
-        for _ in range(count):
+    def _start(self, count: int) -> int:
+        """Start so many workers: how many were. The others have to wait for the fork server."""
+        for place in range(count):
             name = f"{self.name}-{secrets.token_hex(3)}"
             process = self._starter.start(name)
             if process is None:
-                return
+                return place
             self._children[name] = Child(name, process, self._clock())
+        return count
 
     def _beat(self) -> None:
         if self._clock() - self._beaten < _BEAT_S:
