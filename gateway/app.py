@@ -17,6 +17,7 @@ from gateway.intake import Intake
 from gateway.jobs import jobs
 from gateway.metrics import metrics, registry_for
 from gateway.routes import routes
+from gateway.scaling import scaling
 from gateway.services import Services, attach
 from gateway.threads import Threads
 from gateway.waits import Waits
@@ -50,14 +51,14 @@ def create_app(settings: Settings, client: Client, mailbox: Mailbox | None = Non
     app.openapi_version = "3.1.0"
     app.url_map.merge_slashes = False  # a redirect would repeat the Host that a caller made up
     has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-    registry = registry_for(client.redis, has_files=has_files)
+    registry = registry_for(client.redis, settings, has_files=has_files)
     threads = Threads.of(settings)
     waits = Waits(client, mailbox or Mailbox(client.url), threads.waits)
     intake = Intake(settings.body_bytes, threads.readers)
     attach(app, Services(settings, client, waits, intake, registry))
     observe.install(app, None if has_files else registry, intake.drop)
     problems.install(app)
-    for blueprint in (jobs, catalogue, routes, health, metrics):
+    for blueprint in (jobs, catalogue, routes, scaling, health, metrics):
         app.register_api(blueprint)
     app.components_schemas |= {
         model.__name__: Schema(**model.model_json_schema()) for model in describe.REQUESTS

@@ -320,3 +320,39 @@ class Readiness(_Answer):
 
     status: Literal["ready"]
     checks: dict[str, str]
+
+
+class VersionDemand(_Answer):
+    """One version's queue: the work in it, and the workers that it is due."""
+
+    model: str
+    version: str | None = Field(description="Null for jobs that wait at the model's front door.")
+    queue: str
+    depth: int = Field(description="Jobs that wait.")
+    rows: int = Field(description="Their rows, as far as it is known.")
+    seconds_of_work: float = Field(
+        description="What waits, what runs and what has to be loaded for it, for one worker."
+    )
+    wanted_workers: int = Field(
+        description="The workers that it is due; 0 where it shares those of other versions."
+    )
+    workers: int = Field(description="Workers that have the version loaded.")
+
+
+class Demand(_Answer):
+    """The same for all of them."""
+
+    depth: int
+    rows: int
+    seconds_of_work: float
+    wanted_workers: int = Field(description="Workers that there should be.")
+    workers: int = Field(description="Workers that there are, of all pools.")
+
+
+class Scaling(_Answer):
+    """How much work there is, and how many workers it is for."""
+
+    at: str
+    target_wait_s: float = Field(description="How long a job should wait at most.")
+    versions: list[VersionDemand]
+    total: Demand

@@ -48,6 +48,12 @@ WARM = _parameter(
     "`MODELYARD_WARM_S`. 0: the change is made at once.",
     _SECONDS | {"default": 30},
 )
+PATTERN = _parameter(
+    "model",
+    "query",
+    "Only models whose name matches, as a shell matches file names: `iris`, `team-*`.",
+    {"type": "string", "maxLength": 200, "default": "*"},
+)
 PREFER = _parameter(
     "Prefer",
     "header",

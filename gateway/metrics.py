@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from redis import Redis
 
 from gateway import describe
+from gateway.scaling import Scaling, read_scaling
 from gateway.services import services
 from gateway.survey import Survey, survey
 from producer import keys
@@ -33,6 +34,7 @@ from producer.crashes import Crashes, read_crashes
 from producer.errors import ModelyardError
 from producer.measures import MEASURES, Measure, Series, parse_field
 from producer.presence import WORKER_STATES
+from producer.settings import Settings
 from producer.warming import cold
 
 metrics = APIBlueprint(
@@ -67,10 +69,12 @@ class YardCollector(Collector):
 
     Args:
         redis: Where the yard is.
+        settings: What workers are wanted by.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
+        self._settings = settings
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that registering reads nothing."""
@@ -80,6 +84,7 @@ class YardCollector(Collector):
         """Every metric of the yard."""
         try:
             look = survey(self._redis)
+            scaling = read_scaling(self._redis, self._settings)
             with redis_reachable():
                 counted = self._redis.hgetall(keys.METRICS)
                 crashes = read_crashes(self._redis)
@@ -92,6 +97,7 @@ class YardCollector(Collector):
         yield from _routes(look)
         yield from _queues(look)
         yield from _workers(look)
+        yield from _demands(scaling)
         yield from _crashes(crashes, _published(look))
 
 
@@ -202,6 +208,21 @@ def _crashes(known: Iterable[Crashes], published: set[_Labels]) -> Iterator[Metr
     return iter((row, held))
 
 
+def _demands(scaling: Scaling) -> Iterator[Metric]:
+    """The sum over versions is the yard's; a model's front door has an empty ``model_version``."""
+    seconds = _gauge(
+        "queue_work_seconds",
+        "What waits, what runs and what has to be loaded for it, in seconds of one worker.",
+        _VERSION,
+    )
+    wanted = _gauge("workers_wanted", "Workers that there should be.", _VERSION)
+    for demand in scaling.demands:
+        model, _, version = demand.work.queue.partition("@")
+        seconds.add_metric((model, version), demand.seconds)
+        wanted.add_metric((model, version), demand.wanted)
+    return iter((seconds, wanted))
+
+
 def _gauge(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=labels)
 
@@ -214,16 +235,17 @@ def _number(raw: bytes) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def registry_for(redis: Redis, *, has_files: bool) -> CollectorRegistry:
+def registry_for(redis: Redis, settings: Settings, *, has_files: bool) -> CollectorRegistry:
     """What one process answers a scrape with.
 
     Args:
         redis: Where the yard is.
+        settings: What workers are wanted by.
         has_files: Whether prometheus_client keeps the requests of all gateway processes in files
             (``PROMETHEUS_MULTIPROC_DIR``), which are added up then.
     """
     registry = CollectorRegistry()
-    registry.register(YardCollector(redis))
+    registry.register(YardCollector(redis, settings))
     if has_files:
         from prometheus_client.multiprocess import MultiProcessCollector
 

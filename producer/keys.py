@@ -36,6 +36,8 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
     modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
+    modelyard:pace:{queue}           string  worker              pool, gateway    PACE_TTL_S after the last batch
+    modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last said
     modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
@@ -53,6 +55,8 @@ from producer.contract import ModelRef, is_name
 WORKER_TTL_S = 60
 #: A pool or worker that has not been heard of for this long is gone.
 PRESENCE_TTL_S = 10
+#: How fast workers are with a version is remembered for a day.
+PACE_TTL_S = 86_400
 #: A pool that has completed no look at the queues for this long is stuck.
 STUCK_S = 6
 #: A crash that is this long ago tells nothing of the next.
@@ -109,6 +113,8 @@ PREFIXES = {
     "batch": "modelyard:batch:",
     "bell": "modelyard:bell:",
     "idempotency": "modelyard:idempotency:",
+    "pace": "modelyard:pace:",
+    "off": "modelyard:off:",
     "loaded": "modelyard:loaded:",
     "pool": "modelyard:pool:",
     "loading": "modelyard:loading:",

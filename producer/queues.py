@@ -16,20 +16,24 @@ from redis.exceptions import RedisError
 from producer import keys, retirement
 from producer.catalog import model_names
 from producer.contract import ModelRef, is_name
+from producer.crashes import held_back
 from producer.retirement import State
 
 
 def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
     """The queues of all models whose name matches, as a shell matches file names, in order.
 
+    Not those of versions that are held back because they kill their workers (`producer.crashes`).
+
     Raises:
         RedisError: Redis does not answer.
     """
-    return read_queues(redis, pattern)[0]
+    held = held_back(redis)
+    return [queue for queue in read_queues(redis, pattern)[0] if queue not in held]
 
 
 def read_queues(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[State, str]]]:
-    """The same, and the versions that were taken out of service, see `retirement.read_states`.
+    """All of them, and the versions that were taken out of service, see `retirement.read_states`.
 
     Notes of retired versions that their last job has ended, where it has.
 

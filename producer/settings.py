@@ -74,7 +74,15 @@ class Settings(BaseModel):
         "where the system allows it: they start in milliseconds and share its memory.",
     )
     idle_s: float = Field(
-        default=60.0, gt=0, description="A worker above pool_min that is idle this long leaves."
+        default=60.0,
+        gt=0,
+        description="A worker above pool_min that was not needed for this long leaves.",
+    )
+    target_wait_s: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=3600,
+        description="How long a job should wait at most: pools start workers by it.",
     )
     drain_s: float = Field(
         default=25.0,

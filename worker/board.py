@@ -1,19 +1,24 @@
 """Which queues a worker looks at, and in which order: every version's turn comes round.
 
 The queues are those of `producer.queues`, but none of a version that kills its workers. They are
-read anew every second, and with them which versions are to be unloaded.
+read anew every second, and with them which versions are to be unloaded and, by a worker that has
+work, how long their first jobs have waited. `worker.turns` puts them in order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from redis import Redis
 
+from producer import keys
 from producer.crashes import held_back
 from producer.queues import read_queues
 from producer.retirement import State
+from producer.workload import waits_s
+from worker.turns import Turns
 
 #: How long the queues are remembered.
 _TTL_S = 1.0
@@ -26,22 +31,37 @@ class Board:
         redis: Where the catalogue is.
         pattern: Only models whose name matches, as a shell matches file names.
         clock: Seconds, for how long to remember.
+        worker: The worker's name: its pool may tell it to leave some queues to others.
+        loaded: Tells the ``model@version`` of what the worker has loaded.
+        patience_s: How long a job may wait before its version's turn comes, loaded or not.
     """
 
     def __init__(
-        self, redis: Redis, pattern: str = "*", clock: Callable[[], float] = time.monotonic
+        self,
+        redis: Redis,
+        pattern: str = "*",
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        worker: str = "",
+        loaded: Callable[[], Collection[str]] = tuple,
+        patience_s: float = 1.0,
     ) -> None:
         self._redis = redis
         self._pattern = pattern
         self._clock = clock
         self._queues: list[str] = []
         self._read_at = float("-inf")
-        self._served: str | None = None
+        self._worker = worker
+        self._loaded = loaded
+        self._turns = Turns(patience_s)
+        self._waits_s: dict[str, float] = {}
+        self._off: frozenset[str] = frozenset()
+        self._is_at_work = False
         self._states: dict[str, tuple[State, str]] = {}
         self._dropped: set[str] = set()
 
     def queues(self) -> list[str]:
-        """All queues, those after the one that was served last first.
+        """All queues, whose turn it is first.
 
         Raises:
             RedisError: Redis does not answer.
@@ -56,11 +76,13 @@ class Board:
                 if state[0] != "retired" and self._states.get(queue) != state
             }
             self._states = states
+            # Nothing waits for long where a worker is idle.
+            self._waits_s = waits_s(self._redis, self._queues) if self._is_at_work else {}
+            self._off = read_off(self._redis, self._worker) if self._worker else frozenset()
+            self._is_at_work = False
             self._read_at = self._clock()
-        if self._served not in self._queues:
-            return list(self._queues)
-        turn = self._queues.index(self._served) + 1
-        return self._queues[turn:] + self._queues[:turn]
+        mine = [queue for queue in self._queues if queue not in self._off]
+        return self._turns.order(mine, self._loaded(), self._waits_s)
 
     @property
     def known(self) -> list[str]:
@@ -76,6 +98,31 @@ class Board:
         """Note that one of `dropped` is not loaded any more."""
         self._dropped.discard(queue)
 
-    def served(self, queue: str) -> None:
-        """Note which queue had its turn."""
-        self._served = queue
+    def took(self, queue: str) -> None:
+        """Note that a batch of a queue has its turn."""
+        self._turns.took(queue)
+        self._waits_s.pop(queue, None)  # its first job is another one now
+        self._is_at_work = True
+
+    def charge(self, queue: str, seconds: float, load_s: float) -> None:
+        """Note what the batch took of the worker's time, and what part of it loading was."""
+        self._turns.charge(queue, seconds, load_s)
+
+
+def keep_off(redis: Redis, worker: str, queues: Sequence[str]) -> None:
+    """Tell a worker to leave some queues to others, for `keys.PRESENCE_TTL_S`.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    redis.set(keys.key("off", worker), " ".join(queues), ex=keys.PRESENCE_TTL_S)
+
+
+def read_off(redis: Redis, worker: str) -> frozenset[str]:
+    """The queues that a worker was told to leave to others.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    found: Any = redis.mget([keys.key("off", worker)])  # a key of another type counts as none
+    return frozenset((found[0] or b"").decode("utf-8", "replace").split())

@@ -27,10 +27,12 @@ from producer.format import format_problem
 from producer.settings import Settings
 from producer.signals import StopSignals
 from producer.warming import unmet
-from worker.autoscaler import Observation, Policy, decide
-from worker.board import Board
+from producer.work import Bounds
+from worker.autoscaler import Guard, Observation, Policy, decide, guard
+from worker.board import Board, keep_off
 from worker.child import Child
 from worker.lease import Lease, Reaped, Reason, reap, sweep
+from worker.lookout import Lookout
 from worker.needs import Needs
 from worker.outage import OUTAGE
 from worker.processes import collect_strays
@@ -84,15 +86,24 @@ class Pool:
         self._url = url
         self._pattern = pattern
         self._clock = clock
-        self._policy = Policy(settings.pool_min, settings.pool_max, settings.idle_s)
+        self._policy = Policy(
+            settings.pool_min,
+            settings.pool_max,
+            settings.idle_s,
+            Bounds(settings.target_wait_s, settings.batch_jobs, settings.batch_rows),
+        )
         self._redis: Redis = connect.steady(url, self.name)
         self._board = Board(self._redis, pattern)
+        self._lookout = Lookout(self._redis, self.name, self._board.queues, self._policy)
         self._needs = Needs(self._redis, pattern)
         self._starter = Starter(settings, self.name, pattern, clock)
         self._children: dict[str, Child] = {}
         self._backoff_s = 0.0
         self._start_after = 0.0
+        self._started_at = float("-inf")
+        self._guard = ""
         self._beaten = float("-inf")
+        self._told = 0
         self._looked = clock()
         self._spare_until = float("-inf")
         self._now_ms = 0.0
@@ -268,32 +279,42 @@ class Pool:
 
     def _scale(self) -> None:
         now = self._clock()
-        plan = decide(self._observe(now), self._policy)
+        seen = self._observe(now)
+        plan = decide(seen, self._policy, now)
         if plan.start and now >= self._start_after:
             self._start(plan.start)
+            self._started_at = now
         for name in plan.leave:
             self._children[name].leave()
+        self._place_guard(guard(seen, self._policy))
 
     def _observe(self, now: float) -> Observation:
-        staying = [child for child in self._children.values() if not child.is_leaving]
-        return Observation(
-            queued=self._queued(),
-            starting=sum(child.state == "starting" for child in staying),
-            busy=sum(child.state not in ("starting", "idle") for child in staying),
-            idle_for={
-                child.name: now - child.idle_since
-                for child in staying
-                if child.idle_since is not None
-            },
+        staying = self._staying()
+        return self._lookout.observe(
+            now,
+            {child.name: child.state for child in staying},
+            {c.name: c.idle_since for c in staying if c.idle_since is not None},
+            self._started_at,
+            self._guard,
+            len(unmet(self._redis, self.name, self._board.known.__contains__)),
         )
 
-    def _queued(self) -> int:
-        """Jobs that wait, and versions that are to be loaded before they get some."""
-        pipe = self._redis.pipeline(transaction=False)
-        for queue in self._board.queues():
-            pipe.llen(keys.key("queue", queue))
-        jobs = sum(n for n in pipe.execute(raise_on_error=False) if isinstance(n, int))
-        return jobs + len(unmet(self._redis, self.name, self._board.known.__contains__))
+    def _place_guard(self, found: Guard | None) -> None:
+        """Keep one worker free for short batches; who is no longer told takes all of them again."""
+        if self._guard and (found is None or found.worker != self._guard):
+            self._redis.delete(keys.key("off", self._guard))
+        self._guard = found.worker if found else ""
+        if found:
+            keep_off(self._redis, found.worker, found.off)
+
+    def _staying(self) -> list[Child]:
+        return [child for child in self._children.values() if not child.is_leaving]
+
+    def _room(self) -> int:
+        """How many workers more could be started now."""
+        if self._signals.count or self._clock() < self._start_after:
+            return 0
+        return max(0, self._policy.most - len(self._staying()))
 
     def _tend(self) -> None:
         """Keep the fork server, and tell it what published versions need."""
@@ -310,8 +331,9 @@ class Pool:
         return count
 
     def _beat(self) -> None:
-        if self._clock() - self._beaten < _BEAT_S:
-            return
+        if self._clock() - self._beaten < _BEAT_S and len(self._children) == self._told:
+            return  # other pools are to know at once of a worker more or less
+        self._told = len(self._children)
         states = Counter(child.state for child in self._children.values())
         what = {
             "host": socket.gethostname(),
@@ -323,6 +345,10 @@ class Pool:
             "max": self._policy.most,
             "pattern": self._pattern,
             "warms": not (self._signals.count or self._outdated),  # flips wait for its loads
+            "staying": len(self._staying()),
+            "room": self._room(),
+            "arrivals_s": self._lookout.arrivals_s,
+            "start_s": round(self._lookout.start_s, 3),
         }
         announce(self._redis, "pool", self.name, what)
         self._outdated = format_problem(self._redis)

@@ -25,6 +25,7 @@ from producer import connect, keys
 from producer.contract import Failure, ModelRef
 from producer.settings import Settings
 from producer.signals import StopSignals
+from producer.workload import write_paces
 from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
@@ -34,7 +35,8 @@ from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
 from worker.relay import Relay
-from worker.serve import Server
+from worker.serve import Served, Server
+from worker.stopwatch import Stopwatch
 from worker.warming import Warmer
 
 _log = structlog.get_logger()
@@ -71,11 +73,19 @@ class Worker:
         self._bell = connect.blocking(url, settings.look_s, self.name)
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
-        self._board = Board(self._redis, pattern)
         repository = open_repository(settings)
         repository.maps = maps_of(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
+        self._board = Board(
+            self._redis,
+            pattern,
+            worker=self.name,
+            loaded=lambda: {str(ref) for ref in self._cache.loaded()},
+            patience_s=settings.target_wait_s,
+        )
+        self._stopwatch = Stopwatch()
+        self._busy_since = 0.0  # the end of the batch before, or when there was none
         self._server = Server(self._cache, self._loader.is_batchable, settings)
         self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
         self._warmer = Warmer(
@@ -194,6 +204,7 @@ class Worker:
     def _work(self, batch: Batch) -> None:
         """Serve a batch and, as long as more wait than fit into one, those after it."""
         relay = Relay(self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving)
+        self._busy_since = time.monotonic()
         try:
             relay.run(batch)  # what it took ahead and did not begin, `_leave` gives back
         except RedisError:  # at the front door; an OSError is a file's, and would come again
@@ -208,12 +219,13 @@ class Worker:
 
     def _serve(self, batch: Batch) -> Ended:
         self._batch = batch
-        self._board.served(batch.queue)
+        self._board.took(batch.queue)
         self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
         with self._alarm.within(batch.timeout_s):
             served = self._server.serve(batch, self._lease)
         self._took_s[batch.queue] = time.monotonic() - started
+        self._note_pace(batch.queue, served)
         self._batch = None  # its end is about to be sent, and with it goes the lease
         return self._lease.ended(batch, served.endings, served.run, served.tally.items())
 
@@ -256,6 +268,17 @@ class Worker:
                 _log.info("job failed", job=ending.id, model=model, version=version, code=code)
         _log.debug("batch", worker=self.name, queue=queue, jobs=len(endings))
 
+    def _note_pace(self, queue: str, served: Served) -> None:
+        """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
+
+        That is the time since the end of the one before it, what went on in Redis meanwhile
+        included.
+        """
+        now = time.monotonic()
+        taken_s, self._busy_since = now - self._busy_since, now
+        self._board.charge(queue, taken_s, served.load_s)
+        self._stopwatch.add(queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s)
+
     def _suspended(self) -> None:
         if not self._is_suspended or self._is_loading:
             self._registration.set_state("suspended")
@@ -268,14 +291,16 @@ class Worker:
         redis = connect.steady(self._url, self.name)
         lease = Lease(redis, self.name, self._settings)
         registration = self._registration.on(redis)
-        beaten = 0.0
+        beaten, told = 0.0, set[str]()
         while not self._stopped.wait(self._settings.lease_s / 4):
             try:
                 self._renew(lease)
-                if time.monotonic() - beaten >= _BEAT_S:
+                self._tell_paces(redis)
+                loaded = self._loaded().keys()
+                if time.monotonic() - beaten >= _BEAT_S or loaded != told:
                     self._tell(registration)
                     self._check_memory()
-                    beaten = time.monotonic()
+                    beaten, told = time.monotonic(), set(loaded)
             except OUTAGE as error:
                 _log.debug("Redis is away: %s", error)
             except Exception:  # without this thread, the worker would be taken for dead
@@ -305,6 +330,12 @@ class Worker:
                 worker=self.name,
                 queue=batch.queue,
             )
+
+    def _tell_paces(self, redis: Redis) -> None:
+        news = self._stopwatch.news()
+        if news:
+            write_paces(redis, news)
+            self._stopwatch.told(news)
 
     def _check_memory(self) -> None:
         """Ask for the process to be replaced, after its batch, if it has grown too large."""

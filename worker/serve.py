@@ -39,6 +39,8 @@ class Served:
         tally: The measures to count with them.
         load_s: What the model took to load, in seconds; 0.0 if it was there.
         predict_s: What its predicts took, in seconds.
+        jobs: Jobs that were predicted.
+        rows: Their rows.
     """
 
     endings: list[Ending] = field(default_factory=list)
@@ -46,6 +48,8 @@ class Served:
     tally: Tally = field(default_factory=Tally)
     load_s: float = 0.0
     predict_s: float = 0.0
+    jobs: int = 0
+    rows: int = 0
 
 
 class Server:
@@ -140,6 +144,8 @@ class Server:
             outcomes.update(run(stack, model.predict, model.signature))
             taken_s = time.perf_counter() - started
             served.predict_s += taken_s
+            served.jobs += len(stack)
+            served.rows += sum(len(member.rows) for member in stack)
             size = max(size, len(stack))
             served.tally.observe("model_inference_latency_seconds", taken_s)
             served.tally.observe("batch_size", len(stack))

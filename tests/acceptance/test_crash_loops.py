@@ -20,6 +20,7 @@ from producer.client import Client, Handle
 from producer.contract import JobStatus
 from producer.crashes import held_back, read_crashes
 from producer.inspection import check_crashes
+from producer.settings import Settings
 from tests import estimators
 from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
@@ -97,7 +98,8 @@ def test_it_is_shown_with_its_version_and_serves_again_when_it_has_recovered(
     assert not seen.ok
     assert BAD in seen.detail
     sample = {"model": "aaa", "model_version": "v1"}
-    value = registry_for(redis, has_files=False).get_sample_value("crashes_in_a_row", sample)
+    registry = registry_for(redis, Settings.load({}), has_files=False)
+    value = registry.get_sample_value("crashes_in_a_row", sample)
     assert value is not None
     assert value >= 3
     trap.unlink()

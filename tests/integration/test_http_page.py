@@ -141,6 +141,7 @@ def test_the_document_is_openapi_3_1_and_has_every_call(document: dict[str, Any]
         ("get", "/v1/models/{model}/versions/{version}"),
         ("get", "/v1/models/{model}/route"),
         ("put", "/v1/models/{model}/route"),
+        ("get", "/v1/scaling"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),

@@ -161,7 +161,7 @@ def test_rollback_does_not_go_back_to_a_retired_version(client):
 def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, board):
     job = submit(client, "v1")
     retirement.retire(redis, V1)
-    assert board.queues() == ["iris@v2", "iris", QUEUE]
+    assert set(board.queues()) == {"iris@v2", "iris", QUEUE}
     assert state_of(redis) == "retired"
     start(redis, job)  # a worker has it; should it die, the job comes back
     assert QUEUE not in board.queues()
@@ -173,7 +173,7 @@ def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, 
     board.queues()
     assert board.dropped == {QUEUE}
     board.unloaded(QUEUE)
-    assert board.queues() == ["iris@v2", "iris"]
+    assert set(board.queues()) == {"iris@v2", "iris"}
     assert board.dropped == frozenset()
 
 
@@ -261,7 +261,7 @@ def test_rubbish_in_the_place_of_the_states_harms_nobody(client, redis, board, v
         redis.set(keys.RETIRED, "x")
     else:
         redis.hset(keys.RETIRED, mapping={"": "", "a b": "retired 1", "iris@v1": "x", "iris": "y"})
-    assert board.queues() == ["iris@v1", "iris@v2", "iris"]
+    assert set(board.queues()) == {"iris@v1", "iris@v2", "iris"}
     submit(client, "v1")
     with pytest.raises(UnknownVersion):
         submit(client, "v9")

@@ -1,0 +1,177 @@
+"""How much work waits, and how many workers it is for: the arithmetic of scaling, and nothing else.
+
+Pools decide by it how many workers to run, and the gateway tells the same figures to whoever scales
+from outside, so it lives where both may import it. Pure: no clock, no Redis; `producer.workload`
+reads what goes in.
+
+Everything is in seconds of work: what a single worker would be busy for. A batch of a version takes
+``batch_s + rows * row_s``, both measured by workers. Work that must be done within the target wait,
+divided by the target wait, is workers; so is what arrives in a second, in seconds of work. A
+version needs the larger of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+#: Workers for what arrives, as multiples of what it would keep busy all the time: the first when it
+#: is asked whether more are needed, the second whether fewer would do. Between them nothing moves.
+GROW, KEEP = 1.1, 1.25
+
+#: A version whose next batch takes this part of the target wait holds others up, and is given
+#: workers of its own.
+_LONG = 0.5
+
+#: Less of a worker than this is rounding.
+_CRUMB = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast workers are with a version, as they have measured it.
+
+    Attributes:
+        batch_s: What a batch costs however few rows it has, in seconds.
+        row_s: What each row adds, in seconds.
+        load_s: What it takes to load the version, in seconds.
+        rows: Rows in a job, in the mean.
+    """
+
+    batch_s: float
+    row_s: float
+    load_s: float
+    rows: float
+
+
+#: Taken for a version that nobody has measured; such a version gets one worker, and is measured.
+PRIOR = Pace(batch_s=0.005, row_s=0.001, load_s=1.0, rows=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One queue, as it stands.
+
+    Attributes:
+        queue: Its name: a version's ``model@version``, or a model, whose front door it is.
+        depth: Jobs that wait.
+        rows: Their rows, as far as it is known.
+        running: Jobs that workers have claimed and not ended.
+        arrivals_s: Jobs that arrive in a second.
+        holders: Workers that have the version loaded.
+        pace: How fast workers are with it; None if nobody has measured it.
+        oldest_s: How long the first job has waited, in seconds.
+    """
+
+    queue: str
+    depth: int = 0
+    rows: float = 0.0
+    running: int = 0
+    arrivals_s: float = 0.0
+    holders: int = 0
+    pace: Pace | None = None
+    oldest_s: float = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything waits, runs or arrives."""
+        return self.depth > 0 or self.running > 0 or self.arrivals_s > 0
+
+    @property
+    def is_door(self) -> bool:
+        """Whether it is a model's front door, where nothing is predicted or loaded."""
+        return "@" not in self.queue
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether jobs wait that no worker has loaded the version for."""
+        return self.depth > 0 and self.holders == 0 and not self.is_door
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the operator has set.
+
+    Attributes:
+        wait_s: How long a job should wait at most: the target.
+        batch_jobs: Jobs in a batch, at most.
+        batch_rows: Rows in a batch, at most.
+        start_s: How long a worker takes to start.
+    """
+
+    wait_s: float = 1.0
+    batch_jobs: int = 64
+    batch_rows: int = 4096
+    start_s: float = 0.0
+
+
+def seconds_of_work(work: Work, bounds: Bounds) -> float:
+    """What waits, what runs and what has to be loaded for it, in seconds of one worker."""
+    pace = work.pace or PRIOR
+    running = work.running * pace.rows * pace.row_s
+    running += ceil(work.running / bounds.batch_jobs) * pace.batch_s
+    waiting = work.rows * pace.row_s + _batches(work, bounds) * pace.batch_s
+    return waiting + running + (pace.load_s if work.is_cold else 0.0)
+
+
+def need(work: Work, bounds: Bounds, headroom: float = GROW) -> float:
+    """Workers that a queue needs, a fraction where it may share one.
+
+    The larger of two: enough for what arrives, in full batches, with ``headroom``; and enough that
+    what is there is done within the target wait, counted from when a worker that starts now could
+    help, but no more than there are batches to take. A version that nobody has measured needs one.
+    """
+    if not work.is_active:
+        return 0.0
+    if work.pace is None and not work.is_door:
+        return 1.0
+    pace = work.pace or PRIOR
+    rows = max(1.0, min(bounds.batch_rows, bounds.batch_jobs * pace.rows))
+    arriving = work.arrivals_s * pace.rows * (pace.row_s + pace.batch_s / rows)
+    due = seconds_of_work(work, bounds) / (bounds.wait_s + bounds.start_s)
+    return max(arriving * headroom, min(due, _batches(work, bounds) + work.running))
+
+
+def wanted(works: Iterable[Work], bounds: Bounds, headroom: float = GROW) -> dict[str, int]:
+    """Workers that each queue is due; their sum is how many there should be.
+
+    Versions share workers, so that a queue may be due none and be served all the same. Those that
+    nobody has loaded share others than those that are being served, so that each gets a worker at
+    once; one whose batches are long shares with nobody, for it would hold the others up.
+    """
+    needs = {work: need(work, bounds, headroom) for work in works}
+    cold = [work for work in needs if work.is_cold or (work.pace is None and not work.is_door)]
+    long = [work for work in needs if work not in cold and is_long(work, bounds)]
+    warm = [work for work in needs if work not in cold and work not in long]
+    seats = _seated(warm, needs) | _seated(cold, needs)
+    for work in long:
+        seats |= _seated([work], needs)
+    return {work.queue: seats[work.queue] for work in needs}
+
+
+def _seated(works: Sequence[Work], needs: Mapping[Work, float]) -> dict[str, int]:
+    """Whole workers for those that share: the sum rounded up, the rest to the largest fractions."""
+    total = max(
+        ceil(sum(needs[work] for work in works) - _CRUMB), int(any(w.is_active for w in works))
+    )
+    seats = {work.queue: floor(needs[work]) for work in works}
+    by_rest = sorted(works, key=lambda work: (floor(needs[work]) - needs[work], work.queue))
+    for work in by_rest[: total - sum(seats.values())]:
+        seats[work.queue] += 1
+    return seats
+
+
+def is_long(work: Work, bounds: Bounds) -> bool:
+    """Whether the queue's next batch would hold other versions up."""
+    if work.pace is None or not work.is_active:
+        return False
+    jobs = min(max(1, work.depth), bounds.batch_jobs)
+    rows = min(jobs * work.pace.rows, max(bounds.batch_rows, work.pace.rows))
+    return work.pace.batch_s + rows * work.pace.row_s >= _LONG * bounds.wait_s
+
+
+def _batches(work: Work, bounds: Bounds) -> int:
+    """Batches that wait."""
+    by_rows = min(work.depth, ceil(work.rows / bounds.batch_rows))
+    return max(ceil(work.depth / bounds.batch_jobs), by_rows)

@@ -1,0 +1,224 @@
+"""What waits, runs and arrives in a yard's queues, as Redis says it, for `producer.work`.
+
+Pools read it twice a second, the gateway when it is asked. How fast workers are with a version is
+kept beside its queue by the workers that measured it, for a day, so that a pool that has just been
+started, or has no worker left, knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from redis import Redis
+
+from producer import keys, measures, wire
+from producer.errors import InvalidJson
+from producer.presence import Presence
+from producer.work import Pace, Work
+
+#: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.
+_SAMPLE = 4
+
+_ENDED = "model_prediction_requests_total"
+_ENDS = ("finished", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Queues as they stand.
+
+    Attributes:
+        works: One for each queue, in the order that was asked for.
+        counts: By version's queue, how many jobs it has had: those that wait, run, and have ended.
+        is_suspended: Whether nothing may be claimed now.
+    """
+
+    works: tuple[Work, ...]
+    counts: Mapping[str, int]
+    is_suspended: bool
+
+
+def read_workload(
+    redis: Redis,
+    queues: Sequence[str],
+    presence: Presence,
+    arrivals_s: Mapping[str, float] | None = None,
+) -> Workload:
+    """The queues as they stand, in three round trips; what cannot be read counts as nothing.
+
+    Args:
+        redis: Where they are.
+        queues: Their names.
+        presence: Who is alive: holders of versions are counted in it.
+        arrivals_s: Jobs that arrive in a second, by queue, where it is known.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    pipe = redis.pipeline(transaction=False)
+    pipe.exists(keys.SUSPENDED)
+    for queue in queues:
+        pipe.llen(keys.key("queue", queue))
+        pipe.zcard(keys.key("wip", queue))
+        pipe.get(keys.key("pace", queue))
+        pipe.hmget(keys.METRICS, *_ended_fields(queue))
+    is_suspended, *replies = pipe.execute(raise_on_error=False)
+    heads = _heads(redis, [q for q, n in zip(queues, replies[::4], strict=True) if _count(n)])
+    works, counts = [], {}
+    for place, queue in enumerate(queues):
+        depth, running, raw, ended = replies[4 * place : 4 * place + 4]
+        pace = parse_pace(raw)
+        head = heads.get(queue, _Head())
+        works.append(
+            Work(
+                queue=queue,
+                depth=_count(depth),
+                rows=_count(depth) * (head.rows or (pace.rows if pace else 1.0)),
+                running=_count(running),
+                arrivals_s=(arrivals_s or {}).get(queue, 0.0),
+                holders=len(presence.holders(queue)),
+                pace=pace,
+                oldest_s=head.wait_s,
+            )
+        )
+        if "@" in queue:
+            counts[queue] = _count(depth) + _count(running) + _sum(ended)
+    return Workload(tuple(works), counts, is_suspended == 1)
+
+
+def waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
+    """How long the first job of each queue that has any has waited, in seconds; two round trips.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    return {queue: head.wait_s for queue, head in _heads(redis, queues, 1).items()}
+
+
+def announced_arrivals_s(presence: Presence) -> dict[str, float]:
+    """Jobs that arrive in a second, by queue, as the pools that are alive have counted them."""
+    found: dict[str, float] = {}
+    for pool in presence.pools:
+        known = pool.known.get("arrivals_s")
+        for queue, rate in (known if isinstance(known, dict) else {}).items():
+            found[queue] = max(found.get(queue, 0.0), _number(rate) or 0.0)
+    return found
+
+
+def announced_start_s(presence: Presence) -> float:
+    """How long a worker takes to start, as the slowest pool that is alive has seen it."""
+    return max((_number(pool.known.get("start_s")) or 0.0 for pool in presence.pools), default=0.0)
+
+
+def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
+    """Keep how fast workers are, by queue, for `keys.PACE_TTL_S`.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    pipe = redis.pipeline(transaction=False)
+    for queue, pace in paces.items():
+        value = {name: getattr(pace, name) for name in _PACE}
+        pipe.set(keys.key("pace", queue), wire.dumps(value), ex=keys.PACE_TTL_S)
+    pipe.execute()
+
+
+def parse_pace(raw: Any) -> Pace | None:
+    """What `write_paces` has written; None for whatever else somebody wrote there."""
+    try:
+        value = wire.loads(raw) if isinstance(raw, bytes) else None
+    except InvalidJson:
+        return None
+    known = value if isinstance(value, dict) else {}
+    numbers = [_number(known.get(name)) for name in _PACE]
+    batch_s, row_s, load_s, rows = numbers
+    if batch_s is None or row_s is None or load_s is None or not rows:
+        return None
+    return Pace(batch_s, row_s, load_s, rows)
+
+
+_PACE = ("batch_s", "row_s", "load_s", "rows")
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What some jobs of a queue tell: rows in the mean (0.0 if none says), and the first's wait."""
+
+    rows: float = 0.0
+    wait_s: float = 0.0
+
+
+def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[str, _Head]:
+    """The first jobs, and the last, of the queues that have any."""
+    if not queues:
+        return {}
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    for queue in queues:
+        pipe.lrange(keys.key("queue", queue), 0, sample - 1)
+        pipe.lrange(keys.key("queue", queue), -sample, -1)
+    (seconds, micros), *replies = pipe.execute(raise_on_error=False)
+    pairs = zip(queues, replies[::2], replies[1::2], strict=True)
+    ids = {queue: [*_texts(first), *_texts(last)] for queue, first, last in pairs}
+    pipe = redis.pipeline(transaction=False)
+    for job_id in (job_id for found in ids.values() for job_id in found):
+        pipe.hmget(keys.key("job", job_id), "my_rows", "created_at")
+    jobs = iter(pipe.execute(raise_on_error=False))
+    now_s = seconds + micros / 1e6
+    return {
+        queue: _head([next(jobs) for _ in found], now_s) for queue, found in ids.items() if found
+    }
+
+
+def _head(jobs: Sequence[Any], now_s: float) -> _Head:
+    told = [job for job in jobs if isinstance(job, list)]
+    rows = [float(job[0]) for job in told if job[0] is not None and _is_count(job[0])]
+    since_s = _moment(jobs[0][1]) if isinstance(jobs[0], list) else None
+    wait_s = max(0.0, now_s - since_s) if since_s is not None else 0.0
+    return _Head(max(1.0, sum(rows) / len(rows)) if rows else 0.0, wait_s)
+
+
+def _texts(reply: Any) -> list[str]:
+    found = reply if isinstance(reply, list) else []
+    return [raw.decode("utf-8", "replace") for raw in found]
+
+
+def _ended_fields(queue: str) -> list[str]:
+    """The fields that count a version's ended jobs; of a front door, one that is never there."""
+    model, _, version = queue.partition("@")
+    labels = {"model": model, "model_version": version}
+    return [measures.field(_ENDED, labels | {"status": status}) for status in _ENDS]
+
+
+def _moment(raw: Any) -> float | None:
+    try:
+        moment = datetime.fromisoformat(raw.decode())
+    except (AttributeError, ValueError):  # nothing there, or nothing of RQ's
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _is_count(raw: bytes) -> bool:
+    return raw.isdigit() and len(raw) <= 6
+
+
+def _count(reply: Any) -> int:
+    return reply if isinstance(reply, int) else 0
+
+
+def _sum(reply: Any) -> int:
+    found = reply if isinstance(reply, list) else []
+    return sum(int(number) for raw in found if (number := _number(raw)) is not None)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number from zero up; None for whatever else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if isfinite(number) and number >= 0 else None

@@ -1,0 +1,109 @@
+"""Whose turn it is: each version gets its part of a worker's time, and none waits for ever."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.turns import Turns
+
+
+def serve(
+    costs: Mapping[str, float], backlog: set[str], seconds: float, loaded: set[str]
+) -> dict[str, float]:
+    """Seconds that each queue gets of a worker while those of ``backlog`` always have jobs."""
+    turns, had = Turns(), dict.fromkeys(backlog, 0.0)
+    now = 0.0
+    waits = dict.fromkeys(backlog, 0.0)
+    while now < seconds:
+        order = turns.order(list(costs), loaded, waits)
+        queue = next(queue for queue in order if queue in backlog)
+        turns.took(queue)
+        turns.charge(queue, costs[queue])
+        loaded.add(queue)
+        had[queue] += costs[queue]
+        now += costs[queue]
+        waits = {
+            each: 0.0 if each == queue else wait + costs[queue] for each, wait in waits.items()
+        }
+    return had
+
+
+def test_a_slow_version_gets_as_much_time_as_a_fast_one():
+    had = serve({"a@v1": 0.1, "b@v1": 0.002}, {"a@v1", "b@v1"}, 20, {"a@v1", "b@v1"})
+    assert abs(had["a@v1"] - had["b@v1"]) < 0.5
+
+
+def test_what_nobody_uses_goes_to_the_others():
+    had = serve({"a@v1": 0.1, "b@v1": 0.1, "c@v1": 0.1}, {"a@v1"}, 5, {"a@v1", "b@v1"})
+    assert set(had) == {"a@v1"}
+
+
+def test_loaded_versions_come_first_and_of_equals_whose_first_job_waits_longest():
+    order = Turns().order(["a@v1", "b@v1", "c@v1"], {"b@v1", "c@v1"}, {"b@v1": 0.1, "c@v1": 0.2})
+    assert order == ["c@v1", "b@v1", "a@v1"]
+
+
+def test_what_is_not_loaded_comes_first_once_it_has_waited_for_too_long():
+    turns = Turns(patience_s=1.0)
+    turns.order(["a@v1", "b@v1"], {"a@v1"}, {})
+    turns.took("a@v1")
+    turns.charge("a@v1", 0.5)
+    assert turns.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 0.9})[0] == "a@v1"
+    assert turns.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 1.0})[0] == "b@v1"
+
+
+def test_versions_that_do_not_fit_together_are_not_loaded_over_and_over_and_share_all_the_same():
+    turns, taken = Turns(), ["b@v1"]
+    for _ in range(100):
+        order = turns.order(["a@v1", "b@v1"], {taken[-1]}, {"a@v1": 5.0, "b@v1": 5.0})
+        load_s = 0.5 if order[0] != taken[-1] else 0.0
+        turns.took(order[0])
+        turns.charge(order[0], 0.1 + load_s, load_s)
+        taken.append(order[0])
+    changes = sum(before != after for before, after in pairwise(taken))
+    assert 5 <= changes <= 12
+    assert 35 <= taken.count("a@v1") <= 65
+
+
+def test_a_front_door_needs_no_loading():
+    assert Turns().order(["a@v1", "a"], set(), {}) == ["a", "a@v1"]
+
+
+def test_an_idle_version_saves_no_credit_up():
+    turns = Turns()
+    for _ in range(100):
+        turns.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
+        turns.took("a@v1")
+        turns.charge("a@v1", 0.1)
+    taken = Counter[str]()
+    for _ in range(20):
+        order = turns.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
+        turns.took(order[0])
+        turns.charge(order[0], 0.1)
+        taken[order[0]] += 1
+    assert taken["b@v1"] <= 13
+
+
+def test_new_queues_and_queues_that_are_gone_are_no_trouble():
+    turns = Turns()
+    turns.order(["a@v1"], set(), {})
+    turns.order(["b@v1"], set(), {})
+    turns.took("a@v1")
+    turns.charge("a@v1", 1.0)
+    assert turns.order(["a@v1", "b@v1"], {"a@v1"}, {}) == ["a@v1", "b@v1"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a@v1", "b@v1", "c@v1", "d@v1"]), st.floats(0.01, 0.5), min_size=1
+    )
+)
+def test_every_version_with_a_backlog_gets_about_its_part(costs):
+    had = serve(costs, set(costs), 20, set())
+    fair = 20 / len(costs)
+    assert all(had[queue] > fair - 2 for queue in costs)

@@ -1,0 +1,126 @@
+"""What a pool sees of the yard when it decides how many workers to run.
+
+Reads the queues, and the presence of everybody's workers and of the other pools, from Redis; what
+the pool's own workers do it is told by the pool. What comes out goes to `worker.autoscaler`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from redis import Redis
+
+from producer.presence import Pool, Presence, read_presence
+from producer.workload import read_workload
+from worker.autoscaler import Memory, Observation, Peer, Policy
+
+
+class Lookout:
+    """The eyes of one pool; ``start_s`` is how long its workers take to start, as seen last.
+
+    Args:
+        redis: Where the yard is.
+        name: The pool's name.
+        queues: Tells the names of the pool's queues.
+        policy: What the operator has set.
+    """
+
+    def __init__(
+        self, redis: Redis, name: str, queues: Callable[[], Sequence[str]], policy: Policy
+    ) -> None:
+        self._redis = redis
+        self._name = name
+        self._read_queues = queues
+        self._memory = Memory(policy)
+        self._rates: dict[str, float] = {}
+        self.start_s = self._memory.start_s({}, 0.0)
+
+    @property
+    def arrivals_s(self) -> dict[str, float]:
+        """Jobs that arrive in a second, by queue, as seen last; queues without any are left out."""
+        return {queue: round(rate, 3) for queue, rate in self._rates.items() if rate > 0}
+
+    def observe(
+        self,
+        now: float,
+        states: Mapping[str, str],
+        idle_since: Mapping[str, float],
+        started_at: float,
+        guard: str = "",
+        unmet: int = 0,
+    ) -> Observation:
+        """The yard and the pool's workers at this moment.
+
+        Args:
+            now: Seconds, never going back.
+            states: What each of the pool's workers does, by name, those left out that were asked to
+                leave.
+            idle_since: When each idle one was first seen idle, by name.
+            started_at: When one was started last.
+            guard: The one that was told to keep off queues with long batches.
+            unmet: Versions that are to be loaded here before they get traffic.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        queues = self._read_queues()
+        presence = read_presence(self._redis)
+        load = read_workload(self._redis, queues, presence)
+        self._rates = self._memory.arrivals_s(load.counts, now)
+        works = [replace(w, arrivals_s=self._rates.get(w.queue, 0.0)) for w in load.works]
+        counts = Counter(states.values())
+        self.start_s = self._memory.start_s(states, now)
+        return Observation(
+            works=works,
+            starting=counts["starting"],
+            busy=sum(counts.values()) - counts["starting"] - len(idle_since),
+            idle_since=idle_since,
+            only=_only_holders(presence),
+            started_at=started_at,
+            start_s=self.start_s,
+            kept=self._memory.kept(works, self.start_s, now),
+            guard=guard,
+            unmet=unmet,
+            names=[name for name, state in states.items() if state != "starting"],
+            name=self._name,
+            peers=self._peers(presence, queues),
+            is_suspended=load.is_suspended,
+        )
+
+    def _peers(self, presence: Presence, queues: Sequence[str]) -> Sequence[Peer]:
+        models = {queue.partition("@")[0] for queue in queues}
+        return [
+            _peer(pool)
+            for pool in presence.pools
+            if pool.name != self._name and _serves(pool, models)
+        ]
+
+
+def _only_holders(presence: Presence) -> frozenset[str]:
+    """The workers that alone have some version loaded."""
+    holders: dict[str, list[str]] = {}
+    for worker in presence.workers:
+        for version in worker.versions:
+            holders.setdefault(version, []).append(worker.name)
+    return frozenset(names[0] for names in holders.values() if len(names) == 1)
+
+
+def _serves(pool: Pool, models: Iterable[str]) -> bool:
+    """Whether a pool looks at one of these models' queues."""
+    pattern = pool.known.get("pattern")
+    return not isinstance(pattern, str) or any(fnmatchcase(model, pattern) for model in models)
+
+
+def _peer(pool: Pool) -> Peer:
+    """A pool of another release may not say how many stay and how many more it could start."""
+    workers = _count(pool.known.get("staying"), sum(pool.workers.values()))
+    room = _count(pool.known.get("room"), _count(pool.known.get("max"), workers) - workers)
+    return Peer(pool.name, workers, _count(pool.known.get("min"), 0), workers + max(0, room))
+
+
+def _count(value: Any, default: int) -> int:
+    return value if type(value) is int and value >= 0 else default
