@@ -95,7 +95,7 @@ class Pool:
         self._redis: Redis = connect.steady(url, self.name)
         self._board = Board(self._redis, pattern)
         self._lookout = Lookout(self._redis, self.name, self._board.queues, self._policy)
-        self._needs = Needs(self._redis, pattern)
+        self._needs = Needs(self._redis, pattern, self._board.queues)
         self._starter = Starter(settings, self.name, pattern, clock)
         self._children: dict[str, Child] = {}
         self._backoff_s = 0.0
@@ -281,8 +281,7 @@ class Pool:
         now = self._clock()
         seen = self._observe(now)
         plan = decide(seen, self._policy, now)
-        if plan.start and now >= self._start_after:
-            self._start(plan.start)
+        if plan.start and now >= self._start_after and self._start(plan.start):
             self._started_at = now
         for name in plan.leave:
             self._children[name].leave()
