@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import (
+    capacity,
     cold,
     engine,
     idle,
@@ -47,6 +48,7 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "cold": cold.run,
     "scaling": scaling.run,
     "memory": memory.run,
+    "redis": capacity.run,
     "models": models.run,
     "sharing": sharing.run,
 }

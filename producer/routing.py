@@ -225,7 +225,9 @@ def set_alias(redis: Redis, model: str, alias: str, version: str | None) -> None
         return
     published = keys.key("signatures", model)
     if not redis.hexists(published, check_name("version", version)):
-        raise InvalidRoute(f"version {version!r} of model {model!r} is not published")
+        raise InvalidRoute(
+            f"version {version!r} of model {model!r} is not published, or is retired"
+        )
     if redis.hexists(published, alias):
         raise InvalidRoute(f"{alias!r} is a version of model {model!r}, so it can be no alias")
     redis.hset(keys.key("aliases", model), alias, version)
@@ -281,7 +283,7 @@ def _moved(model: str, present: object, revision: object) -> RevisionMismatch:
 
 
 def _unpublished(model: str, version: str) -> InvalidRoute:
-    return InvalidRoute(f"version {version!r} of model {model!r} is not published")
+    return InvalidRoute(f"version {version!r} of model {model!r} is not published, or is retired")
 
 
 def _route(model: str, reply: list[Any]) -> Route:

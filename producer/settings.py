@@ -25,8 +25,9 @@ class Settings(BaseModel):
 
     redis_url: str | None = Field(
         default=None,
-        description="Redis to use: redis://, rediss:// or unix://. Unset, `modelyard up` starts "
-        "one of its own, and the other commands look for the running yard in the data folder.",
+        description="Redis to use: redis://, rediss:// (TLS), unix://, or redis+sentinel://"
+        "host:port,host:port/service/db. Unset, `modelyard up` starts one of its own, and the "
+        "other commands look for the running yard in the data folder.",
     )
     data: str = Field(
         default="data", description="Folder of `modelyard up`: the embedded Redis' files and logs."
