@@ -34,6 +34,8 @@ HOLD_FOR_EVER = 424211.0
 KILL_GROUP = 424212.0
 OUT_OF_MEMORY = 424213.0
 KILLED_FOR_MEMORY = 424214.0
+DRAW = 424215.0
+ORPHAN = 424216.0
 
 #: What a batch with `SLOW` takes, in seconds; long enough to be caught in the act.
 SLOW_S = 1.0
@@ -74,7 +76,18 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             _misbehave(float(number))
         if self.pace_s:
             time.sleep(self.pace_s)
-        return numbers
+        return np.asarray([_answer(float(number)) for number in numbers])
+
+
+def _answer(number: float) -> float:
+    """The number; or one of NumPy's own generator, or the id of a process that was left behind."""
+    if number == DRAW:
+        return float(np.random.random())
+    if number == ORPHAN:
+        script = "sleep 20 >/dev/null 2>&1 & echo $!"
+        ran = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True)
+        return float(ran.stdout)
+    return number
 
 
 def _misbehave(number: float) -> None:
@@ -154,22 +167,6 @@ class Doubling(Echo):
 
     def predict(self, X: Any) -> Any:
         return 2 * super().predict(X)
-
-
-class Random(Echo):
-    """Predicts what NumPy's own generator gives."""
-
-    def predict(self, X: Any) -> Any:
-        return np.random.random(len(np.asarray(X)))
-
-
-class LeavesAnOrphan(Echo):
-    """Starts a process that outlives what started it, and predicts its id."""
-
-    def predict(self, X: Any) -> Any:
-        script = "sleep 20 >/dev/null 2>&1 & echo $!"
-        ran = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True)
-        return np.full(len(np.asarray(X)), float(ran.stdout))
 
 
 class DiesOnLoad(Echo):

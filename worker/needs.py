@@ -6,12 +6,12 @@ look at the queues, whether a job waits in any.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from redis import Redis
 
 from producer import catalog, keys
-from worker.board import Board
 
 
 class Needs:
@@ -20,12 +20,13 @@ class Needs:
     Args:
         redis: Where the catalogue and the queues are.
         pattern: Only models whose name matches.
+        names: Gives the names of their queues.
     """
 
-    def __init__(self, redis: Redis, pattern: str) -> None:
+    def __init__(self, redis: Redis, pattern: str, names: Callable[[], Sequence[str]]) -> None:
         self._redis = redis
         self._pattern = pattern
-        self._board = Board(redis, pattern)
+        self._names = names
         self._queues: frozenset[str] | None = None
         self._runtimes: frozenset[str] = frozenset()
 
@@ -35,7 +36,7 @@ class Needs:
         Raises:
             RedisError: Redis does not answer.
         """
-        queues = frozenset(self._board.queues())
+        queues = frozenset(self._names())
         if self._queues != queues:
             self._runtimes = frozenset(self._read())
             self._queues = queues
@@ -48,7 +49,7 @@ class Needs:
             RedisError: Redis does not answer.
         """
         pipe = self._redis.pipeline(transaction=False)
-        for queue in self._board.queues():
+        for queue in self._names():
             pipe.exists(keys.key("queue", queue))
         return any(reply == 1 for reply in pipe.execute(raise_on_error=False))
 

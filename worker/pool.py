@@ -95,7 +95,7 @@ class Pool:
         self._redis: Redis = connect.steady(url, self.name)
         self._board = Board(self._redis, pattern)
         self._lookout = Lookout(self._redis, self.name, self._board.queues, self._policy)
-        self._needs = Needs(self._redis, pattern)
+        self._needs = Needs(self._redis, pattern, self._board.queues)
         self._starter = Starter(settings, self.name, pattern, clock)
         self._children: dict[str, Child] = {}
         self._backoff_s = 0.0
@@ -281,8 +281,7 @@ class Pool:
         now = self._clock()
         seen = self._observe(now)
         plan = decide(seen, self._policy, now)
-        if plan.start and now >= self._start_after:
-            self._start(plan.start)
+        if plan.start and now >= self._start_after and self._start(plan.start):
             self._started_at = now
         for name in plan.leave:
             self._children[name].leave()
@@ -320,14 +319,15 @@ class Pool:
         """Keep the fork server, and tell it what published versions need."""
         self._starter.tend(self._needs.runtimes())
 
-    def _start(self, count: int) -> None:
-        """Start so many workers; fewer if none can be started yet, and the next look asks again."""
-        for _ in range(count):
+    def _start(self, count: int) -> int:
+        """Start so many workers: how many were. The others have to wait for the fork server."""
+        for place in range(count):
             name = f"{self.name}-{secrets.token_hex(3)}"
             process = self._starter.start(name)
             if process is None:
-                return
+                return place
             self._children[name] = Child(name, process, self._clock())
+        return count
 
     def _beat(self) -> None:
         if self._clock() - self._beaten < _BEAT_S and len(self._children) == self._told:

@@ -16,7 +16,6 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client
 from tests import estimators
 from tests.pools import RunningPool, running_pool
@@ -26,14 +25,8 @@ from tests.waiting import wait_until
 @pytest.fixture
 def store(tmp_path: Path, redis: Redis) -> Path:
     store = tmp_path / "store"
-    for version, estimator in (
-        ("v1", estimators.Echo()),
-        ("random", estimators.Random()),
-        ("leaves", estimators.LeavesAnOrphan()),
-    ):
-        fitted = estimator.fit([[1.0]])
-        publish(Repository(store), redis, fitted, "echo", version, [[1.0], [2.0]])
-    redis.set(keys.key("active", "echo"), "v1")
+    echo = estimators.Echo().fit([[1.0]])
+    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
     return store
 
 
@@ -113,7 +106,7 @@ def test_forked_workers_draw_numbers_of_their_own(redis, start, client):
     drawn = []
     for pid in pool.workers(redis).values():
         assert is_forked(pid)
-        drawn.append(client.submit("echo", instances=[[1.0]], version="random").wait(20))
+        drawn.append(client.submit("echo", instances=[[estimators.DRAW]]).wait(20))
         os.kill(pid, signal.SIGKILL)
         wait_until(partial(is_gone, pool, redis, pid), 20)
     assert len({tuple(job["predictions"]) for job in drawn}) == 3
@@ -158,6 +151,19 @@ def test_threads_that_come_with_the_libraries_make_the_pool_spawn(redis, start, 
     assert "threads; for good" in pool.log.read_text()
 
 
+def test_a_fork_server_that_cannot_start_is_done_without(redis, start, client, tmp_path):
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "sitecustomize.py").write_text(
+        "import os, sys\nif 'worker.forkserver' in sys.orig_argv: os._exit(3)\n"
+    )
+    pool = start(environ={"PYTHONPATH": str(tmp_path / "hooks")})
+    assert not is_forked(a_worker(pool, redis))
+    said = pool.log.read_text()
+    assert "workers are started without the fork server" in said
+    assert "another one is started in 1 s" in said
+    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+
+
 def test_without_a_fork_server_workers_are_spawned(redis, start, client):
     pool = start(fork_server=False)
     pid = a_worker(pool, redis)
@@ -168,7 +174,7 @@ def test_without_a_fork_server_workers_are_spawned(redis, start, client):
 def test_what_a_worker_leaves_behind_is_collected_by_the_pool(redis, start, client):
     pool = start()
     a_worker(pool, redis)
-    job = client.submit("echo", instances=[[1.0]], version="leaves").wait(20)
+    job = client.submit("echo", instances=[[estimators.ORPHAN]]).wait(20)
     left = psutil.Process(int(job["predictions"][0]))
     wait_until(lambda: left.ppid() == pool.process.pid, 20, "it is the pool's")
     left.kill()

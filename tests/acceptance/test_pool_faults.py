@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,17 +265,29 @@ def test_an_empty_pool_starts_a_worker_for_a_job_and_lets_it_go_when_idle(
 def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
     client, redis, redis_url, store, tmp_path
 ):
-    """Some come at zero workers, some while a worker is asked to leave, some a moment before."""
-    settings = {"pool_min": 0, "pool_max": 2, "idle_s": 0.2, "lease_s": 0.5}
-    with running_pool(redis_url, store, tmp_path, **settings):
-        jobs = []
-        for step in range(20):
-            jobs += results(submit(client, *map(float, range(1 + step % 3))))
-            threading.Event().wait(0.06 * step)  # past the time at which workers leave
+    """Some come at zero workers, some just before or after one was asked to leave."""
+    handles = []
+    with running_pool(redis_url, store, tmp_path, pool_min=0, pool_max=2) as pool:
+        for step in range(12):
+            handles += submit(client, *map(float, range(1 + step % 3)))
+            if step % 2:
+                handles[-1].wait(20)
+            else:
+                wait_until(lambda: pool.workers(redis) or is_finished(handles[-1]), 20)
+            handles += submit(client, float(step))
+            for pid in pool.workers(redis).values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            handles += submit(client, float(step))
+        jobs = results(handles)
         assert codes(jobs) == ["finished"] * len(jobs)
         assert {job.attempts for job in jobs} == {1}
         wait_until(lambda: is_empty(redis), what="nothing is left behind")
     assert len(set(re.findall(r"worker started .*worker=(\S+)", pool_log(tmp_path)))) > 3
+
+
+def is_finished(handle: Handle) -> bool:
+    return handle.get().status is JobStatus.FINISHED
 
 
 def pool_log(folder: Path) -> str:

@@ -102,7 +102,7 @@ def client(redis: Redis, redis_server: RedisServer) -> Iterator[Client]:
 
 
 def processes(pool: RunningPool) -> list[int]:
-    """The pool's workers, by their process ids."""
+    """The pool's workers and its fork server, which has one thread, by their process ids."""
     return sorted(child.pid for child in psutil.Process(pool.process.pid).children())
 
 
@@ -429,7 +429,7 @@ def bomb(unit: bytes) -> bytes:
 
 def growth_of(pool: RunningPool) -> Callable[[], int]:
     """By how much the worker's highest use of memory has grown since, in bytes."""
-    (pid,) = processes(pool)
+    (pid,) = (pid for pid in processes(pool) if psutil.Process(pid).num_threads() > 1)
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
     before = _peak(pid)
     return lambda: _peak(pid) - before
