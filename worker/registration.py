@@ -11,7 +11,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import Any
 
@@ -43,7 +43,7 @@ class Registration:
         self._key = keys.key("worker", worker)
         self._queues: frozenset[str] = frozenset()
         self._entry: dict[str, str | int] = {
-            "birth": _now(),
+            "birth": moment(),
             "hostname": socket.gethostname(),
             "ip_address": "unknown",
             "pid": os.getpid(),
@@ -76,7 +76,7 @@ class Registration:
         """
         left = self._queues - set(queues)
         arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]
-        for name, value in (self._entry | {"last_heartbeat": _now()}).items():
+        for name, value in (self._entry | {"last_heartbeat": moment()}).items():
             arguments += [name, value]
         _BEAT(self._redis, arguments)
         self._queues = frozenset(queues)
@@ -101,9 +101,9 @@ class Registration:
         unregister(self._redis, self._worker)
 
 
-def _now() -> str:
-    """The time as RQ writes it; it parses no other form."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def moment(in_s: float = 0.0) -> str:
+    """The time, or that in so many seconds, as RQ writes it; it parses no other form."""
+    return (datetime.now(UTC) + timedelta(seconds=in_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:

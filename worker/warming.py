@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -25,6 +24,7 @@ from producer.keys import parse_queue
 from producer.routing import routed_versions
 from producer.settings import Settings
 from producer.warming import read_wanted
+from worker.registration import moment
 from worker.tally import Tally
 
 _log = structlog.get_logger()
@@ -118,7 +118,7 @@ class Warmer:
             queue = keys.queue_name(ref)
             found[queue] = {
                 "reason": failed.message[:_REASON],
-                "retry_at": _moment(failed.retry_in_s),
+                "retry_at": moment(failed.retry_in_s),
                 "wanted_ms": self._answered.get(queue),
             }
         return dict(list(found.items())[-_MOST:])
@@ -178,9 +178,3 @@ class Warmer:
         for field, number in tally.items():
             pipe.hincrbyfloat(keys.METRICS, field, number)
         pipe.execute()
-
-
-def _moment(in_s: float) -> str:
-    """So many seconds from now, RFC 3339 in UTC, by this machine's clock."""
-    moment = datetime.now(UTC) + timedelta(seconds=in_s)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from producer.contract import ModelRef
 from producer.settings import Settings
 from tests.yards import clean_environ
 
-pytest.importorskip("skl2onnx")
+skl2onnx = pytest.importorskip("skl2onnx")
 
 #: A worker that says at its end what it has imported.
 _WORKER = """
@@ -105,19 +106,31 @@ def running(settings: Settings, count: int = 1, pattern: str = "*") -> Iterator[
             worker.process.communicate()
 
 
-def classifier() -> LogisticRegression:
-    return LogisticRegression().fit(np.eye(4), ["a", "b", "a", "b"])
-
-
 ROWS = np.eye(4).tolist()
 
 
-def test_a_worker_of_compiled_versions_never_imports_scikit_learn(
-    client: Client, redis: Redis, settings: Settings
-):
-    store = Repository(settings.store_path)
-    manifest = publish(store, redis, classifier(), "light", "v1", ROWS, activate=True)
+def compiled(folder: Path, estimator: Any, inputs: int) -> Path:
+    """The estimator as an ONNX file: whether publishing compiles it depends on how fast it is."""
+    path = folder / "model.onnx"
+    example = np.zeros((1, inputs), np.float32)
+    options = {"zipmap": False} if hasattr(estimator, "classes_") else {}
+    made = skl2onnx.to_onnx(estimator, example, options={id(estimator): options})
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def publish_light(settings: Settings, redis: Redis, folder: Path) -> None:
+    """A version that ONNX alone serves."""
+    estimator = LogisticRegression().fit(np.eye(4), ["a", "b", "a", "b"])
+    store, path = Repository(settings.store_path), compiled(folder, estimator, 4)
+    manifest = publish(store, redis, path, "light", "v1", ROWS, activate=True)
     assert manifest.runtime == "onnx"
+
+
+def test_a_worker_of_compiled_versions_never_imports_scikit_learn(
+    client: Client, redis: Redis, settings: Settings, tmp_path: Path
+):
+    publish_light(settings, redis, tmp_path)
     with running(settings) as (worker,):
         job = client.submit("light", instances=ROWS[:1]).wait(30)
         assert job["predictions"] == ["a"]
@@ -128,10 +141,10 @@ def test_a_worker_of_compiled_versions_never_imports_scikit_learn(
 
 @pytest.mark.parametrize("pattern", ["*", "li*"])
 def test_a_worker_imports_it_only_for_a_version_that_it_serves(
-    client: Client, redis: Redis, settings: Settings, pattern: str
+    client: Client, redis: Redis, settings: Settings, tmp_path: Path, pattern: str
 ):
+    publish_light(settings, redis, tmp_path)
     store = Repository(settings.store_path)
-    publish(store, redis, classifier(), "light", "v1", ROWS, activate=True)
     publish(store, redis, StandardScaler().fit(np.eye(4)), "heavy", "v1", ROWS, compile=False)
     with running(settings, pattern=pattern) as (worker,):
         client.submit("light", instances=ROWS[:1]).wait(30)
@@ -142,7 +155,7 @@ def test_a_worker_imports_it_only_for_a_version_that_it_serves(
 
 @pytest.mark.parametrize("compiles", [True, False])
 def test_workers_map_the_weights_of_a_large_version_from_one_file(
-    client: Client, redis: Redis, settings: Settings, compiles: bool
+    client: Client, redis: Redis, settings: Settings, tmp_path: Path, compiles: bool
 ):
     inputs, hidden = 20, 2_000
     net = MLPRegressor(hidden_layer_sizes=(hidden,), max_iter=1, random_state=0)
@@ -151,7 +164,8 @@ def test_workers_map_the_weights_of_a_large_version_from_one_file(
         net.fit(rows, range(inputs))
     store = Repository(settings.store_path)
     example = rows[:2].tolist()
-    manifest = publish(store, redis, net, "wide", "v1", example, activate=True, compile=compiles)
+    artefact = compiled(tmp_path, net, inputs) if compiles else net
+    manifest = publish(store, redis, artefact, "wide", "v1", example, activate=True, compile=False)
     assert manifest.runtime == ("onnx" if compiles else "sklearn")
     weights = inputs * hidden * 4
     expected = net.predict(rows[:2])
