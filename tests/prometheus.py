@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -28,11 +27,6 @@ from tests.yards import free_port
 _FETCHED = ROOT / "build/prometheus/usr/bin"
 #: How often the tests' Prometheus scrapes and evaluates.
 _EVERY = "500ms"
-
-
-#: Whether this gateway tells how many workers are wanted.
-HAS_SCALING = importlib.util.find_spec("gateway.scaling") is not None
-needs_scaling = pytest.mark.skipif(not HAS_SCALING, reason="the gateway has no /v1/scaling")
 
 
 def program(name: str) -> str:

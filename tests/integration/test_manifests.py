@@ -30,7 +30,6 @@ from tests.manifests import (
     selects,
     workloads,
 )
-from tests.prometheus import needs_scaling
 
 pytestmark = needs_deploy
 
@@ -226,7 +225,6 @@ def test_keda_reads_queues_by_the_names_that_they_have():
         assert keys.parse_queue(queue) is not None
 
 
-@needs_scaling
 def test_keda_asks_for_a_number_that_is_there(redis, redis_url):
     (trigger,) = triggers("metrics-api")
     place = urlsplit(trigger["url"])
