@@ -11,6 +11,12 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 PACKAGES := producer models worker gateway
 
+# The oldest and the newest Kubernetes whose schemas the manifests are held against; KEDA's objects
+# have a schema of their own.
+KUBERNETES := 1.29 1.37
+SCALED := $(wildcard deploy/k8s/*/scaledobject.yaml)
+MANIFESTS := $(filter-out %/kustomization.yaml $(SCALED),$(wildcard deploy/k8s/*/*.yaml))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run test coverage chaos lint format docs bench wheel lock clean
@@ -33,13 +39,21 @@ chaos: $(VENV)/dev.stamp ## Break all that can break, at random, for half an hou
 	@CHAOS=1 $(PY) -m pytest tests/chaos
 	@$(PY) -m tests.chaos $(ARGS)
 
-lint: $(VENV)/dev.stamp ## Check style, types, imports between packages, and made pages.
+lint: $(VENV)/dev.stamp ## Check style, types, imports, made pages, and what is deployed.
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) docs/write_settings.py --check
 	@$(PY) docs/write_manifest_schema.py --check
+	@$(VENV)/bin/yamllint --strict docker-compose.yml deploy .github .pre-commit-config.yaml
+	@$(VENV)/bin/hadolint deploy/Dockerfile
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(VENV)/bin/check-jsonschema --quiet --check-metaschema deploy/schemas/*.json
+	@$(VENV)/bin/check-jsonschema --quiet --schemafile deploy/schemas/scaledobject.json $(SCALED)
+	@for version in $(KUBERNETES); do \
+		$(VENV)/bin/kubernetes-validate --strict --quiet -k $$version $(MANIFESTS) || exit 1; done
 
 format: $(VENV)/dev.stamp ## Put the code into the common form.
 	@$(VENV)/bin/ruff check --fix

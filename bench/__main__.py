@@ -14,7 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import engine, idle, memory, queues, scale, scaling, serving, submit
+from bench import (
+    capacity,
+    cold,
+    engine,
+    idle,
+    memory,
+    models,
+    queues,
+    scale,
+    scaling,
+    serving,
+    sharing,
+    submit,
+)
 from bench.drivers import BATCHES, PEERS
 from bench.environments import installed, versions
 from bench.picture import picture
@@ -32,8 +45,12 @@ PARTS: Mapping[str, Callable[[bool], Section]] = {
     "idle": idle.run,
     "http": serving.run,
     "scale": scale.run,
+    "cold": cold.run,
     "scaling": scaling.run,
     "memory": memory.run,
+    "redis": capacity.run,
+    "models": models.run,
+    "sharing": sharing.run,
 }
 
 

@@ -23,12 +23,13 @@ _WORKERS_RATIO = 1.7
 _SPREAD = 0.30
 _VERSIONS = (1, 10, 100)
 _COPIES = "copies"
-_FOREST, _REGRESSION = ModelRef("iris", "v2"), ModelRef("iris", "v1")
+_FOREST, _REGRESSION = ModelRef("forest", "v1"), ModelRef("iris", "v1")
+_COMPILED_FOREST = ModelRef("iris", "v2")
 
 _TEXT = """\
-One-row jobs, queued beforehand. `iris@v2` is a forest of 100 trees, whose predict is the cost;
-`iris@v1` is a logistic regression, whose predict costs next to nothing in a batch. Redis' share is
-of one core, its limit: where it nears 1, no worker adds anything."""
+One-row jobs, queued beforehand. `forest@v1` is a forest of 100 trees, not compiled, whose predict
+is the cost; `iris@v1` is a logistic regression, whose predict costs next to nothing in a batch.
+Redis' share is of one core, its limit: where it nears 1, no worker adds anything."""
 
 _TEXT_OF_VERSIONS = """\
 The same number of jobs for 1, 10 and 100 versions, which are copies of `iris@v1`, in turn; one
@@ -54,6 +55,7 @@ def run(quick: bool) -> Section:
     with open_yard() as yard:
         say("scale: publishing copies")
         publish_copies(yard, max(_VERSIONS))
+        publish_copy(yard, _COMPILED_FOREST, _FOREST, compile=False)
         systems = {
             f"{ref}, {count}": partial(_of_workers, yard, ref, count, _jobs(sizes, ref))
             for ref in (_FOREST, _REGRESSION)
@@ -69,18 +71,24 @@ def run(quick: bool) -> Section:
 
 def publish_copies(yard: Yard, count: int) -> None:
     """As many versions of one model, all with the estimator of ``iris`` v1."""
-    repository = Repository(yard.settings.store_path)
-    original = repository.manifest(_REGRESSION)
     for number in range(count):
-        publish(
-            repository,
-            yard.redis,
-            yard.artefact(_REGRESSION),
-            _COPIES,
-            f"v{number}",
-            original.example,
-            feature_names=[column.name for column in original.signature.inputs],
-        )
+        publish_copy(yard, _REGRESSION, ModelRef(_COPIES, f"v{number}"))
+
+
+def publish_copy(yard: Yard, original: ModelRef, copy: ModelRef, *, compile: bool = True) -> None:
+    """Publish the estimator of a version as another."""
+    repository = Repository(yard.settings.store_path)
+    known = repository.manifest(original)
+    publish(
+        repository,
+        yard.redis,
+        yard.artefact(original),
+        copy.model,
+        copy.version,
+        known.example,
+        feature_names=[column.name for column in known.signature.inputs],
+        compile=compile,
+    )
 
 
 def _jobs(sizes: Sizes, ref: ModelRef) -> int:

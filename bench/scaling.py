@@ -22,7 +22,7 @@ import numpy as np
 from bench import oracle
 from bench.jobs import submitted
 from bench.measure import percentile
-from bench.models import Paced
+from bench.paced import Paced
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.timeline import Timeline, draw

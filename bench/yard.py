@@ -149,7 +149,7 @@ class Yard:
 
 
 @contextmanager
-def open_yard(**settings: object) -> Iterator[Yard]:
+def open_yard(*, has_examples: bool = True, **settings: object) -> Iterator[Yard]:
     """A yard in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as name:
         folder = Path(name)
@@ -164,7 +164,8 @@ def open_yard(**settings: object) -> Iterator[Yard]:
             loaded = Settings.load({}, **(own | settings))
             redis = connect.steady(url)
             wait_until(lambda: answers(redis), 10)
-            publish_examples(loaded, redis)
+            if has_examples:
+                publish_examples(loaded, redis)
             client = Client(url, settings=loaded)
             yield Yard(folder, url, loaded, redis, client)
             client.close()

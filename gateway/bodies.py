@@ -223,6 +223,27 @@ class Route(_Answer):
     problems: list[str] = Field(description="What is wrong with the keys as they stand.")
     keys: RouteKeys
     changed_at: str | None
+    cold: list[str] = Field(
+        description="Versions that get traffic and that some living pool has not loaded: the next "
+        "job there waits for the load."
+    )
+
+
+class Warm(_Answer):
+    """What became of loading versions before they got traffic."""
+
+    state: Literal["warm", "no_pool", "skipped"] = Field(
+        description="`warm`: every pool had them loaded. `no_pool`: no pool is alive that serves "
+        "the model. `skipped`: nobody waited."
+    )
+    versions: list[str]
+    waited_ms: float
+
+
+class RouteChanged(Route):
+    """The route after a change."""
+
+    warm: Warm
 
 
 class Holder(_Answer):
@@ -231,6 +252,17 @@ class Holder(_Answer):
     worker: str
     host: str | None
     bytes: int
+
+
+class FailedLoad(_Answer):
+    """A worker that could not load the version."""
+
+    worker: str
+    host: str | None
+    reason: str
+    retry_at: str | None = Field(
+        description="From then on its next job has it tried again; null: only a new flip does."
+    )
 
 
 class Version(_Answer):
@@ -253,6 +285,7 @@ class Version(_Answer):
     created_at: str | None
     note: str
     loaded: list[Holder]
+    failed: list[FailedLoad]
 
 
 class VersionDetail(Version):

@@ -15,7 +15,9 @@ from gateway.services import services
 from gateway.survey import ModelSurvey, survey
 from producer import errors, keys, wire
 from producer.catalog import Entry
+from producer.overview import failed_loads
 from producer.presence import Presence
+from producer.warming import cold
 
 catalogue = APIBlueprint(
     "catalogue",
@@ -76,7 +78,7 @@ def get_version() -> Response:
 def _model(model: ModelSurvey, presence: Presence) -> dict[str, Any]:
     return {
         "model": model.name,
-        "route": model.route.to_dict(),
+        "route": model.route.to_dict() | {"cold": cold(model.route, presence)},
         "queue_depth": model.depth,
         "versions": [_version(model, entry, presence) for entry in model.versions.values()],
     }
@@ -112,6 +114,7 @@ def _version(model: ModelSurvey, entry: Entry, presence: Presence) -> dict[str, 
             }
             for worker in presence.holders(queue)
         ],
+        "failed": failed_loads(presence, queue),
     }
 
 

@@ -15,27 +15,44 @@ import click
     help="Requests that one process works on at once, waits included. [128]",
 )
 @click.option("--redis-url", metavar="URL", help="Redis to use; by default the running yard's.")
+@click.option(
+    "--check",
+    "is_check",
+    is_flag=True,
+    help="Start nothing: exit 0 if the gateway at --host and --port serves, 1 if not.",
+)
+@click.pass_context
 def gateway(
+    ctx: click.Context,
+    /,
     host: str | None,
     port: int | None,
     processes: int | None,
     threads: int | None,
     redis_url: str | None,
+    is_check: bool,
 ) -> None:
     """Serve the HTTP API: submit jobs, wait for them, see and change routes.
 
     The address has /docs to browse the API, /healthz, /readyz and /metrics. SIGTERM or Ctrl-C
     stops: requests that wait for a job get an answer within 5 s, and their jobs live on.
     """
-    from gateway.server import serve
     from producer.settings import Settings
 
-    serve(
-        Settings.load(
-            host=host,
-            port=port,
-            gateway_processes=processes,
-            gateway_threads=threads,
-            redis_url=redis_url,
-        )
+    settings = Settings.load(
+        host=host,
+        port=port,
+        gateway_processes=processes,
+        gateway_threads=threads,
+        redis_url=redis_url,
     )
+    if is_check:
+        from producer import endpoint
+
+        is_alive, detail = endpoint.ask_alive(settings.host, settings.port, timeout_s=3.0)
+        if not is_alive:
+            click.echo(f"{endpoint.address(settings.host, settings.port)}: {detail}", err=True)
+        ctx.exit(0 if is_alive else 1)
+    from gateway.server import serve
+
+    serve(settings)

@@ -41,6 +41,13 @@ JOB_ID = _parameter(
 )
 TIMEOUT = _parameter("timeout", "query", "Seconds to wait for the job.", _SECONDS | {"default": 30})
 WAIT = _parameter("wait", "query", "Seconds to wait for the job's end.", _SECONDS | {"default": 0})
+WARM = _parameter(
+    "wait",
+    "query",
+    "Seconds to wait, at most, until the pools have loaded what is to get traffic; without it "
+    "`MODELYARD_WARM_S`. 0: the change is made at once.",
+    _SECONDS | {"default": 30},
+)
 PATTERN = _parameter(
     "model",
     "query",

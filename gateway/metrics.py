@@ -35,6 +35,7 @@ from producer.errors import ModelyardError
 from producer.measures import MEASURES, Measure, Series, parse_field
 from producer.presence import WORKER_STATES
 from producer.settings import Settings
+from producer.warming import cold
 
 metrics = APIBlueprint(
     "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -153,14 +154,24 @@ def _routes(look: Survey) -> Iterator[Metric]:
     weight = _gauge("model_route_weight", "The version's weight in the route in force.", _VERSION)
     problems = _gauge("route_problems", "What is wrong with the model's keys.", ("model",))
     loaded = _gauge("loaded_model_versions", "Workers that have the version loaded.", _VERSION)
+    is_cold = _gauge(
+        "model_version_cold",
+        "1 if the version gets traffic and some pool has not loaded it, else 0.",
+        _VERSION,
+    )
+    failed = _gauge("model_load_failures", "Workers that could not load the version.", _VERSION)
     for model in look.models:
         problems.add_metric((model.name,), len(model.route.problems))
+        colds = cold(model.route, look.presence)
         for version, entry in model.versions.items():
             labels = (model.name, version)
             active.add_metric(labels, float(model.route.active == version))
             weight.add_metric(labels, model.route.weights.get(version, 0.0))
-            loaded.add_metric(labels, len(look.presence.holders(keys.queue_name(entry.ref))))
-    return iter((active, weight, problems, loaded))
+            queue = keys.queue_name(entry.ref)
+            loaded.add_metric(labels, len(look.presence.holders(queue)))
+            is_cold.add_metric(labels, float(version in colds))
+            failed.add_metric(labels, len(look.presence.failures(queue)))
+    return iter((active, weight, problems, loaded, is_cold, failed))
 
 
 def _queues(look: Survey) -> Iterator[Metric]:

@@ -34,6 +34,7 @@ TABLE: Mapping[type[errors.ModelyardError], tuple[int, str]] = {
     errors.NoActiveVersion: (409, "The model has no active version"),
     errors.JobEnded: (409, "The job has ended"),
     errors.RevisionMismatch: (412, "The route has changed"),
+    errors.ModelUnavailable: (409, "The version does not load"),
     errors.Conflict: (409, "The present state does not allow it"),
     errors.InvalidRoute: (422, "The route is not valid"),
     errors.QueueFull: (429, "The queue is full"),

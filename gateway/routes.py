@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
-from gateway.intake import expected_revisions, model_in_path
+from gateway.intake import expected_revisions, model_in_path, seconds_in_query
 from gateway.observe import note
 from gateway.services import services
 from producer import errors, wire
 from producer.connect import redis_reachable
 from producer.contract import Route
-from producer.routing import read_route, set_route
+from producer.presence import read_presence
+from producer.routing import Change, read_route
+from producer.warming import cold, flip
 
 routes = APIBlueprint(
     "routes",
@@ -44,13 +48,15 @@ def get() -> Response:
         "changeRoute",
         describe.MODEL,
         describe.IF_MATCH,
-        answers={200: bodies.Route},
+        describe.WARM,
+        answers={200: bodies.RouteChanged},
         refuses=(
             errors.InvalidJson,
             errors.InvalidInput,
             errors.InvalidRoute,
             errors.UnknownModel,
             errors.RevisionMismatch,
+            errors.ModelUnavailable,
             errors.TooLarge,
             errors.Unavailable,
         ),
@@ -60,19 +66,15 @@ def get() -> Response:
 def put() -> Response:
     """Change the active version, the weights, or both, at one instant.
 
-    The change holds for every job that is accepted after the answer.
+    First every living pool loads the versions that are to get traffic; if one does not load, the
+    route stays as it is. The change holds for every job that is accepted after the answer.
     """
-    model = model_in_path()
-    change = bodies.check(bodies.RouteChange, services().intake.json())
+    model, warm_s = model_in_path(), seconds_in_query("wait", services().settings.warm_s)
+    asked = bodies.check(bodies.RouteChange, services().intake.json())
     with redis_reachable():
-        route = set_route(
-            services().redis,
-            model,
-            active=change.active,
-            weights=change.weights,
-            revision=_revision(model),
-        )
-    return _answer(route)
+        change = Change(model, asked.active, asked.weights, _revision(model))
+        route, warmth = flip(services().redis, change, warm_s)
+        return _answer(route, warm=warmth.to_dict())
 
 
 def _revision(model: str) -> int | None:
@@ -91,8 +93,9 @@ def _revision(model: str) -> int | None:
     return present
 
 
-def _answer(route: Route) -> Response:
+def _answer(route: Route, **more: Any) -> Response:
     note(model=route.model)
-    response = Response(wire.dumps(route.to_dict()), mimetype="application/json")
+    more["cold"] = cold(route, read_presence(services().redis))
+    response = Response(wire.dumps(route.to_dict() | more), mimetype="application/json")
     response.set_etag(str(route.revision))
     return response

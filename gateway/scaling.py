@@ -22,12 +22,12 @@ from producer import errors, wire
 from producer.connect import redis_reachable
 from producer.errors import InvalidInput
 from producer.presence import WORKER_STATES, read_presence
+from producer.queues import queue_names
 from producer.settings import Settings
 from producer.work import Bounds, Work, seconds_of_work, wanted
 from producer.workload import (
     announced_arrivals_s,
     announced_start_s,
-    queue_names,
     read_workload,
 )
 

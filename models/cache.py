@@ -2,7 +2,8 @@
 
 The engine asks for a version and predicts while it holds it; `load` (in practice
 `models.runtimes.load`) brings it from the store. What is held is never taken away: a version is
-evicted only while nobody uses it, the one that was used the longest time ago first.
+evicted only while nobody uses it and nobody has pinned it, the one that was used the longest time
+ago first. What did not load is left alone for a while, and is told with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,6 +40,19 @@ class Use:
     load_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A version that did not load.
+
+    Attributes:
+        message: Why.
+        retry_in_s: Seconds until its next use tries again; 0.0 where that time has come.
+    """
+
+    message: str
+    retry_in_s: float
+
+
 @dataclass(slots=True)
 class _Entry:
     ref: ModelRef
@@ -63,6 +77,7 @@ class _State:
     crowded: set[ModelRef] = field(default_factory=set)  # loaded, and waiting for room
     failures: dict[ModelRef, _Failure] = field(default_factory=dict)
     holders: dict[int, int] = field(default_factory=dict)  # thread to the models that it holds
+    pinned: frozenset[ModelRef] = frozenset()
 
 
 class ModelCache:
@@ -108,6 +123,29 @@ class ModelCache:
         """The versions that are loaded, each with its size in bytes; the last used comes last."""
         with self._changed:
             return {ref: entry.size_bytes for ref, entry in self._state.entries.items()}
+
+    def failed(self) -> dict[ModelRef, Failed]:
+        """The versions that did not load when last tried, and when they are tried again."""
+        now = self._clock()
+        with self._changed:
+            return {
+                ref: Failed(failure.message, max(0.0, failure.until - now))
+                for ref, failure in self._state.failures.items()
+            }
+
+    def forgive(self, ref: ModelRef) -> None:
+        """Let the next use of a version try to load it, whatever came of it before."""
+        with self._changed:
+            self._state.failures.pop(ref, None)
+
+    def pin(self, refs: Iterable[ModelRef]) -> None:
+        """From now on let these, and only these, never be evicted to make room.
+
+        A version need not be loaded to be pinned, and pinning does not load it.
+        """
+        with self._changed:
+            self._state.pinned = frozenset(refs)
+            self._changed.notify_all()
 
     def evict(self, ref: ModelRef) -> bool:
         """Unload a version that nobody uses, and forget that it failed to load.
@@ -189,7 +227,7 @@ class ModelCache:
         self._state.crowded.add(ref)
         try:
             while not self._evict_for(size_bytes):
-                if thread in self._state.holders:
+                if thread in self._state.holders or self._is_hopeless(size_bytes):
                     raise self._no_room(ref)
                 self._changed.notify_all()
                 self._changed.wait()
@@ -200,7 +238,11 @@ class ModelCache:
         """Whether ``size_bytes`` fit now; evicts only if that is enough."""
         entries = self._state.entries
         free = self._limit_bytes - sum(entry.size_bytes for entry in entries.values())
-        idle = [entry for entry in entries.values() if not entry.users]
+        idle = [
+            entry
+            for entry in entries.values()
+            if not entry.users and entry.ref not in self._state.pinned
+        ]
         if free + sum(entry.size_bytes for entry in idle) < size_bytes:
             return False
         for entry in idle:
@@ -209,10 +251,23 @@ class ModelCache:
             free += entries.pop(entry.ref).size_bytes
         return True
 
+    def _is_hopeless(self, size_bytes: int) -> bool:
+        """Whether it would not fit even if nobody used a model, for all that is pinned."""
+        return self._pinned_bytes() + size_bytes > self._limit_bytes
+
+    def _pinned_bytes(self) -> int:
+        entries = self._state.entries.values()
+        return sum(entry.size_bytes for entry in entries if entry.ref in self._state.pinned)
+
     def _no_room(self, ref: ModelRef) -> ModelUnavailable:
-        used = sum(entry.size_bytes for entry in self._state.entries.values() if entry.users)
+        used = sum(
+            entry.size_bytes
+            for entry in self._state.entries.values()
+            if entry.users or entry.ref in self._state.pinned
+        )
         return ModelUnavailable(
             f"{ref}: no room: {used} of the {self._limit_bytes} bytes of the model cache are in use"
+            + (f", {self._pinned_bytes()} of them pinned" if self._pinned_bytes() else "")
         )
 
     def _take(self, entry: _Entry, thread: int) -> None:
@@ -236,7 +291,7 @@ class ModelCache:
 
     def _remember(self, ref: ModelRef, message: str) -> None:
         with self._changed:
-            last = self._state.failures.get(ref)
+            last = self._state.failures.pop(ref, None)  # the last that failed comes last
             backoff_s = (
                 min(LAST_BACKOFF_S, last.backoff_s * 2) if last is not None else FIRST_BACKOFF_S
             )

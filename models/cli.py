@@ -52,8 +52,12 @@ def _metrics(
     return metrics
 
 
-def _example(_context: click.Context, _parameter: click.Parameter, path: Path) -> list[Any]:
+def _example(
+    _context: click.Context, _parameter: click.Parameter, path: Path | None
+) -> list[Any] | None:
     """The rows of a file: a JSON list, or a request with ``instances``."""
+    if path is None:
+        return None
     try:
         value = wire.loads(path.read_bytes())
     except OSError as error:
@@ -98,7 +102,12 @@ def _tell(line: str) -> None:
     metavar="NAME=NUMBER",
     help="What was measured of it; may be given several times.",
 )
-@click.option("--activate", is_flag=True, help="Send the model's traffic to it at once.")
+@click.option(
+    "--activate",
+    is_flag=True,
+    help="Send the model's traffic to it, once the running pools have loaded it.",
+)
+@click.option("--no-wait", is_flag=True, help="With --activate: do not wait for the pools.")
 @click.option("--no-compile", is_flag=True, help="Serve it as it is; look for no faster form.")
 @click.option(
     "--memory-mib",
@@ -125,6 +134,7 @@ def publish(
     note: str,
     metrics: dict[str, float],
     activate: bool,
+    no_wait: bool,
     no_compile: bool,
     memory_mib: int,
     timeout_s: int,
@@ -160,6 +170,7 @@ def publish(
         note=note,
         metrics=metrics,
         activate=activate,
+        warm_s=0.0 if no_wait else settings.warm_s,
         compile=not no_compile,
         limits=Limits(memory_bytes=memory_mib * 2**20, cpu_s=timeout_s, wall_s=float(timeout_s)),
         progress=_tell,
@@ -171,6 +182,13 @@ def publish(
 @click.argument("model", callback=_name)
 @click.argument("version", callback=_name)
 @click.argument("new_version", callback=_name)
+@click.option(
+    "--rows",
+    type=_FILE,
+    callback=_example,
+    metavar="ROWS.json",
+    help="Rows to compare the answers on, the more the better; by default rows near the example.",
+)
 @click.option("--note", default="", help="A sentence for people.")
 @_STORE
 @_REDIS_URL
@@ -179,6 +197,7 @@ def quantize(
     model: str,
     version: str,
     new_version: str,
+    rows: list[Any] | None,
     note: str,
     store: str | None,
     redis_url: str | None,
@@ -196,7 +215,7 @@ def quantize(
     from models.quantize import quantize as quantize_version
 
     found = quantize_version(
-        repository, redis, model, version, new_version, note=note, progress=_tell
+        repository, redis, model, version, new_version, rows=rows, note=note, progress=_tell
     )
     if as_json:
         click.echo(wire.dumps(found.to_dict()))

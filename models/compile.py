@@ -54,6 +54,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class _Compared:
+    """What a graph is compared with: the rows that the original answers, and the answers."""
+
+    original: SklearnModel
+    asked: arrays.Rows
+    wanted: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """How two models' answers to the same rows compare."""
 
@@ -86,13 +95,20 @@ def compile_estimator(
     except ImportError as error:
         missing = error.name or "skl2onnx"
         return _kept(f"{missing} is not installed here: pip install 'modelyard[convert]'")
-    tell(f"comparing the original with a compiled form on {len(example) + len(trials)} rows")
-    asked, wanted = answered(original, [*example, *trials])
-    if len(asked) < len(example) + min(_LEAST_ROWS, len(trials)):
-        return _kept(f"it is too slow, or too choosy, to be compared: {len(asked)} rows answered")
     faults: list[str] = []
+    compared: _Compared | None = None
     for number, type_ in _precisions(original.signature):
-        outcome = _tried(estimator, original, type_, number, asked, wanted)
+        candidate = _converted(estimator, original, type_, example)
+        if isinstance(candidate, str):
+            outcome = _kept(f"in {number} {candidate}")
+        else:
+            if compared is None:  # only now: what does not convert need not be asked
+                tell(f"comparing the original with a compiled form on {len(trials)} rows")
+                compared = _Compared(original, *answered(original, [*example, *trials]))
+            if len(compared.asked) < len(example) + min(_LEAST_ROWS, len(trials)):
+                count = len(compared.asked)
+                return _kept(f"too slow or too choosy to be compared: {count} rows answered")
+            outcome = _judged(compared, *candidate, type_, number)
         if outcome.graph is not None:
             return outcome
         faults.append(outcome.decision.reason)
@@ -167,25 +183,29 @@ def _kept(reason: str) -> Outcome:
     return Outcome(Compiled(chosen="", reason=reason[:2_000]))
 
 
-def _tried(
-    estimator: Any,
-    original: SklearnModel,
-    type_: ColumnType,
-    number: str,
-    asked: arrays.Rows,
-    wanted: dict[str, list[Any]],
-) -> Outcome:
-    """What comes of one graph: numbers of ``type_`` as its inputs."""
+def _converted(
+    estimator: Any, original: SklearnModel, type_: ColumnType, example: arrays.Rows
+) -> tuple[bytes, Loaded] | str:
+    """A graph with numbers of ``type_`` as its inputs, ready to predict; or why there is none."""
     from models.runtimes.onnx_session import OnnxModel
 
     signature = original.signature
     try:
         graph = convert(estimator, signature, type_, is_text=original.takes_texts)
-        candidate = OnnxModel(graph, signature, asked[:8])
+        candidate = OnnxModel(graph, signature, example)
     except Exception as error:
-        return _kept(f"in {number} it does not convert: {_shortened(described(error))}")
+        return f"it does not convert: {_shortened(described(error))}"
     if not candidate.alignment.is_batchable:
-        return _kept(f"compiled in {number} its answers change with the rows beside them")
+        return "its answers change with the rows beside them"
+    return graph, candidate
+
+
+def _judged(
+    compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnType, number: str
+) -> Outcome:
+    """What comes of one graph."""
+    original, asked, wanted = compared.original, compared.asked, compared.wanted
+    signature = original.signature
     try:
         got = all_answers(candidate, asked, wanted)
         agreement = compare(signature, wanted, got)

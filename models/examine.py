@@ -20,6 +20,7 @@ from models.formats import Source
 from models.prober import PROBER, ProbeFailed, Raised, Refused
 from models.proofs import Compiled
 from models.sandbox import Fence, Limits
+from producer.contract import ModelRef
 from producer.errors import ConfigurationError, InvalidInput
 
 #: Address space for each byte of an artefact, beside what every child may take.
@@ -97,11 +98,11 @@ def examine(
             ):
                 heard.line(known)
         except Refused as error:
-            raise _ours(error) from None
+            raise our_error(error) from None
         except Raised as error:
-            failure = error.message if heard.findings else f"does not open: {error.message}"
+            failure = str(error) if heard.findings else f"does not open: {error}"
         except ProbeFailed as error:
-            failure = error.message if heard.findings else f"cannot be opened: {error.message}"
+            failure = str(error) if heard.findings else f"cannot be opened: {error}"
         except ValidationError as error:
             raise ConfigurationError(f"was described wrongly: {error.errors()[0]['msg']}") from None
         if heard.findings is None:
@@ -115,8 +116,11 @@ def grown(limits: Limits, size_bytes: int) -> Limits:
     return limits.model_copy(update={"memory_bytes": more})
 
 
-def _ours(error: Refused) -> ConfigurationError | InvalidInput:
-    return InvalidInput(error.message) if error.kind == "invalid_input" else error
+def our_error(error: Refused, ref: ModelRef | None = None) -> ConfigurationError | InvalidInput:
+    """What a child refused, as it would have been raised here."""
+    if error.kind == "invalid_input":
+        return InvalidInput(str(error))
+    return ConfigurationError(f"{ref}: {error}" if ref else str(error))
 
 
 def _examined(heard: _Heard, failure: str, made: IO[bytes], *, compiles: bool) -> Examined:

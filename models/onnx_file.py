@@ -7,6 +7,7 @@ without copies, and refuses all that; only then does anyone hand the bytes to on
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ _FLOATS = re.compile(rb"(?:\x3d.{4})+", re.DOTALL)
 _INTS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+")
 
 Span = tuple[int, int]
+#: A file, read or mapped.
+Raw = bytes | mmap.mmap
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ def is_onnx(raw: bytes) -> bool:
     return found.get(1) == 1 and found.get(7) == 1
 
 
-def inspect(raw: bytes) -> OnnxFile:
+def inspect(raw: Raw) -> OnnxFile:
     """What ``raw`` holds, if it may be opened.
 
     Raises:
@@ -103,7 +106,7 @@ _MODEL = {
 class _Walk:
     """One pass over a model; messages wait on a stack, so that no nesting ends the recursion."""
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: Raw) -> None:
         self.raw = raw
         self.found = OnnxFile()
         self._domains = set(DOMAINS)
@@ -240,9 +243,7 @@ _INSIDE: dict[str, dict[int, str]] = {
 }
 
 
-def _fields(
-    raw: bytes, span: Span, *, is_attribute: bool = False
-) -> Iterator[tuple[int, int, Span]]:
+def _fields(raw: Raw, span: Span, *, is_attribute: bool = False) -> Iterator[tuple[int, int, Span]]:
     """The fields of a message: number, how it is written, and where; a varint's value comes first.
 
     Raises:
@@ -271,7 +272,7 @@ def _fields(
         place += length
 
 
-def _varint(raw: bytes, place: int, end: int) -> tuple[int, int]:
+def _varint(raw: Raw, place: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while place < end and shift < 70:
         byte = raw[place]

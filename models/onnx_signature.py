@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.onnx_file import OnnxFile
-from models.runtimes.onnx_session import feeds_of, probabilities_of
+from models.runtimes.onnx_session import feeds_of, probabilities_of, rows_at_once
 from models.signatures import TEXT
 from producer.contract import Column, ColumnType, Output, Signature, Task
 from producer.errors import ConfigurationError, InvalidInput
@@ -64,9 +64,10 @@ def derive(
     """
     if not example:
         raise InvalidInput.at(["example"], "must hold at least one row")
+    most = rows_at_once(session)
     columns = _columns(session, example, feature_names)
     inputs = Signature(inputs=columns, outputs=(Output(name="predictions", type="float64"),))
-    rows = check_rows(inputs, instances=list(example))
+    rows = check_rows(inputs, instances=list(example))[:most]
     feeds = feeds_of(session, inputs)(rows)
     names = [output.name for output in session.get_outputs()]
     given = [
@@ -82,7 +83,9 @@ def _columns(
     inputs = session.get_inputs()
     for each in inputs:
         if each.type not in _TYPES:
-            raise ConfigurationError(f"ONNX: input {each.name!r} is of type {each.type}")
+            raise ConfigurationError(
+                f"ONNX: input {each.name!r} is of type {each.type}, which no column has"
+            )
     if len(inputs) > 1:
         for each in inputs:
             if len(each.shape) == 2 and each.shape[1] != 1:

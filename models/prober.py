@@ -25,7 +25,7 @@ from typing import IO, Any
 from models import probe
 from models.sandbox import Limits
 from producer import wire
-from producer.errors import ConfigurationError, InvalidJson
+from producer.errors import InvalidJson
 
 #: Seconds in which a child that was ended, or has nothing more to say, must be gone.
 _GRACE_S = 5.0
@@ -36,8 +36,11 @@ _ENVIRON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class ProbeFailed(ConfigurationError):
-    """The child did not answer: it raised, crashed, or broke a limit; the message says which."""
+class ProbeFailed(Exception):
+    """The child did not answer: it raised, crashed, or broke a limit; the message says which.
+
+    It becomes one of `producer.errors` where the caller knows what was asked.
+    """
 
 
 @dataclass(slots=True)
@@ -197,7 +200,7 @@ class Raised(ProbeFailed):
     """The artefact, or a library that read it, raised in the child."""
 
 
-class Refused(ConfigurationError):
+class Refused(ProbeFailed):
     """The child refused the artefact for a reason of ours.
 
     Attributes:
@@ -209,7 +212,7 @@ class Refused(ConfigurationError):
         self.kind = kind
 
 
-def _fault(code: str, message: str) -> ConfigurationError:
+def _fault(code: str, message: str) -> ProbeFailed:
     if code == "raised":
         return Raised(message)
     return ProbeFailed(message) if code == "memory" else Refused(message, code)

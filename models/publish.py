@@ -30,7 +30,7 @@ from models.proofs import Compiled
 from models.repository import Repository
 from models.runtimes import described
 from models.sandbox import Limits
-from producer import catalog, keys, routing
+from producer import catalog, keys, routing, warming
 from producer.contract import ModelRef
 from producer.errors import (
     ConfigurationError,
@@ -65,6 +65,7 @@ def publish(
     note: str = "",
     metrics: Mapping[str, float] | None = None,
     activate: bool = False,
+    warm_s: float = 30.0,
     compile: bool = True,
     limits: Limits | None = None,
     progress: Tell = lambda line: None,
@@ -84,6 +85,7 @@ def publish(
         note: A sentence for people.
         metrics: What was measured of it.
         activate: Whether to give it the model's traffic.
+        warm_s: Seconds to wait for that, at most, until the pools have loaded it; 0 does not wait.
         compile: Whether to look for a faster form.
         limits: What the child that opens it may take.
         progress: Is told what is going on, a line at a time.
@@ -95,6 +97,8 @@ def publish(
         InvalidManifest: The note, a metric or the example is out of bounds.
         VersionExists: The version is published with other bytes or another signature.
         Unavailable: It is stored but not registered, because Redis is away.
+        ModelUnavailable: It is published, but does not load in a pool, or not in time, so that it
+            got no traffic.
     """
     ref = ModelRef(model, version)
     source = _source(ref, estimator_or_path)
@@ -127,7 +131,7 @@ def publish(
         repository.publish(manifest, files)
     stored = _stored(repository, manifest)
     if redis is not None:
-        register(redis, stored, activate=activate)
+        register(redis, stored, activate=activate, warm_s=warm_s)
     return stored
 
 
@@ -158,18 +162,30 @@ def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
     return registered
 
 
-def register(redis: Redis, manifest: Manifest, *, activate: bool = False) -> None:
+def register(
+    redis: Redis, manifest: Manifest, *, activate: bool = False, warm_s: float = 0.0
+) -> None:
     """Make a stored version known to Redis, and give it the traffic if asked to.
 
     Raises:
         Unavailable: Redis is away.
+        ModelUnavailable: It does not load in a pool, or not within ``warm_s``: it got no traffic.
     """
     try:
         catalog.register(redis, manifest.ref, manifest.to_json(), manifest.signature)
         if activate:
-            routing.set_route(redis, manifest.model, active=manifest.version)
+            _activate(redis, manifest, warm_s)
     except RedisError as error:
         raise _away(manifest.ref, error) from error
+
+
+def _activate(redis: Redis, manifest: Manifest, warm_s: float) -> None:
+    try:
+        warming.flip(redis, routing.Change(manifest.model, active=manifest.version), warm_s)
+    except ModelUnavailable as error:
+        raise ModelUnavailable(
+            f"{manifest.ref} is published, but gets no traffic: {error.message}"
+        ) from error
 
 
 def libraries_of(names: set[str]) -> dict[str, str]:

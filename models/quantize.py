@@ -8,7 +8,7 @@ smaller by a margin, answers alike within a bound, and its rows stay apart.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +18,10 @@ from redis import Redis
 
 from models import manifest as manifests
 from models import onnx_file
-from models.examine import Tell, grown
+from models.examine import Tell, grown, our_error
 from models.findings import Quantized
 from models.manifest import File, Manifest
-from models.prober import PROBER
+from models.prober import PROBER, ProbeFailed, Refused
 from models.publish import GRAPH, libraries_of, register
 from models.repository import Repository
 from models.sandbox import Limits
@@ -76,14 +76,27 @@ def quantize(
     version: str,
     new_version: str,
     *,
+    rows: Sequence[Any] | None = None,
     note: str = "",
     limits: Limits | None = None,
     progress: Tell = lambda line: None,
 ) -> Report:
     """Make ``new_version`` of ``version``, if it is worth it.
 
+    Args:
+        repository: The store.
+        redis: Where the new version becomes known; None leaves that to `register_store`.
+        model: The model's name.
+        version: What is made smaller.
+        new_version: The name of what is made.
+        rows: Rows to compare the answers on, as in a request; by default rows near the example.
+        note: A sentence for people.
+        limits: What the child that writes it may take.
+        progress: Is told what is going on, a line at a time.
+
     Raises:
         InvalidName: The new version may not be called so.
+        InvalidInput: A row does not fit the signature.
         NotFound: There is no such version.
         VersionExists: The new one is there.
         ConfigurationError: It has no ONNX form, nothing of it shrinks, or a limit was broken.
@@ -101,7 +114,12 @@ def quantize(
         )
     raw = repository.read(ref, GRAPH, expected=known)
     progress(f"writing the weights of {len(raw)} bytes of ONNX in 8 bits")
-    found, graph = _made(ref, known, raw, limits or Limits(), progress)
+    request = {
+        "signature": known.signature.model_dump(mode="json"),
+        "example": list(known.example),
+        "rows": None if rows is None else list(rows),
+    }
+    found, graph = _made(ref, request, raw, limits or Limits(), progress)
     manifest = None
     if found.decision.chosen:
         manifest = _manifest(known, new, found, graph, note)
@@ -120,23 +138,21 @@ def quantize(
 
 
 def _made(
-    ref: ModelRef, known: Manifest, raw: bytes, limits: Limits, progress: Tell
+    ref: ModelRef, request: Mapping[str, Any], raw: bytes, limits: Limits, progress: Tell
 ) -> tuple[Quantized, bytes]:
     """What the child found, and the graph that it made."""
     said: list[Any] = []
     with tempfile.TemporaryFile() as made:
-        request = {
-            "signature": known.signature.model_dump(mode="json"),
-            "example": list(known.example),
-        }
         try:
             for line in PROBER.ask("quantize", raw, grown(limits, len(raw)), made, **request):
                 if "progress" in line:
                     progress(str(line["progress"])[:200])
                 elif "quantized" in line:
                     said.append(Quantized.model_validate(line["quantized"]))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{ref}: {error.message}") from None
+        except Refused as error:
+            raise our_error(error, ref) from None
+        except ProbeFailed as error:
+            raise ConfigurationError(f"{ref}: cannot be made smaller: {error}") from None
         except ValidationError as error:
             raise ConfigurationError(f"{ref}: {error.errors()[0]['msg']}") from None
         if not said:

@@ -10,6 +10,7 @@ beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from models import golden
 from models.findings import Quantized
 from models.proofs import Compiled, Tolerance
 from models.runtimes.onnx_session import OnnxModel
-from models.trials import rows_around
+from models.trials import rows_near
 from producer.contract import Signature
 from producer.errors import ConfigurationError
 from producer.rows import check_rows
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 #: A file must shrink to this part of what it was, or it is not worth another version.
 SMALLER = 0.8
-#: The part of the rows that must be answered alike: the same label, and each number within `NEAR`
-#: of the usual size of the answers (root mean square).
+#: The part of the rows that must be answered alike: the same label, or, of a version that gives no
+#: labels, each number within `NEAR` of the usual size of the answers (root mean square).
 AGREEMENT, NEAR = 0.98, 0.05
 #: How many weights of a column may share a scale.
 BLOCKS = (16, 32, 64, 128, 256)
@@ -47,9 +48,10 @@ _SAME = 0.2
 def quantize_graph(exchange: Exchange) -> None:
     """Write a graph with weights of 8 bits, compare it, and tell `Quantized`.
 
-    The request has ``signature`` and ``example``.
+    The request has ``signature``, ``example``, and ``rows`` to compare on, or None.
 
     Raises:
+        InvalidInput: A row does not fit the signature.
         ConfigurationError: The graph does not open, does not answer the example, or has nothing
             that shrinks.
     """
@@ -59,7 +61,9 @@ def quantize_graph(exchange: Exchange) -> None:
     graph = quantized(exchange.artefact)
     smaller = OnnxModel(graph, signature, rows)
     exchange.say(progress="comparing the answers of both, and timing them")
-    decision, agreement = _decision(signature, original, smaller, rows)
+    given = exchange.request["rows"]
+    asked = check_rows(signature, instances=given) if given else rows_near(signature, rows)
+    decision, agreement = _decision(signature, original, smaller, [*rows, *asked])
     sizes = len(exchange.artefact), len(graph)
     fault = _fault(sizes, agreement, smaller)
     if fault:
@@ -80,9 +84,12 @@ def _decision(
     signature: Signature, original: OnnxModel, smaller: OnnxModel, rows: list[list[Any]]
 ) -> tuple[Compiled, float]:
     """The figures, and the part of the rows that are answered alike."""
-    asked, wanted = compiling.answered(original, [*rows, *rows_around(None, signature, rows)])
+    asked, wanted = compiling.answered(original, rows)
     got = compiling.all_answers(smaller, asked, wanted)
     found = compiling.compare(signature, wanted, got, rtol=0.0, atol_of_size=NEAR)
+    if golden.are_labels(signature, "predictions"):
+        labels = compiling.compare(signature, _labels(wanted), _labels(got))
+        found = replace(found, disagreements=labels.disagreements)
     agreement = 1 - found.disagreements / found.rows
     rates = compiling.speeds({"original": original, "candidate": smaller}, asked)
     decision = Compiled(
@@ -96,6 +103,10 @@ def _decision(
         rows_per_s=rates,
     )
     return decision, agreement
+
+
+def _labels(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {"predictions": answers["predictions"]}
 
 
 def _fault(sizes: tuple[int, int], agreement: float, smaller: OnnxModel) -> str:

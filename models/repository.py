@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from models.manifest import File, Manifest
+from models.mapping import Maps
 from models.stores import Away, Leftover, NotThere, Source, Store, Unreadable, open_store
 from models.stores.cache import DiskCache, default_folder
 from models.stores.folder import STAGING, STAGING_TTL_S, FolderStore
@@ -63,6 +64,8 @@ class Repository:
         self._store: Store = FolderStore(store, now) if isinstance(store, Path) else store
         self._now = now
         self.cache = cache
+        #: Where a worker maps large files from; None reads them into memory.
+        self.maps: Maps | None = None
 
     @property
     def location(self) -> str:

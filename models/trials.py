@@ -38,6 +38,32 @@ def rows_around(estimator: Any, signature: Signature, example: arrays.Rows) -> a
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+def rows_near(signature: Signature, example: arrays.Rows) -> arrays.Rows:
+    """`COUNT` rows close to those of the example: one of them, a little of another, and noise.
+
+    For comparing where no agreement can be expected far away from all data.
+    """
+    random = np.random.default_rng(_SEED)
+    real = np.array([column.type in ("float64", "float32") for column in signature.inputs])
+    first, second = random.integers(len(example), size=(2, COUNT))
+    if not real.any():
+        return [list(example[place]) for place in range(len(example))]
+    numbers = np.array(
+        [[cell if is_real else 0.0 for cell, is_real in zip(row, real, strict=True)]
+         for row in example]
+    )  # fmt: skip
+    part = random.uniform(0, 0.2, (COUNT, 1))
+    noise = numbers.std(axis=0) * 0.02 * random.standard_normal((COUNT, len(real)))
+    mixed = (1 - part) * numbers[first] + part * numbers[second] + noise
+    return [
+        [
+            value if is_real else cell
+            for value, is_real, cell in zip(values, real, example[place], strict=True)
+        ]
+        for values, place in zip(mixed.tolist(), first.tolist(), strict=True)
+    ]
+
+
 def _cells(random: Any, type_: str, seen: list[Any], known: list[Any]) -> list[Any]:
     if type_ in ("string", "bool"):
         alike = [value for value in known if isinstance(value, type(seen[0]))]

@@ -4,13 +4,13 @@ redis-py waits 5 s and tries 10 times by default: a gateway would hang for most 
 Redis that is gone, a blocking read longer than 5 s would fail, and a worker would repeat what may
 not be repeated. Here each caller says what it is: `fast` must answer at once, `steady` does work in
 a loop that knows what is safe to repeat, `blocking` waits for something to come. None decodes
-replies.
+replies. A URL may name a Redis, or the Sentinels that know which one is the primary.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from producer import sentinel
 from producer.embedded import OLDEST
 from producer.errors import ConfigurationError, Unavailable
 from producer.settings import variable
@@ -42,7 +43,8 @@ def fast(url: str, name: str = "modelyard") -> Redis:
     """A client whose calls end in under 1 s, by a reply or by an error.
 
     A connection that turns out to be closed is made anew, once: Redis was restarted. A call that
-    got no reply in time is not repeated.
+    got no reply in time is not repeated. Where Sentinels are asked first, each of them that does
+    not answer adds 0.3 s.
 
     Raises:
         ConfigurationError: ``url`` is none of Redis.
@@ -157,8 +159,11 @@ def _version_of(info: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _client(url: str, *, retries: int, **options: Any) -> Redis:
+    connections: Callable[..., ConnectionPool] = (
+        sentinel.pool if sentinel.is_sentinel(url) else ConnectionPool.from_url
+    )
     try:
-        pool = ConnectionPool.from_url(
+        pool = connections(
             url,
             max_connections=MOST_CONNECTIONS,
             # Not on a time-out: the call may have been carried out, and the time is used up.
@@ -184,6 +189,6 @@ def _bad_url(url: str, error: Exception) -> ConfigurationError:
     if option:
         reason = f"has the option {option[1] or option[2]!r}, which is unknown or has a bad value"
     else:
-        reason = "is no Redis URL: redis://[[user]:password@]host[:port][/db], rediss://... or "
-        reason += "unix:///path/to/socket"
+        reason = "is no Redis URL: redis://[[user]:password@]host[:port][/db], rediss://..., "
+        reason += f"unix:///path/to/socket or {sentinel.FORM}"
     return ConfigurationError(f"{variable('redis_url')}={redacted(url)!r} {reason}")

@@ -46,13 +46,27 @@ def check_free(host: str, port: int) -> None:
 
 def ask_ready(host: str, port: int, timeout_s: float = 1.0) -> tuple[int | None, str]:
     """What a gateway's ``/readyz`` says: its status (None: no answer) and what is missing."""
+    status, said = _ask("/readyz", host, port, timeout_s)
+    return status, _detail(said) if status is not None else said.decode()
+
+
+def ask_alive(host: str, port: int, timeout_s: float = 1.0) -> tuple[bool, str]:
+    """Whether a gateway's process serves, by its ``/healthz``, and what it answers if not."""
+    status, said = _ask("/healthz", host, port, timeout_s)
+    if status is None:
+        return False, said.decode()
+    return status == 200, f"the gateway answers {status}"
+
+
+def _ask(path: str, host: str, port: int, timeout_s: float) -> tuple[int | None, bytes]:
+    """The status and the body; None, and why, if no answer comes."""
     asked = HTTPConnection(_LOCAL.get(host, host), port, timeout=timeout_s)
     try:
-        asked.request("GET", "/readyz", headers={"Accept": "application/json"})
+        asked.request("GET", path, headers={"Accept": "application/json"})
         answer = asked.getresponse()
-        return answer.status, _detail(answer.read(65_536))
+        return answer.status, answer.read(65_536)
     except (OSError, HTTPException) as error:
-        return None, f"the gateway does not answer ({type(error).__name__})"
+        return None, f"the gateway does not answer ({type(error).__name__})".encode()
     finally:
         asked.close()
 

@@ -42,6 +42,8 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
+    modelyard:wanted                 hash    flips               workers, pool    WANTED_TTL_S after the last entry
+    modelyard:loading:{queue}        hash    worker              worker           WANTED_TTL_S after the last load began
     modelyard:ended                  channel finish, reap        waiting clients  -
 """
 
@@ -61,6 +63,8 @@ STUCK_S = 6
 CRASHES_TTL_S = 3600
 #: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
+#: Versions that were asked for before they got traffic are forgotten by then; above any wait.
+WANTED_TTL_S = 3_600
 #: A deleted version is known as such for this long: longer than any batch may take.
 TOMBSTONE_TTL_S = 7_200
 #: Routes that ``rollback`` can look back to.
@@ -85,6 +89,7 @@ QUARANTINE = "modelyard:quarantine"
 CRASHES = "modelyard:crashes"
 PRESENCE = "modelyard:presence"
 ENDED = "modelyard:ended"
+WANTED = "modelyard:wanted"
 
 #: The families of keys: what the scripts see as ``K.name``, and `key` as ``name``.
 PREFIXES = {
@@ -112,6 +117,7 @@ PREFIXES = {
     "off": "modelyard:off:",
     "loaded": "modelyard:loaded:",
     "pool": "modelyard:pool:",
+    "loading": "modelyard:loading:",
 }
 
 #: What the scripts see beside the prefixes.
@@ -129,11 +135,13 @@ SINGLES = {
     "presence": PRESENCE,
     "all_workers": WORKERS,
     "ended": ENDED,
+    "wanted": WANTED,
 }
 
 #: The sizes and times to live that the scripts see.
 NUMBERS = {
     "bell_ttl": BELL_TTL_S,
+    "wanted_ttl": WANTED_TTL_S,
     "tombstone_ttl": TOMBSTONE_TTL_S,
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,

@@ -16,6 +16,7 @@ from producer.catalog import Entry, model_names, read_versions
 from producer.contract import Route
 from producer.presence import Presence, read_presence
 from producer.routing import read_route
+from producer.warming import cold
 
 
 def read_models(redis: Redis) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def _model(
     front_door = depths[route.model]
     return {
         "model": route.model,
-        "route": route.to_dict(),
+        "route": route.to_dict() | {"cold": cold(route, presence)},
         "queue_depth": front_door + sum(version["queue_depth"] for version in versions),
         "versions": versions,
     }
@@ -70,7 +71,21 @@ def _version(entry: Entry, route: Route, depth: int, presence: Presence) -> dict
             }
             for worker in presence.holders(_queue(entry))
         ],
+        "failed": failed_loads(presence, _queue(entry)),
     }
+
+
+def failed_loads(presence: Presence, queue: str) -> list[dict[str, Any]]:
+    """The workers that could not load a version, why, and when they try again."""
+    return [
+        {
+            "worker": worker.name,
+            "host": _text(worker.known.get("host")),
+            "reason": failed.reason,
+            "retry_at": failed.retry_at,
+        }
+        for worker, failed in presence.failures(queue)
+    ]
 
 
 def _queue(entry: Entry) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from redis import Redis
@@ -42,18 +43,36 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """A version that a worker could not load.
+
+    Attributes:
+        reason: Why, in a sentence.
+        retry_at: From when on its next job has it tried again, RFC 3339 by the worker's clock; None
+            where it is tried again only when it is asked for anew.
+        wanted_ms: The wish that it was loaded for, see `producer.warming`; None if it was a job.
+    """
+
+    reason: str
+    retry_at: str | None = None
+    wanted_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """A worker as it last announced itself.
 
     Attributes:
         name: Its name.
-        versions: Bytes of each version that it has loaded, by ``model@version``.
+        versions: Bytes of each version that it has loaded and proven, by ``model@version``.
         known: All that it announced: ``pool``, ``host``, ``pid``, ...
+        failed: What it could not load, by ``model@version``.
     """
 
     name: str
     versions: Mapping[str, int]
     known: Mapping[str, Any] = field(default_factory=dict)
+    failed: Mapping[str, FailedLoad] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,22 @@ class Presence:
     def holders(self, ref: str) -> tuple[Worker, ...]:
         """The workers that have a version loaded, ``ref`` being its ``model@version``."""
         return tuple(worker for worker in self.workers if ref in worker.versions)
+
+    def failures(self, ref: str) -> tuple[tuple[Worker, FailedLoad], ...]:
+        """The workers that could not load a version, and why."""
+        return tuple(
+            (worker, worker.failed[ref]) for worker in self.workers if ref in worker.failed
+        )
+
+    def pools_of(self, model: str) -> tuple[Pool, ...]:
+        """The pools that serve a model, by the pattern that each announces, and do their work."""
+        return tuple(
+            pool for pool in self.looking if fnmatchcase(model, str(pool.known.get("pattern", "*")))
+        )
+
+    def holds(self, pool: Pool, ref: str) -> bool:
+        """Whether a worker of the pool has a version loaded."""
+        return any(worker.known.get("pool") == pool.name for worker in self.holders(ref))
 
     def count(self, state: str) -> int:
         """How many workers of all pools are in one of the `WORKER_STATES`."""
@@ -101,7 +136,8 @@ def read_presence(redis: Redis) -> Presence:
             workers_of = _counts(known.get("workers"), WORKER_STATES)
             pools.append(Pool(name, workers_of, known, _ago_s(known.get("looked_ms"), now_ms)))
         elif known is not None:
-            workers.append(Worker(name, _counts(known.get("versions")), known))
+            versions, failed = _counts(known.get("versions")), _failed(known.get("failed"))
+            workers.append(Worker(name, versions, known, failed))
     return Presence(tuple(pools), tuple(workers))
 
 
@@ -112,6 +148,20 @@ def _read(raw: bytes | str | None) -> dict[str, Any] | None:
     except InvalidJson:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _failed(value: Any) -> dict[str, FailedLoad]:
+    """The failures that can be read."""
+    known = value if isinstance(value, dict) else {}
+    return {
+        ref: FailedLoad(
+            reason,
+            retry_at if isinstance(retry_at := said.get("retry_at"), str) else None,
+            wanted_ms if type(wanted_ms := said.get("wanted_ms")) is int else None,
+        )
+        for ref, said in known.items()
+        if isinstance(said, dict) and isinstance(reason := said.get("reason"), str)
+    }
 
 
 def _ago_s(looked_ms: Any, now_ms: float) -> float:

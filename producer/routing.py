@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from redis import Redis
 
 from producer import keys, wire
-from producer.contract import Route, check_name
+from producer.contract import ModelRef, Route, check_name
 from producer.errors import InvalidRoute, RevisionMismatch, UnknownModel
 from producer.scripting import Script
 
@@ -68,6 +69,54 @@ def read_route(redis: Redis, model: str) -> Route:
     return _set(redis, model, None, ("keep", ""), ("keep", []))
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a model's route, as `set_route` takes it.
+
+    Attributes:
+        model: The model's name.
+        active: The version that gets the traffic.
+        weights: Version to weight; an empty mapping clears them.
+        revision: Only if the route is still at this revision.
+    """
+
+    model: str
+    active: str | None = None
+    weights: Mapping[str, float] | None = None
+    revision: int | None = None
+
+    @property
+    def routed(self) -> list[str]:
+        """The versions that the change names and gives traffic to."""
+        split = [version for version, weight in (self.weights or {}).items() if weight > 0]
+        return split or ([self.active] if self.active is not None else [])
+
+
+def apply(redis: Redis, change: Change) -> Route:
+    """Make a change; see `set_route`."""
+    return set_route(
+        redis,
+        change.model,
+        active=change.active,
+        weights=change.weights,
+        revision=change.revision,
+    )
+
+
+def check_change(redis: Redis, change: Change) -> Route:
+    """The present route; raises what `apply` would, by the keys as they are now."""
+    pairs = _checked(change.active, change.weights)
+    present = read_route(redis, change.model)
+    if change.revision is not None and present.revision != change.revision:
+        raise _moved(change.model, present.revision, change.revision)
+    named = [version for version in (change.active, *pairs[::2]) if version is not None]
+    known = redis.hmget(keys.key("signatures", change.model), named) if named else []
+    for version, signature in zip(named, cast("list[bytes | None]", known), strict=True):
+        if signature is None:
+            raise _unpublished(change.model, version)
+    return present
+
+
 def set_route(
     redis: Redis,
     model: str,
@@ -93,12 +142,7 @@ def set_route(
         RevisionMismatch: The route is at another revision.
         UnknownModel: No version of the model is published.
     """
-    if active is None and weights is None:
-        raise InvalidRoute("give an active version, weights, or both")
-    pairs = _checked_weights(weights or {})
-    for version in [active, *pairs[::2]]:
-        if version is not None:
-            check_name("version", str(version))
+    pairs = _checked(active, weights)
     return _set(
         redis,
         model,
@@ -116,6 +160,16 @@ def rollback(redis: Redis, model: str) -> Route:
         RevisionMismatch: Somebody changed the route at the same time.
         UnknownModel: No version of the model is published.
     """
+    return apply(redis, previous(redis, model))
+
+
+def previous(redis: Redis, model: str) -> Change:
+    """The change that puts back the route that was in force before the present one.
+
+    Raises:
+        InvalidRoute: There was none.
+        UnknownModel: No version of the model is published.
+    """
     present = read_route(redis, model)
     for entry in history(redis, model):
         weights: dict[str, float] | None = parse_plan(entry["plan"])
@@ -124,7 +178,7 @@ def rollback(redis: Redis, model: str) -> Route:
         active: str | None = entry["active"] or None
         if entry["mode"] == "active":
             weights = None
-        return set_route(redis, model, active=active, weights=weights, revision=present.revision)
+        return Change(model, active, weights, present.revision)
     raise InvalidRoute(f"model {model!r} has had no other route")
 
 
@@ -143,6 +197,21 @@ def history(redis: Redis, model: str, count: int = 50) -> list[dict[str, Any]]:
     return found
 
 
+def routed_versions(redis: Redis, models: Sequence[str]) -> set[ModelRef]:
+    """The versions that get traffic by the routes in force, as they were written down last."""
+    pipe = redis.pipeline(transaction=False)
+    for model in models:
+        pipe.hget(keys.key("route", model), "plan")
+    plans = pipe.execute(raise_on_error=False)
+    return {
+        ModelRef(model, version)
+        for model, plan in zip(models, plans, strict=True)
+        if isinstance(plan, bytes)
+        for version, weight in parse_plan(plan.decode()).items()
+        if weight > 0
+    }
+
+
 def set_alias(redis: Redis, model: str, alias: str, version: str | None) -> None:
     """Let ``alias`` name ``version``; None takes the alias away.
 
@@ -156,10 +225,23 @@ def set_alias(redis: Redis, model: str, alias: str, version: str | None) -> None
         return
     published = keys.key("signatures", model)
     if not redis.hexists(published, check_name("version", version)):
-        raise InvalidRoute(f"version {version!r} of model {model!r} is not published")
+        raise InvalidRoute(
+            f"version {version!r} of model {model!r} is not published, or is retired"
+        )
     if redis.hexists(published, alias):
         raise InvalidRoute(f"{alias!r} is a version of model {model!r}, so it can be no alias")
     redis.hset(keys.key("aliases", model), alias, version)
+
+
+def _checked(active: str | None, weights: Mapping[str, float] | None) -> list[str]:
+    """The weights as `_checked_weights` gives them; raises for what could not be obeyed."""
+    if active is None and weights is None:
+        raise InvalidRoute("give an active version, weights, or both")
+    pairs = _checked_weights(weights or {})
+    for version in [active, *pairs[::2]]:
+        if version is not None:
+            check_name("version", str(version))
+    return pairs
 
 
 def _checked_weights(weights: Mapping[str, float]) -> list[str]:
@@ -190,12 +272,18 @@ def _set(
         case [b"ok", *rest]:
             return _route(model, rest)
         case [b"revision", present]:
-            raise RevisionMismatch(
-                f"the route of {model!r} is at revision {present}, not {revision}"
-            )
+            raise _moved(model, present, revision)
         case [b"unknown_version", version]:
-            raise InvalidRoute(f"version {version.decode()!r} of model {model!r} is not published")
+            raise _unpublished(model, version.decode())
     raise UnknownModel(f"no version of model {model!r} is published")
+
+
+def _moved(model: str, present: object, revision: object) -> RevisionMismatch:
+    return RevisionMismatch(f"the route of {model!r} is at revision {present}, not {revision}")
+
+
+def _unpublished(model: str, version: str) -> InvalidRoute:
+    return InvalidRoute(f"version {version!r} of model {model!r} is not published, or is retired")
 
 
 def _route(model: str, reply: list[Any]) -> Route:

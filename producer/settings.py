@@ -25,8 +25,9 @@ class Settings(BaseModel):
 
     redis_url: str | None = Field(
         default=None,
-        description="Redis to use: redis://, rediss:// or unix://. Unset, `modelyard up` starts "
-        "one of its own, and the other commands look for the running yard in the data folder.",
+        description="Redis to use: redis://, rediss:// (TLS), unix://, or redis+sentinel://"
+        "host:port,host:port/service/db. Unset, `modelyard up` starts one of its own, and the "
+        "other commands look for the running yard in the data folder.",
     )
     data: str = Field(
         default="data", description="Folder of `modelyard up`: the embedded Redis' files and logs."
@@ -38,11 +39,13 @@ class Settings(BaseModel):
     )
     store_cache: str | None = Field(
         default=None,
-        description="Folder for what was read from a store by URL. Unset: `modelyard` in the "
-        "user's cache folder.",
+        description="Folder for what was read from a store by URL, and for files that workers map. "
+        "Unset: `modelyard` in the user's cache folder.",
     )
     store_cache_bytes: int = Field(
-        default=10 * 2**30, ge=1, description="Bytes in that folder, at most."
+        default=10 * 2**30,
+        ge=1,
+        description="Bytes of either kind in that folder, at most.",
     )
     host: str = Field(default="127.0.0.1", description="Address that the gateway listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the gateway listens on.")
@@ -137,6 +140,24 @@ class Settings(BaseModel):
         default=None,
         ge=1,
         description="Loaded models of one worker, at most. Unset: 75 % of `worker_bytes`.",
+    )
+    pin_routed: bool = Field(
+        default=False,
+        description="Versions that get traffic by their route are not evicted from a worker's "
+        "cache, once loaded; another that finds no room beside them is `model_unavailable`.",
+    )
+    warm_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=600,
+        description="A flip waits this long, at most, until the pools have loaded the version; "
+        "then it is refused. 0: flips do not wait.",
+    )
+    map_bytes: int = Field(
+        default=16 * 2**20,
+        ge=0,
+        description="Files of a version from this size on are mapped from a copy in "
+        "`store_cache`, so that the workers of a machine share their pages. 0: never.",
     )
     worker_bytes: int | None = Field(
         default=None,

@@ -88,16 +88,18 @@ class StopSignals:
         self._reader.close()
         self._writer.close()
 
-    def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
-        """Return when a signal comes or a child ends, or after ``timeout_s``.
+    def wait(self, timeout_s: float, also: Sequence[int] = ()) -> bool:
+        """Whether a signal came or a child ended, once that was so or ``timeout_s`` is over.
 
         Args:
             timeout_s: The longest wait.
-            also: Descriptors; there is something to read from one of them.
+            also: Descriptors; something to read from one of them ends the wait, too.
         """
         own = self._reader.fileno()
-        if own in select.select([own, *also], [], [], timeout_s)[0]:
+        ready = select.select([own, *also], [], [], timeout_s)[0]
+        if own in ready:
             self._reader.recv(4096)
+        return bool(ready)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

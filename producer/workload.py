@@ -10,20 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from math import isfinite
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from producer import keys, measures, wire
-from producer.catalog import model_names
-from producer.contract import ModelRef, is_name
-from producer.crashes import held_back
 from producer.errors import InvalidJson
 from producer.presence import Presence
-from producer.retirement import read_states
 from producer.work import Pace, Work
 
 #: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.
@@ -46,37 +40,6 @@ class Workload:
     works: tuple[Work, ...]
     counts: Mapping[str, int]
     is_suspended: bool
-
-
-def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
-    """The queues that there may be work for: of all versions, and the front doors of their models.
-
-    Those of retired versions are among them, but not of those that are held back because they kill
-    their workers (`producer.crashes`).
-
-    Args:
-        redis: Where they are.
-        pattern: Only models whose name matches, as a shell matches file names.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    models = [model for model in model_names(redis) if fnmatchcase(model, pattern)]
-    pipe = redis.pipeline(transaction=False)
-    for model in models:
-        pipe.hkeys(keys.key("signatures", model))
-    *published, retired = (*pipe.execute(raise_on_error=False), read_states(redis))
-    found: list[str] = []
-    for model, versions in zip(models, published, strict=True):
-        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
-            continue
-        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
-        found += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
-        found.append(model)
-    gone = [queue for queue in retired if fnmatchcase(queue.partition("@")[0], pattern)]
-    found += sorted(set(gone) - set(found))
-    held = held_back(redis)
-    return [queue for queue in found if queue not in held]
 
 
 def read_workload(

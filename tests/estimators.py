@@ -5,9 +5,11 @@ They are published like any other model, so they live in a module that worker pr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +31,9 @@ LEAK = 424208.0
 SLOW = 424209.0
 HOLD = 424210.0
 HOLD_FOR_EVER = 424211.0
+KILL_GROUP = 424212.0
+OUT_OF_MEMORY = 424213.0
+KILLED_FOR_MEMORY = 424214.0
 
 #: What a batch with `SLOW` takes, in seconds; long enough to be caught in the act.
 SLOW_S = 1.0
@@ -61,8 +66,10 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
     def predict(self, X: Any) -> Any:
         numbers = np.asarray(X, dtype=float)[:, 0]
         if self.journal:
-            with Path(self.journal).open("a") as journal:
-                journal.write("".join(f"{number:.10g}\n" for number in dict.fromkeys(numbers)))
+            lines = "".join(f"{number:.10g}\n" for number in dict.fromkeys(numbers))
+            # The process that opens it while it is published may not write; workers may.
+            with contextlib.suppress(PermissionError), Path(self.journal).open("a") as journal:
+                journal.write(lines)
         for number in sorted(set(numbers)):
             _misbehave(float(number))
         if self.pace_s:
@@ -86,6 +93,12 @@ def _misbehave(number: float) -> None:
         sys.exit("a model that exits")
     if number == ABORT:
         os.abort()
+    if number == KILL_GROUP:
+        os.killpg(0, signal.SIGKILL)
+    if number == OUT_OF_MEMORY:
+        _exhaust()
+    if number == KILLED_FOR_MEMORY:  # as the kernel does it
+        os.kill(os.getpid(), signal.SIGKILL)
     if number == LEAK:
         _leaked.append(bytearray(b"x" * LEAK_BYTES))
     if number == SLOW:
@@ -94,6 +107,46 @@ def _misbehave(number: float) -> None:
         ctypes.PyDLL(None).sleep(HOLD_S)
     if number == HOLD_FOR_EVER:
         re.match("(a+)+$", "a" * 60 + "b")
+
+
+def _exhaust() -> None:
+    """Ask for more memory than the process may have."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**33, before[1]))
+    try:
+        np.zeros(2**34, dtype=np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+class Obedient(Echo):
+    """Does as a file says whenever it is opened, and writes down that it was.
+
+    Args:
+        orders: A file that may hold a word and a number: ``sleep 2`` takes two seconds to open,
+            ``raise 0`` does not open, ``kill 0`` ends the process.
+        loads: A file that gets a line for each opening, the process' id; nothing is done without.
+    """
+
+    def __init__(self, orders: str, loads: str) -> None:
+        super().__init__()
+        self.orders = orders
+        self.loads = loads
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if not Path(self.loads).exists():  # it is being published, where nothing can be written
+            return
+        with Path(self.loads).open("a") as loads:
+            loads.write(f"{os.getpid()}\n")
+        orders = Path(self.orders)
+        word, number = orders.read_text().split() if orders.exists() else ("", "0")
+        if word == "sleep":
+            time.sleep(float(number))
+        elif word == "raise":
+            raise RuntimeError("it was told not to load")
+        elif word == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Doubling(Echo):

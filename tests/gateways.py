@@ -82,6 +82,11 @@ def announce_worker(redis: Redis, name: str, **loaded: Any) -> None:
     _announce(redis, "worker", "loaded", name, {"pool": "here", "host": "h", "pid": 2} | loaded)
 
 
+def announce(redis: Redis, kind: str, name: str, what: dict[str, Any]) -> None:
+    """Say that a ``pool`` or ``worker`` is alive, and just what is told of it."""
+    _announce(redis, kind, {"pool": "pool", "worker": "loaded"}[kind], name, what)
+
+
 def _announce(redis: Redis, kind: str, family: str, name: str, what: dict[str, Any]) -> None:
     seconds, _ = redis.time()
     redis.set(keys.key(family, name), json.dumps(what), ex=keys.PRESENCE_TTL_S)

@@ -76,6 +76,7 @@ class Observation:
         kept: Workers that were needed at most in the last ``idle_s``; None where that is not known
             yet, because the pool is younger.
         guard: The worker that was told to keep off queues with long batches; empty for none.
+        unmet: Versions that are to be loaded here before they get traffic (`producer.warming`).
         names: The workers that have reported and were not asked to leave.
         name: The pool's own name.
         peers: The other pools.
@@ -91,6 +92,7 @@ class Observation:
     start_s: float = 0.0
     kept: int | None = None
     guard: str = ""
+    unmet: int = 0
     names: Sequence[str] = ()
     name: str = ""
     peers: Sequence[Peer] = ()
@@ -136,10 +138,12 @@ def decide(seen: Observation, policy: Policy, now: float) -> Plan:
     all_workers = seen.workers + sum(peer.workers for peer in seen.peers)
     missing = _wanted(seen, policy, now, all_workers) - all_workers - len(seen.idle_since)
     start = _share_of_missing(missing, seen, policy)
+    if seen.unmet and not seen.starting and not seen.idle_since:
+        start = max(start, 1)
     start = max(policy.least - seen.workers, min(start, policy.most - seen.workers))
     if start > 0:
         return Plan(start=start)
-    if seen.kept is None:
+    if seen.kept is None or seen.unmet:
         return Plan()
     surplus = min(
         _share_of_surplus(all_workers - seen.kept, seen, policy), seen.workers - policy.least

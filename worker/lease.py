@@ -97,7 +97,7 @@ class Batch:
         queue: Where the jobs came from.
         claimed_us: When, in microseconds.
         timeout_s: The shortest of their timeouts, in seconds.
-        has_more: Whether more jobs waited in that queue.
+        has_more: Whether more jobs waited, in that queue or in the next ones.
         jobs: At least one.
     """
 

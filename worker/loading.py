@@ -7,19 +7,32 @@ write to one of the two cannot make a worker open something else.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from redis import Redis
 
 from models.manifest import Manifest
+from models.mapping import Maps
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
+from models.stores.cache import default_folder
 from producer import wire
-from producer.catalog import Entry, model_names, read_versions
+from producer.catalog import Entry, read_versions
 from producer.contract import ModelRef
 from producer.errors import ModelUnavailable, ModelyardError, VersionGone
 from producer.keys import queue_name
 from producer.retirement import read_states
+from producer.settings import Settings
+
+
+def maps_of(settings: Settings) -> Maps | None:
+    """Where workers map large files from; None if the settings have them read into memory."""
+    if settings.map_bytes == 0:
+        return None
+    home = Path(settings.store_cache) if settings.store_cache else default_folder()
+    limit_bytes = settings.store_cache_bytes
+    return Maps(home / "mapped", limit_bytes, settings.map_bytes, settings.pool_max)
 
 
 class Loader:
@@ -62,16 +75,20 @@ class Loader:
         """Whether rows of several jobs may be predicted together; asked of a loaded version."""
         return self._batchable[ref]
 
-    def prepare(self) -> None:
-        """Import what the published versions need, before the first job has to wait for it.
+    def prepare(self, queues: Iterable[str]) -> None:
+        """Import what the versions of these queues need, before the first job has to wait for it.
 
+        Nothing else is imported: a worker of compiled versions never has scikit-learn in memory.
         The catalogue says what: a store may be far away, and to import is not to open.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        for model in model_names(self._redis):
+        served = set(queues)
+        for model in sorted({queue.partition("@")[0] for queue in served}):
             for entry in read_versions(self._redis, model).values():
+                if queue_name(entry.ref) not in served:
+                    continue
                 # What cannot be read or imported is told with the first job that asks for it.
                 with contextlib.suppress(ModelyardError):
                     prepare(Manifest.parse(wire.dumps(entry.manifest)))

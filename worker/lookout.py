@@ -51,6 +51,7 @@ class Lookout:
         idle_since: Mapping[str, float],
         started_at: float,
         guard: str = "",
+        unmet: int = 0,
     ) -> Observation:
         """The yard and the pool's workers at this moment.
 
@@ -61,6 +62,7 @@ class Lookout:
             idle_since: When each idle one was first seen idle, by name.
             started_at: When one was started last.
             guard: The one that was told to keep off queues with long batches.
+            unmet: Versions that are to be loaded here before they get traffic.
 
         Raises:
             RedisError: Redis does not answer.
@@ -82,6 +84,7 @@ class Lookout:
             start_s=self.start_s,
             kept=self._memory.kept(works, self.start_s, now),
             guard=guard,
+            unmet=unmet,
             names=[name for name, state in states.items() if state != "starting"],
             name=self._name,
             peers=self._peers(presence, queues),

@@ -14,6 +14,9 @@ _SHARE = 0.75
 #: The limit of the control group that the process runs in (cgroup v2): "max" or bytes.
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
+#: Linux' sums over the pages of the process that reads it; "Pss" is the proportional set size.
+_OWN_PAGES = Path("/proc/self/smaps_rollup")
+
 
 def worker_limit_bytes(settings: Settings) -> int:
     """The memory that one worker may use: as set, or its part of the machine's or container's.
@@ -33,8 +36,16 @@ def cache_limit_bytes(settings: Settings) -> int:
 
 
 def used_bytes() -> int:
-    """What this process holds in memory now."""
-    return int(psutil.Process().memory_info().rss)
+    """What this process holds in memory now: its own pages, and its part of those it shares.
+
+    Workers share what they map, the libraries and large models; each would be charged with all of
+    it otherwise. Where the system does not tell, all that is resident counts.
+    """
+    try:
+        lines = _OWN_PAGES.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _memory_bytes() -> int:

@@ -1,42 +1,56 @@
-"""Which runtimes the published versions need, for the pool to tell its fork server."""
+"""What the yard needs of a pool at this moment, before it decides anything about workers.
+
+Which runtimes the published versions name, for its fork server; and, while there is no worker to
+look at the queues, whether a job waits in any.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from redis import Redis
 
-from producer import catalog
+from producer import catalog, keys
+from worker.board import Board
 
 
 class Needs:
-    """The runtimes that manifests in the catalogue name, read anew when a version comes or goes.
+    """The needs of the models that match.
 
     Args:
-        redis: Where the catalogue is.
+        redis: Where the catalogue and the queues are.
         pattern: Only models whose name matches.
     """
 
     def __init__(self, redis: Redis, pattern: str) -> None:
         self._redis = redis
         self._pattern = pattern
+        self._board = Board(redis, pattern)
         self._queues: frozenset[str] | None = None
         self._runtimes: frozenset[str] = frozenset()
 
-    def runtimes(self, queues: Sequence[str]) -> frozenset[str]:
-        """The runtimes' names.
-
-        Args:
-            queues: The queues of the published versions, as they are now.
+    def runtimes(self) -> frozenset[str]:
+        """The names of the runtimes, read anew when a version comes or goes.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        if self._queues != frozenset(queues):
+        queues = frozenset(self._board.queues())
+        if self._queues != queues:
             self._runtimes = frozenset(self._read())
-            self._queues = frozenset(queues)
+            self._queues = queues
         return self._runtimes
+
+    def has_jobs(self) -> bool:
+        """Whether a job waits in any queue, in one round trip.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        for queue in self._board.queues():
+            pipe.exists(keys.key("queue", queue))
+        return any(reply == 1 for reply in pipe.execute(raise_on_error=False))
 
     def _read(self) -> set[str]:
         found: set[str] = set()

@@ -26,6 +26,7 @@ from producer.errors import ConfigurationError
 from producer.format import format_problem
 from producer.settings import Settings
 from producer.signals import StopSignals
+from producer.warming import unmet
 from producer.work import Bounds
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.board import Board, keep_off
@@ -130,7 +131,7 @@ class Pool:
         watch = (self._bury, self._look, self._vouch, self._enforce_deadlines)
         while not (self._signals.count or self._outdated):
             self._go_round(*watch, self._sweep, self._tend, self._scale)
-            self._signals.wait(self._pause_s(), self._starter.descriptors)
+            self._pause()
         self._starter.stop()
         self._drain(watch)
         _log.info("pool stopped", pool=self.name)
@@ -141,9 +142,19 @@ class Pool:
             self._looked_ms = self._now_ms
         self._do(self._beat)
 
-    def _pause_s(self) -> float:
-        """How long to wait for news: less while there is no worker to look at the queues itself."""
-        return TICK_S if self._children else min(TICK_S, self._settings.look_s)
+    def _pause(self) -> None:
+        """Wait for news; also of jobs, while there is no worker to look for them itself."""
+        ends = self._clock() + TICK_S
+        step_s = TICK_S if self._children else min(TICK_S, self._settings.look_s)
+        while not self._signals.wait(step_s, self._starter.descriptors):
+            if self._clock() >= ends or self._has_news():
+                return
+
+    def _has_news(self) -> bool:
+        try:
+            return self._needs.has_jobs()
+        except OUTAGE:  # the next round says so
+            return False
 
     def _do(self, *steps: Callable[[], None]) -> bool:
         """Take the steps. One that fails costs the others nothing, unless Redis is away.
@@ -285,6 +296,7 @@ class Pool:
             {c.name: c.idle_since for c in staying if c.idle_since is not None},
             self._started_at,
             self._guard,
+            len(unmet(self._redis, self.name, self._board.known.__contains__)),
         )
 
     def _place_guard(self, found: Guard | None) -> None:
@@ -306,7 +318,7 @@ class Pool:
 
     def _tend(self) -> None:
         """Keep the fork server, and tell it what published versions need."""
-        self._starter.tend(self._needs.runtimes(self._board.queues()))
+        self._starter.tend(self._needs.runtimes())
 
     def _start(self, count: int) -> None:
         """Start so many workers; fewer if none can be started yet, and the next look asks again."""
@@ -331,6 +343,7 @@ class Pool:
             "min": self._policy.least,
             "max": self._policy.most,
             "pattern": self._pattern,
+            "warms": not (self._signals.count or self._outdated),  # flips wait for its loads
             "staying": len(self._staying()),
             "room": self._room(),
             "arrivals_s": self._lookout.arrivals_s,

@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from redis import Redis
@@ -30,13 +30,14 @@ from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Ended, Lease, Suspended, reap
-from worker.loading import Loader
+from worker.loading import Loader, maps_of
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
 from worker.relay import Relay
 from worker.serve import Served, Server
 from worker.stopwatch import Stopwatch
+from worker.warming import Warmer
 
 _log = structlog.get_logger()
 
@@ -73,6 +74,7 @@ class Worker:
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         repository = open_repository(settings)
+        repository.maps = maps_of(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._board = Board(
@@ -86,12 +88,17 @@ class Worker:
         self._busy_since = 0.0  # the end of the batch before, or when there was none
         self._server = Server(self._cache, self._loader.is_batchable, settings)
         self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
+        self._warmer = Warmer(
+            self._redis, self._cache, self.name, settings, self._loading, self._tell_loaded
+        )
+        self._telling = threading.Lock()
         self._batch: Batch | None = None
         self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
         self._is_overgrown = False
         self._is_suspended = False
+        self._is_loading = False
         self._leaves_by = float("inf")
         self._signals = StopSignals(on_second=self._leave_now)
 
@@ -164,12 +171,15 @@ class Worker:
         queues = self._board.queues()
         self._unload_dropped()
         claimed = self._lease.claim(queues) if queues else 0
-        if self._is_suspended and not isinstance(claimed, Batch):  # a claim has said busy itself
+        has_been = self._is_suspended or self._is_loading
+        if has_been and not isinstance(claimed, Batch):  # a claim has said busy itself
             self._registration.set_state("idle")
-        self._is_suspended = False
+        self._is_suspended = self._is_loading = False
         if isinstance(claimed, Batch):
             self._work(claimed)
+            self._warmer.look(queues)
         elif claimed == 0:
+            self._warmer.look(queues)
             self._wait_for_bell(queues)
 
     def _unload_dropped(self) -> None:
@@ -182,13 +192,14 @@ class Worker:
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
         if self._prepared != set(queues):  # something was published: import what it needs
-            self._loader.prepare()
+            self._loader.prepare(queues)
             self._prepared = set(queues)
         if not queues:
             self._signals.wait(self._settings.look_s)
             return
         bells = [keys.key("bell", queue) for queue in queues]
-        self._bell.blpop(bells, timeout=self._settings.look_s)
+        if self._bell.blpop(bells, timeout=self._settings.look_s):
+            self._warmer.hurry()  # it rang for a job, or for a version that is to be loaded
 
     def _work(self, batch: Batch) -> None:
         """Serve a batch and, as long as more wait than fit into one, those after it."""
@@ -227,7 +238,8 @@ class Worker:
         if not batch.has_more or not is_brisk or self._is_leaving or batch.jobs[0].crashes:
             return ()
         with contextlib.suppress(*OUTAGE):
-            return self._board.queues()
+            queues = self._board.queues()
+            return () if self._warmer.waits(queues) else queues
         return ()
 
     def _settle(self, ended: Ended, written: int | None) -> None:
@@ -268,9 +280,10 @@ class Worker:
         self._stopwatch.add(queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s)
 
     def _suspended(self) -> None:
-        if not self._is_suspended:
+        if not self._is_suspended or self._is_loading:
             self._registration.set_state("suspended")
-            self._is_suspended = True
+            self._is_suspended, self._is_loading = True, False
+        self._warmer.look(self._board.known)  # no job runs by that
         self._signals.wait(0.2)
 
     def _keep(self) -> None:
@@ -283,15 +296,31 @@ class Worker:
             try:
                 self._renew(lease)
                 self._tell_paces(redis)
-                loaded = self._loaded()
-                if time.monotonic() - beaten >= _BEAT_S or loaded.keys() != told:
-                    registration.beat(self._board.known, loaded)
+                loaded = self._loaded().keys()
+                if time.monotonic() - beaten >= _BEAT_S or loaded != told:
+                    self._tell(registration)
                     self._check_memory()
                     beaten, told = time.monotonic(), set(loaded)
             except OUTAGE as error:
                 _log.debug("Redis is away: %s", error)
             except Exception:  # without this thread, the worker would be taken for dead
                 _log.exception("the lease is kept all the same", worker=self.name)
+
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Be seen as busy: the pool, or the alarm, ends a load that hangs as it ends a batch."""
+        self._is_loading = True  # until the next step has said otherwise
+        self._registration.set_state("busy")
+        with self._alarm.within(self._settings.timeout_s):
+            yield
+
+    def _tell_loaded(self) -> None:
+        """Announce at once what has been loaded, or was not: somebody waits for it."""
+        self._tell(self._registration)
+
+    def _tell(self, registration: Registration) -> None:
+        with self._telling:  # or an older look at the cache could be written last
+            registration.beat(self._board.known, self._loaded(), self._warmer.failures())
 
     def _renew(self, lease: Lease) -> None:
         batch = self._batch

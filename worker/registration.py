@@ -59,7 +59,12 @@ class Registration:
         """Enter the worker, idle, with the queues that it looks at."""
         self.beat(queues, {})
 
-    def beat(self, queues: Sequence[str], loaded: Mapping[str, int]) -> None:
+    def beat(
+        self,
+        queues: Sequence[str],
+        loaded: Mapping[str, int],
+        failed: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Say that the worker is alive, which queues it looks at and what it has loaded.
 
         All of its entry is written each time: a Redis that was restarted may have forgotten it.
@@ -67,6 +72,7 @@ class Registration:
         Args:
             queues: The queues' names.
             loaded: Bytes of each loaded version by its ``model@version``.
+            failed: What could not be loaded, by the same; see `producer.presence.FailedLoad`.
         """
         left = self._queues - set(queues)
         arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]
@@ -76,6 +82,7 @@ class Registration:
         self._queues = frozenset(queues)
         what = {
             "versions": dict(loaded),
+            "failed": dict(failed or {}),
             "pool": self._pool,
             "host": socket.gethostname(),
             "pid": os.getpid(),

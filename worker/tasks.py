@@ -15,7 +15,7 @@ from rq import get_current_job
 from models.repository import open_repository
 from models.runtimes import Loaded, load
 from producer.contract import Failure, ModelRef
-from producer.errors import InvalidJob, job_failure
+from producer.errors import InvalidJob, NotFound, VersionGone, job_failure
 from producer.keys import parse_queue
 from producer.payload import decode_call, encode_call
 from producer.routing import point_of
@@ -68,4 +68,7 @@ def _version_of(
 @lru_cache(maxsize=8)
 def _model(ref: ModelRef, settings: Settings) -> Loaded:
     repository = open_repository(settings)
-    return load(repository.manifest(ref), repository)
+    try:
+        return load(repository.manifest(ref), repository)
+    except NotFound as error:
+        raise VersionGone(error.message) from None

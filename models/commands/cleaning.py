@@ -56,8 +56,10 @@ def gc(
             }
         )
     _print(removed, kept)
+    if not removed:
+        return click.echo("Nothing to remove.")
     verb = "would be" if dry_run else "were"
-    return click.echo(f"{len(removed)} things, {freed_bytes} bytes, {verb} removed.")
+    return click.echo(f"{freed_bytes} bytes {verb} freed.")
 
 
 def _print(removed: list[Garbage], kept: list[tuple[str, str]]) -> None:

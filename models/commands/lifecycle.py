@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +24,7 @@ from models.commands.shared import (
 )
 from producer.commands.shared import examples
 from producer.contract import ModelRef
-from producer.errors import NotFound
+from producer.errors import NotFound, VersionInUse
 from producer.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def retire(
         raise click.UsageError("--undo and --force exclude each other.")
     ref = ModelRef(model, version)
     redis = redis_of(Settings.load(store=store, redis_url=redis_url))
-    with redis_reachable():
+    with redis_reachable(), _advised():
         is_changed = _restore(redis, ref) if undo else retirement.retire(redis, ref, force=force)
     known = overview_of(redis, ref)
     queued = known["queue_depth"] if known is not None else 0
@@ -127,6 +129,16 @@ def delete(
     return click.echo(f"deleted {ref}, {freed_bytes} bytes")
 
 
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Says what to do about a version that is in use."""
+    try:
+        yield
+    except VersionInUse as error:
+        error.message += ": route its traffic elsewhere first (`modelyard activate`), or --force"
+        raise
+
+
 def _ask(ref: ModelRef, location: str, *, yes: bool) -> None:
     """Let a person confirm; a program says so beforehand.
 
@@ -150,7 +162,7 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
     from producer import retirement
     from producer.connect import redis_reachable
 
-    with redis_reachable():
+    with redis_reachable(), _advised():
         try:
             retirement.delete(redis, ref, force=force)
         except NotFound:

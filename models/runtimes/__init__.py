@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from models import golden
 from models.manifest import Manifest
 from models.repository import Repository
 from producer.contract import Signature
@@ -57,7 +58,7 @@ class RuntimeModule(Protocol):
 
 
 def load(manifest: Manifest, repository: Repository) -> Loaded:
-    """A version, ready to predict.
+    """A version, ready to predict and proven: it answers as it did when it was published.
 
     Args:
         manifest: Names the runtime and pins the bytes, wherever it was read.
@@ -65,11 +66,13 @@ def load(manifest: Manifest, repository: Repository) -> Loaded:
 
     Raises:
         ModelUnavailable: The bytes are not there or not those of the manifest, the runtime or a
-            library is missing, or the artefact does not load.
+            library is missing, the artefact does not load, or its answers are not the golden ones.
     """
     runtime = _runtime(manifest)
     try:
-        return runtime.load(manifest, repository)
+        model = runtime.load(manifest, repository)
+        golden.check(model, manifest)
+        return model
     except ModelUnavailable:
         raise
     except ModelyardError as error:

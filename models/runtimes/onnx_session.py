@@ -7,7 +7,12 @@ worker that serves only such versions starts sooner and takes less memory.
 
 from __future__ import annotations
 
+import logging
+import mmap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +21,15 @@ import onnxruntime
 from models import onnx_file
 from models.manifest import Manifest
 from models.repository import Repository
-from models.runtimes import arrays, described
+from models.runtimes import arrays, described, onnx_sharing
 from models.runtimes.alignment import Alignment, find_alignment, varied
-from producer.contract import Signature
+from producer.contract import Output, Signature
 from producer.errors import ConfigurationError, ModelUnavailable, PredictFailed
 
 #: The name of the file in a version's folder.
 ARTEFACT = "model.onnx"
 LIBRARY = "onnxruntime"
+_log = logging.getLogger(__name__)
 #: Operators whose answer to a row is the same whatever is beside it, since none multiplies
 #: matrices: only with these is it tried whether batches need not be filled up.
 _ROW_BY_ROW = frozenset(
@@ -73,9 +79,14 @@ def load(manifest: Manifest, repository: Repository) -> OnnxModel:
     Raises:
         ModelUnavailable: It does not open, or does not answer its own example.
     """
-    raw = repository.read(manifest.ref, ARTEFACT, expected=manifest)
     try:
+        mapped = _mapped(manifest, repository)
+        if mapped is not None:
+            return mapped
+        raw = repository.read(manifest.ref, ARTEFACT, expected=manifest)
         return OnnxModel(raw, manifest.signature, manifest.rows, is_batchable=manifest.batchable)
+    except ModelUnavailable:
+        raise
     except ConfigurationError as error:
         raise ModelUnavailable(f"{manifest.ref}: {error.message}") from error
     except Exception as error:
@@ -84,8 +95,86 @@ def load(manifest: Manifest, repository: Repository) -> OnnxModel:
         ) from error
 
 
-def open_session(raw: bytes) -> onnxruntime.InferenceSession:
+def _mapped(manifest: Manifest, repository: Repository) -> OnnxModel | None:
+    """The version with its large weights in a file that all workers of this machine map.
+
+    Returns:
+        None where the file is small or has no large weights, where there is no place for the copy,
+        or where onnxruntime does not take it so: it is read into memory then.
+
+    Raises:
+        ConfigurationError: It may not be opened.
+    """
+    if repository.maps is None:
+        return None
+    read = partial(repository.read, manifest.ref, ARTEFACT, expected=manifest)
+    with repository.maps.open(manifest.file(ARTEFACT), read) as mapped:
+        if mapped is None:
+            return None
+        with mmap.mmap(mapped.descriptor, 0, prot=mmap.PROT_READ) as raw:
+            graph = Graph.mapped(raw, mapped.path, repository.maps.share)
+    if graph is None:
+        return None
+    try:
+        return OnnxModel(graph, manifest.signature, manifest.rows, is_batchable=manifest.batchable)
+    except Exception as error:
+        _log.info("%s is read into memory, not mapped: %s", manifest.ref, described(error))
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What a session is made of.
+
+    Attributes:
+        model: The ModelProto.
+        operators: The names of its operators.
+        size_bytes: What its session keeps in memory, worked out from its length.
+        folder: Where the file lies that its large weights are mapped from; None if it has all.
+    """
+
+    model: bytes
+    operators: frozenset[str]
+    size_bytes: int
+    folder: Path | None = None
+
+    @classmethod
+    def whole(cls, raw: bytes) -> Graph:
+        """A file as it is.
+
+        Raises:
+            ConfigurationError: It may not be opened.
+        """
+        operators = frozenset(onnx_file.inspect(raw).operators)
+        return cls(raw, operators, _session_bytes(raw, operators))
+
+    @classmethod
+    def mapped(cls, raw: onnx_file.Raw, path: Path, share: float) -> Graph | None:
+        """A file at ``path`` whose large weights stay there; None if it has none.
+
+        Raises:
+            ConfigurationError: It may not be opened.
+        """
+        operators = frozenset(onnx_file.inspect(raw).operators)
+        thin = onnx_sharing.thin(raw, path.name)
+        if thin.shared_bytes == 0:
+            return None
+        own_bytes = _session_bytes(thin.model, operators)
+        size_bytes = own_bytes + round(thin.shared_bytes * share)
+        return cls(thin.model, operators, size_bytes, path.parent)
+
+
+def _session_bytes(model: bytes, operators: frozenset[str]) -> int:
+    has_trees = any(name.startswith("TreeEnsemble") for name in operators)
+    return len(model) * (_TREE_GROWTH if has_trees else _GROWTH)
+
+
+def open_session(raw: bytes, folder: Path | None = None) -> onnxruntime.InferenceSession:
     """A session with one thread, on the processor.
+
+    Args:
+        raw: The ModelProto.
+        folder: Where the file lies that its large weights are mapped from; None if it has all.
 
     Raises:
         ConfigurationError: onnxruntime does not take the file.
@@ -97,6 +186,8 @@ def open_session(raw: bytes) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4  # what is wrong is raised, too
     # Read as ONNX whatever it may also look like: its own format would escape our inspection.
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if folder is not None:
+        onnx_sharing.share(options, folder)
     try:
         return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class
@@ -112,7 +203,7 @@ class OnnxModel:
         alignment: How rows may be put together, as tried out.
 
     Args:
-        raw: The file.
+        graph: What to run; bytes are those of a whole file.
         signature: What it takes and gives.
         example: Rows to try it on.
         is_batchable: What the manifest says; None while it is being published.
@@ -124,28 +215,28 @@ class OnnxModel:
 
     def __init__(
         self,
-        raw: bytes,
+        graph: Graph | bytes,
         signature: Signature,
         example: arrays.Rows,
         *,
         is_batchable: bool | None = None,
     ) -> None:
-        inspected = onnx_file.inspect(raw)
+        if isinstance(graph, bytes):
+            graph = Graph.whole(graph)
         self.signature = signature
-        has_trees = any(name.startswith("TreeEnsemble") for name in inspected.operators)
-        self.size_bytes = len(raw) * (_TREE_GROWTH if has_trees else _GROWTH)
-        self._session = open_session(raw)
+        self.size_bytes = graph.size_bytes
+        self._session = open_session(graph.model, graph.folder)
         self._names = output_names(self._session, signature)
         self._feeds = feeds_of(self._session, signature)
-        self._is_single = _rows_at_once(self._session) == 1
-        self.alignment = self._aligned(example, is_batchable, inspected.operators)
+        self._is_single = rows_at_once(self._session) == 1
+        self.alignment = self._aligned(example, is_batchable, graph.operators)
 
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
         """The outputs by name; see `models.runtimes.Loaded.predict`."""
         return self._answer(rows, self.alignment.group)
 
     def _aligned(
-        self, example: arrays.Rows, is_batchable: bool | None, operators: set[str]
+        self, example: arrays.Rows, is_batchable: bool | None, operators: frozenset[str]
     ) -> Alignment:
         rows = self._tried(example)
         if self._is_single:
@@ -174,9 +265,8 @@ class OnnxModel:
         values = self._alone(filled) if self._is_single else self._run(filled)
         answers = {}
         for output, value in zip(self.signature.outputs, values, strict=True):
-            answers[output.name] = arrays.plain(
-                output, self._shaped(value, len(filled), output.name, output.shape), count
-            )
+            shaped = _shaped(output, value, len(filled))
+            answers[output.name] = arrays.plain(output, shaped, count)
         return answers
 
     def _run(self, rows: arrays.Rows) -> list[Any]:
@@ -189,12 +279,6 @@ class OnnxModel:
         """Row by row, for a graph that was made for one row only."""
         each = [self._run([row]) for row in rows]
         return [np.concatenate(values) for values in zip(*each, strict=True)]
-
-    def _shaped(self, value: Any, count: int, name: str, shape: tuple[int, ...]) -> Any:
-        """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars."""
-        if len(value) != count:
-            raise PredictFailed(f"output {name!r} has {len(value)} answers for {count} rows")
-        return value if value.shape[1:] == shape else value.reshape(count, *shape)
 
 
 def output_names(session: onnxruntime.InferenceSession, signature: Signature) -> list[str]:
@@ -239,6 +323,19 @@ def probabilities_of(maps: Sequence[Mapping[Any, float]]) -> Any:
     return np.array([[row[key] for key in keys] for row in maps], dtype=np.float32)
 
 
+def _shaped(output: Output, value: Any, count: int) -> Any:
+    """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars.
+
+    Raises:
+        PredictFailed: There are not as many answers as rows.
+    """
+    if len(value) != count:
+        raise PredictFailed(f"output {output.name!r} has {len(value)} answers for {count} rows")
+    if output.type == "bool":  # a graph's labels are strings or whole numbers
+        value = value.astype(np.bool_)
+    return value if value.shape[1:] == output.shape else value.reshape(count, *output.shape)
+
+
 def _one_feed(known: Any) -> Feeds:
     name, dtype, is_flat = known.name, _DTYPES[known.type], len(known.shape) == 1
 
@@ -262,7 +359,7 @@ def _many_feeds(inputs: Sequence[Any]) -> Feeds:
     return feed
 
 
-def _rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
+def rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
     """How many rows the graph takes; None for any number.
 
     Raises:

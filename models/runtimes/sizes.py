@@ -35,10 +35,15 @@ def reachable(root: Any) -> Iterator[Any]:
         waiting.extend(_inside(item))
 
 
-def measure(model: Any) -> int:
-    """Bytes that ``model`` keeps alive."""
+def measure(model: Any, mapped_share: float = 1.0) -> int:
+    """Bytes that ``model`` keeps alive.
+
+    Args:
+        model: Whatever was loaded.
+        mapped_share: What a byte of an array counts that lies in a mapped file: others map it, too.
+    """
     owners: set[int] = set()  # arrays may be views of one memory
-    return sum(_size(item, owners) for item in reachable(model))
+    return round(sum(_size(item, owners, mapped_share) for item in reachable(model)))
 
 
 def _is_shared(item: Any) -> bool:
@@ -55,7 +60,7 @@ def _inside(item: Any) -> list[Any]:
     return [] if _is_opaque(item) else gc.get_referents(item)
 
 
-def _size(item: Any, owners: set[int]) -> int:
+def _size(item: Any, owners: set[int], mapped_share: float) -> float:
     if isinstance(item, np.ndarray):
         owner = item
         while isinstance(owner.base, np.ndarray):
@@ -63,7 +68,8 @@ def _size(item: Any, owners: set[int]) -> int:
         if id(owner) in owners:
             return 0
         owners.add(id(owner))
-        return int(owner.nbytes) + 112  # bytes of an array's own header
+        share = mapped_share if isinstance(owner, np.memmap) else 1.0
+        return owner.nbytes * share + 112  # bytes of an array's own header
     return sys.getsizeof(item) + (_pickled(item) if _is_opaque(item) else 0)
 
 

@@ -8,13 +8,17 @@ their code, so only what the manifest pins is ever opened (`models.repository`).
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import joblib
 import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest
 from models.repository import Repository
@@ -28,15 +32,26 @@ from producer.errors import ModelUnavailable, PredictFailed
 #: The name of the file in a version's folder.
 ARTEFACT = "model.joblib"
 LIBRARY = "scikit-learn"
+#: How a pickle begins that is not compressed, joblib's too: the opcode that names its protocol.
+_UNCOMPRESSED = b"\x80"
+
+_log = logging.getLogger(__name__)
 
 
 def load(manifest: Manifest, repository: Repository) -> SklearnModel:
     """A version, opened and warmed up with its example.
 
+    One that another release of scikit-learn has made is opened where the manifest has golden
+    answers, which tell whether it was read rightly; `models.runtimes.load` compares them.
+
     Raises:
-        ModelUnavailable: It was made by another release of scikit-learn, does not open, or does not
-            answer its own example.
+        ModelUnavailable: It was made by another release of scikit-learn and nothing can prove it,
+            does not open, or does not answer its own example.
     """
+    _refuse_unproven_release(manifest)
+    mapped = _mapped(manifest, repository)
+    if mapped is not None:
+        return mapped
     return served(
         manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_artefact
     )
@@ -48,11 +63,15 @@ def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> Skl
     Raises:
         ModelUnavailable: As `load`.
     """
-    _refuse_other_release(manifest)
+    _refuse_unproven_release(manifest)
     try:
-        estimator = open_(raw)
+        with warnings.catch_warnings():  # of another release: answers tell
+            warnings.simplefilter("ignore", InconsistentVersionWarning)
+            estimator = open_(raw)
     except Exception as error:
-        raise ModelUnavailable(f"{manifest.ref}: does not open: {described(error)}") from error
+        raise ModelUnavailable(
+            f"{manifest.ref}: does not open: {described(error)}{_other_release(manifest)}"
+        ) from error
     threads.scan()
     try:
         return SklearnModel(
@@ -65,7 +84,47 @@ def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> Skl
     except Exception as error:
         raise ModelUnavailable(
             f"{manifest.ref}: does not answer its example: {described(error)}"
+            f"{_other_release(manifest)}"
         ) from error
+
+
+def _mapped(manifest: Manifest, repository: Repository) -> SklearnModel | None:
+    """The version with its large arrays in a file that all workers of this machine map.
+
+    The pages are copied where something writes to them, so that a model is never refused for what
+    it does with its arrays; nothing ever gets into the file.
+
+    Returns:
+        None where the file is small or compressed, where there is no place for the copy, or where
+        the estimator does not answer from it: it is read into memory then.
+    """
+    if repository.maps is None:
+        return None
+    read = partial(repository.read, manifest.ref, ARTEFACT, expected=manifest)
+    with repository.maps.open(manifest.file(ARTEFACT), read) as mapped:
+        if mapped is None or not mapped.begins().startswith(_UNCOMPRESSED):
+            return None
+        try:
+            return SklearnModel(
+                _opened_mapped(mapped.alias),
+                manifest.signature,
+                manifest.rows,
+                is_batchable=manifest.batchable,
+                mapped_share=repository.maps.share,
+            )
+        except Exception as error:
+            _log.info("%s is read into memory, not mapped: %s", manifest.ref, described(error))
+            return None
+
+
+def _opened_mapped(path: str) -> Any:
+    """The object in a file, with arrays mapped; a warning that they are not aligned is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", InconsistentVersionWarning)
+        estimator = joblib.load(path, mmap_mode="c")
+    threads.scan()
+    return estimator
 
 
 def open_artefact(raw: bytes) -> Any:
@@ -94,6 +153,7 @@ class SklearnModel:
         artefact_bytes: Length of its artefact.
         holds_threads: Whether predicting holds BLAS and OpenMP to one thread for good.
         is_batchable: What the manifest says; None while it is being published.
+        mapped_share: What a byte counts that lies in a mapped file.
 
     Raises:
         Exception: Whatever the estimator raises on the example.
@@ -108,6 +168,7 @@ class SklearnModel:
         *,
         holds_threads: bool = True,
         is_batchable: bool | None = None,
+        mapped_share: float = 1.0,
     ) -> None:
         self.signature = signature
         self._holds_threads = holds_threads
@@ -126,7 +187,7 @@ class SklearnModel:
             is_batchable=is_batchable,
         )
         self._group = self.alignment.group
-        self.size_bytes = max(artefact_bytes, measure(self._estimator))
+        self.size_bytes = max(artefact_bytes, measure(self._estimator, mapped_share))
 
     @property
     def takes_texts(self) -> bool:
@@ -220,10 +281,17 @@ def on_one_core(estimator: Any) -> Any:
     return estimator
 
 
-def _refuse_other_release(manifest: Manifest) -> None:
-    published = manifest.libraries.get(LIBRARY)
-    if published is not None and release(published) != release(sklearn.__version__):
+def _refuse_unproven_release(manifest: Manifest) -> None:
+    if manifest.golden is None and (other := _other_release(manifest)):
         raise ModelUnavailable(
-            f"{manifest.ref}: was published with {LIBRARY} {published}, here is "
-            f"{sklearn.__version__}, which may read it wrongly: publish it again from here"
+            f"{manifest.ref}: may be read wrongly{other}, and it has no golden answers to tell: "
+            "publish it again from here"
         )
+
+
+def _other_release(manifest: Manifest) -> str:
+    """Both versions of scikit-learn in words, where their releases differ; else empty."""
+    published = manifest.libraries.get(LIBRARY)
+    if published is None or release(published) == release(sklearn.__version__):
+        return ""
+    return f"; it was published with {LIBRARY} {published}, here is {sklearn.__version__}"

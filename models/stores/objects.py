@@ -23,17 +23,13 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore as Client
 from obstore.store import from_url
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.stores import Away, Leftover, NotThere, Source, Unreadable, pour
+from models.stores.refusals import ALLOW_HTTP, masked, reason_of
 from producer.contract import ModelRef, is_name
 from producer.errors import ConfigurationError, InvalidManifest, Unavailable
 
@@ -46,19 +42,7 @@ _RETRY_S = 1.5
 #: What a read takes at a time.
 _CHUNK = 8 * 2**20
 
-#: Whether http:// will do, by the store's kind, as obstore names it for its own settings.
-_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
-
 _SHA256 = re.compile("[0-9a-f]{64}")
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_KIND = re.compile(r"kind: (Connect|Timeout|Request|Decode)\b")
-_KINDS = {
-    "Connect": "no connection",
-    "Timeout": "no answer in time",
-    "Request": "the connection broke",
-    "Decode": "the connection broke",
-}
 
 
 class ObjectStore:
@@ -87,7 +71,7 @@ class ObjectStore:
             return cls(_client(url, _READ_S), url, _client(url, _WRITE_S))
         except (BaseError, ValueError) as error:
             what = " ".join(str(error).partition("\n")[0].split())
-            raise ConfigurationError(f"{url} cannot be used: {_masked(what)}") from None
+            raise ConfigurationError(f"{url} cannot be used: {masked(what)}") from None
 
     @property
     def location(self) -> str:
@@ -131,7 +115,7 @@ class ObjectStore:
             raise Unreadable(what) from None
         except BaseError as error:
             what = file.name if file is not None else MANIFEST
-            reason, is_away = _reason(error)
+            reason, is_away = reason_of(error)
             kind = Away if is_away else Unreadable
             raise kind(f"{what} cannot be read: {self._location}: {reason}") from None
 
@@ -261,11 +245,11 @@ class ObjectStore:
             raise
 
     def _raise(self, error: BaseError) -> NoReturn:
-        raise Unavailable(f"the store {self._location}: {_reason(error)[0]}") from None
+        raise Unavailable(f"the store {self._location}: {reason_of(error)[0]}") from None
 
 
 def _client(url: str, silence_s: float) -> Client:
-    is_http_allowed = os.environ.get(_ALLOW_HTTP[url.partition(":")[0]], "").lower()
+    is_http_allowed = os.environ.get(ALLOW_HTTP[url.partition(":")[0]], "").lower()
     return from_url(
         url,
         client_options={
@@ -308,33 +292,3 @@ def _content(source: Source, file: File, place: int) -> bytes:
     parts: list[bytes] = []
     pour(source, file, place, parts.append)
     return b"".join(parts)
-
-
-def _reason(error: BaseError) -> tuple[str, bool]:
-    """Why a store did not do it, in our words; and whether that may be otherwise in a moment."""
-    text = str(error)
-    code = _CODE.search(text)
-    status = _STATUS.search(text)
-    said = " ".join(found[1] for found in (status, code) if found)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or said[:3] in (
-        "401",
-        "403",
-    ):
-        return f"access is denied ({said or 'no credentials'})", False
-    if "BadScheme" in text:
-        names = ", ".join(_ALLOW_HTTP.values())
-        return f"its endpoint is http://, which one of {names} must allow by `true`", False
-    if said:
-        reason = "there is no such bucket" if "NoSuchBucket" in text else f"it answers {said}"
-        return reason, not said.startswith("4") or said.startswith("429")
-    if found := _KIND.search(text):
-        return f"it does not answer: {_KINDS[found[1]]}", True
-    return f"it does not answer ({type(error).__name__})", True
-
-
-def _masked(text: str) -> str:
-    """``text`` without the values of variables that hold secrets."""
-    for name, value in os.environ.items():
-        if len(value) > 3 and re.search("SECRET|KEY|TOKEN|PASSWORD|SIGNATURE|CREDENTIAL", name):
-            text = text.replace(value, "***")
-    return text[:300]

@@ -6,6 +6,8 @@ keys, refuse what could not be obeyed, and show the route that is in force after
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +15,16 @@ import click
 from producer.commands.shared import common, examples, open_client, plain, print_json, print_table
 
 if TYPE_CHECKING:
+    from producer.client import Client
     from producer.contract import Route
+    from producer.routing import Change
+    from producer.warming import Warmth
+
+_NO_WAIT = click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Do not wait until the pools have loaded the version: its first jobs may.",
+)
 
 
 @click.command(epilog=examples("modelyard models"))
@@ -33,6 +44,8 @@ def models(redis_url: str | None, as_json: bool) -> None:
     for model in known:
         for problem in model["route"]["problems"]:
             click.echo(plain(f"problem of {model['model']}: {problem}"))
+        for failed in (failed for version in model["versions"] for failed in version["failed"]):
+            click.echo(plain(f"not loaded by {failed['worker']}: {failed['reason']}"))
     return None
 
 
@@ -41,26 +54,35 @@ def models(redis_url: str | None, as_json: bool) -> None:
 @common
 def route(model: str, redis_url: str | None, as_json: bool) -> None:
     """Show how a model's traffic splits, and what is wrong with its keys."""
+    from producer.presence import read_presence
     from producer.routing import read_route
+    from producer.warming import cold
 
     with open_client(redis_url) as client:
-        _print_route(read_route(client.redis, model), as_json)
+        known = read_route(client.redis, model)
+        more = {"cold": cold(known, read_presence(client.redis))}
+    _print_route(known, as_json, more)
+    if not as_json and more["cold"]:
+        click.echo(f"cold: {', '.join(more['cold'])}; some pool loads it with its next job")
 
 
 @click.command(epilog=examples("modelyard activate iris v2"))
 @click.argument("model")
 @click.argument("version")
+@_NO_WAIT
 @common
-def activate(model: str, version: str, redis_url: str | None, as_json: bool) -> None:
+def activate(model: str, version: str, no_wait: bool, redis_url: str | None, as_json: bool) -> None:
     """Send all of a model's traffic to one version, from the next job on.
 
-    Weights are cleared. Jobs that are queued already finish on the version that they were accepted
-    for. The same by hand: redis-cli SET modelyard:active:MODEL VERSION.
+    First every pool loads the version and lets it answer its example; if one cannot, or not within
+    MODELYARD_WARM_S, the route stays as it is. Weights are cleared. Jobs that are queued already
+    finish on the version that they were accepted for. The same by hand, which waits for nothing:
+    redis-cli SET modelyard:active:MODEL VERSION.
     """
-    from producer.routing import set_route
+    from producer.routing import Change
 
     with open_client(redis_url) as client:
-        _print_route(set_route(client.redis, model, active=version), as_json)
+        _flip(client, Change(model, active=version), no_wait, as_json)
 
 
 @click.command(
@@ -69,18 +91,27 @@ def activate(model: str, version: str, redis_url: str | None, as_json: bool) -> 
 @click.argument("model")
 @click.argument("split", metavar="VERSION=WEIGHT...", nargs=-1)
 @click.option("--clear", is_flag=True, help="End the split: the active version gets all traffic.")
+@_NO_WAIT
 @common
 def weights(
-    model: str, split: tuple[str, ...], clear: bool, redis_url: str | None, as_json: bool
+    model: str,
+    split: tuple[str, ...],
+    clear: bool,
+    no_wait: bool,
+    redis_url: str | None,
+    as_json: bool,
 ) -> None:
-    """Split a model's traffic between versions in proportion to their weights."""
-    from producer.routing import set_route
+    """Split a model's traffic between versions in proportion to their weights.
+
+    Those with a weight above zero are loaded by every pool first, as `modelyard activate` does.
+    """
+    from producer.routing import Change
 
     if clear == bool(split):
         raise click.UsageError("give weights, as in v1=90 v2=10, or --clear.")
     parsed = _parse_split(split)
     with open_client(redis_url) as client:
-        _print_route(set_route(client.redis, model, weights=parsed), as_json)
+        _flip(client, Change(model, weights=parsed), no_wait, as_json)
 
 
 @click.command(
@@ -111,13 +142,49 @@ def alias(
 
 @click.command(epilog=examples("modelyard activate iris v2", "modelyard rollback iris"))
 @click.argument("model")
+@_NO_WAIT
 @common
-def rollback(model: str, redis_url: str | None, as_json: bool) -> None:
-    """Put back the route that a model had before its present one."""
+def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) -> None:
+    """Put back the route that a model had before its present one.
+
+    Its versions are loaded by every pool first, as `modelyard activate` does.
+    """
     from producer import routing
 
     with open_client(redis_url) as client:
-        _print_route(routing.rollback(client.redis, model), as_json)
+        _flip(client, routing.previous(client.redis, model), no_wait, as_json)
+
+
+def _flip(client: Client, change: Change, no_wait: bool, as_json: bool) -> None:
+    """Warm, change the route, and show both."""
+    from producer.warming import flip
+
+    warm_s = 0.0 if no_wait else client.settings.warm_s
+    known, warmth = flip(client.redis, change, warm_s, _Patience())
+    _print_route(known, as_json, {"warm": warmth.to_dict()})
+    if not as_json:
+        click.echo(_said(warmth))
+
+
+class _Patience:
+    """Passes the time, and says after about a second what it is for."""
+
+    def __init__(self) -> None:
+        self._waited_s = 0.0
+
+    def __call__(self, seconds: float) -> None:
+        if self._waited_s < 1 <= self._waited_s + seconds:
+            click.echo("waiting until the pools have loaded it", err=True)
+        self._waited_s += seconds
+        time.sleep(seconds)
+
+
+def _said(warmth: Warmth) -> str:
+    named = ", ".join(warmth.versions)
+    return {
+        "warm": f"warm: the pools had {named} loaded before the flip ({warmth.waited_s:.1f} s)",
+        "no_pool": f"cold: no pool is alive to load {named}; the first jobs wait for it",
+    }.get(warmth.state, "not warmed: the first jobs may wait until a worker has loaded it")
 
 
 def _parse_split(split: tuple[str, ...]) -> dict[str, float]:
@@ -149,9 +216,10 @@ def _table_row(version: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _print_route(known: Route, as_json: bool) -> None:
+def _print_route(known: Route, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
+    """Show a route, and in JSON what else there is to say of it."""
     if as_json:
-        return print_json(known.to_dict())
+        return print_json(known.to_dict() | dict(more or {}))
     decided_by = {
         "weights": f"split by weights (active, when they are cleared: {known.active or 'none'})",
         "active": f"active version {known.active}",

@@ -25,6 +25,7 @@ _ADVICE = {
     "unknown_model": "`modelyard models` lists what is published",
     "unknown_version": "`modelyard models` lists what is published",
     "no_active_version": "`modelyard activate MODEL VERSION` routes it",
+    "invalid_route": "`modelyard models` lists what is published, and what is retired",
     "unknown_job": "`modelyard jobs` lists the latest",
     "unavailable": "`modelyard doctor` looks",
     "queue_full": "try again in a moment, or start more workers",

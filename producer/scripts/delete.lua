@@ -21,9 +21,7 @@ local function add(uses, what, count)
   if count and count > 0 then uses[#uses + 1] = what .. ' ' .. count end
 end
 
-if is_forced then
-  unroute(model, version)
-else
+if not is_forced then
   local uses = uses_of(model, version)
   add(uses, 'queued', read('LLEN', K.queue .. queue))
   add(uses, 'running', read('ZCOUNT', K.wip .. queue, string.format('%.0f', us / 1000000), '+inf'))
@@ -44,7 +42,8 @@ if is_last then
     redis.call('SREM', K.queues, K.queue .. model)
   end
 elseif is_forced then
-  redis.call('HDEL', K.route .. model, 'source')
+  unroute(model, version)
+  redis.call('HDEL', K.route .. model, 'source') -- also where only the last good route names it
   route_of(model)
 end
 return {'ok'}

@@ -27,12 +27,12 @@ if how == 'restore' then
   return {is_out and 'ok' or 'same'}
 end
 
-if how == 'force' then unroute(model, version) end
-local uses = uses_of(model, version)
-if how ~= 'force' and #uses > 0 then return {'in_use', unpack(uses)} end
+local uses = how == 'force' and {} or uses_of(model, version)
+if #uses > 0 then return {'in_use', unpack(uses)} end
 redis.call('HDEL', K.signatures .. model, version)
 if how == 'force' then
-  redis.call('HDEL', K.route .. model, 'source')
+  unroute(model, version)
+  redis.call('HDEL', K.route .. model, 'source') -- also where only the last good route names it
   route_of(model)
 end
 if not is_out then set_state(queue, 'retired', us) end

@@ -56,12 +56,11 @@ local function uses_of(model, version)
   return uses
 end
 
--- Takes a version out of all that its model's keys say, and has the route worked out anew.
+-- Takes a version out of all that its model's keys say.
 local function unroute(model, version)
   if read_active(model).value == version then redis.call('DEL', K.active .. model) end
   read('HDEL', K.weights .. model, version)
   for _, name in ipairs(aliases_of(model, version)) do redis.call('HDEL', K.aliases .. model, name) end
-  redis.call('HDEL', K.route .. model, 'source')
 end
 
 -- Whether a version is in the catalogue; else the code of the error.

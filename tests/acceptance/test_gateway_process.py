@@ -342,6 +342,37 @@ def test_what_is_no_http_harms_nobody(gateway: RunningGateway, sent):
     assert gateway.call("GET", "/healthz").status == 200
 
 
+# The check of a container
+
+
+def check(port: int) -> tuple[int, str]:
+    """The exit status of `modelyard gateway --check`, and what it says."""
+    ran = subprocess.run(
+        [sys.executable, "-P", "-m", "producer.cli", "gateway", "--check", "--port", str(port)],
+        env=clean_environ() | {"MODELYARD_HOST": "0.0.0.0"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def test_the_check_tells_a_gateway_that_serves_from_one_that_does_not(gateway: RunningGateway):
+    assert check(gateway.port) == (0, "")
+    gateway.process.send_signal(signal.SIGSTOP)
+    for pid in gateway.workers():
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        status, said = check(gateway.port)
+        assert (status, "does not answer" in said) == (1, True)
+    finally:
+        for pid in [*gateway.workers(), gateway.process.pid]:
+            os.kill(pid, signal.SIGCONT)
+    gateway.stop()
+    assert check(gateway.port)[0] == 1
+
+
 # Metrics
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,10 +106,16 @@ def wait_for_start(handle: Handle) -> Job:
         (estimators.EXIT_1, "worker_crashed"),
         (estimators.SEGFAULT, "worker_crashed"),
         (estimators.ABORT, "worker_crashed"),
+        (estimators.KILL_GROUP, "worker_crashed"),
+        (estimators.KILLED_FOR_MEMORY, "worker_crashed"),
+        (estimators.OUT_OF_MEMORY, "predict_failed"),
         (estimators.SYS_EXIT, "predict_failed"),
         (estimators.RAISE, "predict_failed"),
     ],
-    ids=["exits 0", "exits 1", "segfaults", "aborts", "sys.exit", "raises"],
+    ids=[
+        *("exits 0", "exits 1", "segfaults", "aborts", "kills its group", "killed for memory"),
+        *("out of memory", "sys.exit", "raises"),
+    ],
 )
 def test_one_that_kills_its_worker_fails_and_its_batch_mates_finish(
     client, redis, start, number, code
@@ -252,6 +260,26 @@ def test_an_empty_pool_starts_a_worker_for_a_job_and_lets_it_go_when_idle(
         assert len(pool.workers(redis)) == 1
         wait_until(lambda: not pool.workers(redis), 20, "the idle worker leaves")
         assert submit(client, 5.0)[0].wait(20)["predictions"] == [5.0]
+
+
+def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
+    client, redis, redis_url, store, tmp_path
+):
+    """Some come at zero workers, some while a worker is asked to leave, some a moment before."""
+    settings = {"pool_min": 0, "pool_max": 2, "idle_s": 0.2, "lease_s": 0.5}
+    with running_pool(redis_url, store, tmp_path, **settings):
+        jobs = []
+        for step in range(20):
+            jobs += results(submit(client, *map(float, range(1 + step % 3))))
+            threading.Event().wait(0.06 * step)  # past the time at which workers leave
+        assert codes(jobs) == ["finished"] * len(jobs)
+        assert {job.attempts for job in jobs} == {1}
+        wait_until(lambda: is_empty(redis), what="nothing is left behind")
+    assert len(set(re.findall(r"worker started .*worker=(\S+)", pool_log(tmp_path)))) > 3
+
+
+def pool_log(folder: Path) -> str:
+    return (folder / "pool.log").read_text()
 
 
 def test_waiting_jobs_bring_a_second_worker(client, redis, redis_url, store, tmp_path):

@@ -103,7 +103,7 @@ def test_a_flip_in_redis_holds_for_the_very_next_job(up):
             assert job["version"] == version
 
 
-def test_jobs_results_routes_and_catalogue_survive_a_restart_that_is_quick(up):
+def test_jobs_results_routes_and_catalogue_survive_a_restart(up):
     first_s = ready(up)
     _, job = call(up, "/v1/models/iris/predict", _IRIS)
     with Redis.from_url(up.redis_url) as redis:
@@ -111,7 +111,6 @@ def test_jobs_results_routes_and_catalogue_survive_a_restart_that_is_quick(up):
     assert up.stop() == 0
     again_s = ready(up)
     print(f"ready after {first_s:.1f} s, the second time after {again_s:.1f} s")  # noqa: T201
-    assert again_s < 5
     assert call(up, f"/v1/jobs/{job['id']}")[1]["result"] == job["result"]
     assert call(up, "/v1/models/iris/predict", _IRIS)[1]["version"] == "v2"
     assert "Publishing the example models" not in up.said

@@ -116,6 +116,12 @@ class ChaosYard:
             if not place.is_dying and place.pool.process.poll() is not None:
                 self.restart(place)
 
+    def is_complete(self) -> bool:
+        """Whether all workers are there; a pool may kill itself while it starts, too."""
+        self.tend()
+        count = self.plan.pools * self.plan.workers
+        return sum(len(self.workers(place)) for place in self.places) >= count
+
     def heal(self) -> None:
         """Everything runs again, and nothing is broken any more."""
         self.server.start()
@@ -173,12 +179,7 @@ def open_yard(plan: Plan, folder: Path) -> Iterator[ChaosYard]:
         proxies = [stack.enter_context(FaultProxy(server.port)) for _ in range(2)]
         yard = ChaosYard(plan, folder, server, *proxies)
         stack.callback(yard.kill)
-        count = plan.pools * plan.workers
-        wait_until(
-            lambda: sum(len(yard.workers(place)) for place in yard.places) >= count,
-            60,
-            "the workers report",
-        )
+        wait_until(yard.is_complete, 60, "the workers report")
         yield yard
 
 

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from gateway import bodies
-from producer import keys
+from producer import keys, retirement
+from producer.contract import ModelRef
 from producer.measures import MEASURES, field, observation
 from producer.presence import read_presence
 from tests.gateways import announce_pool, announce_worker, new_app
@@ -35,6 +36,21 @@ def submit(http, **members: Any):
     response = http.post("/v1/models/iris/jobs", json={"instances": [ROW]} | members)
     assert response.status_code == 202
     return response.json["id"]
+
+
+def test_a_retired_version_is_shown_and_gets_no_jobs(http, redis):
+    retirement.retire(redis, ModelRef("iris", "v2"))
+    versions = http.get("/v1/models/iris").json["versions"]
+    assert [version["state"] for version in versions] == ["published", "retired"]
+    detail = http.get("/v1/models/iris/versions/v2").json
+    assert bodies.VersionDetail.model_validate(detail).state == "retired"
+    for path in ("jobs", "predict"):
+        body = {"instances": [ROW], "version": "v2"}
+        response = http.post(f"/v1/models/iris/{path}", json=body)
+        assert (response.status_code, response.json["code"]) == (404, "unknown_version")
+        assert "retired" in response.json["detail"]
+    response = http.put(ROUTE, json={"active": "v2"})
+    assert (response.status_code, response.json["code"]) == (422, "invalid_route")
 
 
 # Presence

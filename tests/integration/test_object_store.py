@@ -249,6 +249,16 @@ def test_a_store_that_is_gone_is_told_within_two_seconds(filled, s3):
     assert caught.value.retryable
 
 
+def test_a_store_that_says_nothing_is_given_up(filled, s3, url, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.stores.objects._READ_S", 0.5)
+    silent = repository(url, tmp_path)
+    s3.freeze()
+    with pytest.raises(ModelUnavailable, match="does not answer"):
+        silent.read(IRIS_V1)
+    s3.start()
+    assert silent.read(IRIS_V1) == CONTENT
+
+
 def test_a_bucket_that_is_not_there_is_named(url, tmp_path, monkeypatch):
     lost = repository("s3://no-such-bucket/x", tmp_path)
     for call in (lost.models, lambda: lost.publish(manifest_of(), {"model.joblib": CONTENT})):

@@ -231,6 +231,28 @@ class TestRelay:
         assert waiting(redis) == job_ids[8:]
 
 
+class TestHasMore:
+    def test_says_whether_jobs_wait_there_or_in_the_queues_that_come_next(
+        self, redis, client, lease
+    ):
+        register(redis, version="v2", active=False)
+        submit(client, 8)
+        assert claimed(lease, QUEUE, "echo@v2").has_more is False
+        submit(client, 9)
+        assert claimed(lease, QUEUE).has_more is True
+        lease.release()
+        redis.delete(keys.key("queue", QUEUE))
+        submit(client, 8)
+        client.submit("echo", instances=[[1.0]], version="v2")
+        assert claimed(lease, QUEUE, "echo@v2").has_more is True
+
+
+def claimed(lease: Lease, *queues: str) -> Batch:
+    batch = lease.claim(queues)
+    assert isinstance(batch, Batch)
+    return batch
+
+
 class TestABatchAhead:
     def test_becomes_the_batch_when_the_one_before_it_ends(self, redis, client, lease):
         submit(client, 16)

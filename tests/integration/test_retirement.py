@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +19,12 @@ from producer.errors import (
     UnknownVersion,
     VersionInUse,
 )
+from producer.overview import read_models
+from producer.settings import Settings
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
 from tests.waiting import wait_until
 from worker.board import Board
+from worker.lease import Batch, Lease
 
 V1, V2 = ModelRef("iris", "v1"), ModelRef("iris", "v2")
 QUEUE = "iris@v1"
@@ -107,6 +111,7 @@ def test_the_last_good_route_keeps_its_version(client):
     with pytest.raises(VersionInUse, match="last good one"):
         retirement.retire(client.redis, V2)
     retirement.retire(client.redis, V2, force=True)
+    assert routing.read_route(client.redis, "iris").mode == "none"
     with pytest.raises(NoActiveVersion):
         submit(client)
 
@@ -272,3 +277,47 @@ def test_what_is_not_published_cannot_end(client, step: Any):
         step(client.redis, ModelRef("iris", "v9"))
     with pytest.raises(UnknownModel):
         step(client.redis, ModelRef("wine", "v1"))
+
+
+def test_no_job_is_accepted_once_retiring_has_returned(client, redis, redis_url):
+    """Submissions go on in other threads all the while; each was accepted before, or refused."""
+    accepted: list[str] = []
+    retired_at: list[int] = []
+
+    def submit_all() -> None:
+        with new_client(redis_url) as own:
+            for _ in range(10_000):
+                try:
+                    accepted.append(submit(own, "v1"))
+                except UnknownVersion:
+                    return
+
+    threads = [threading.Thread(target=submit_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(accepted) > 50)
+    retirement.retire(redis, V1)
+    retired_at.append(redis.llen(keys.key("queue", QUEUE)))
+    for thread in threads:
+        thread.join()
+    assert redis.llen(keys.key("queue", QUEUE)) == retired_at[0] == len(accepted)
+
+
+def test_a_front_door_job_that_asks_for_a_retired_version_is_version_gone(client, redis):
+    retirement.retire(redis, V1)
+    settings = Settings.load({})
+    lease = Lease(redis, "w1", settings)
+    redis.hset(
+        keys.key("job", "asked"), mapping={"status": "queued", "origin": "iris", "data": "[]"}
+    )
+    redis.rpush(keys.key("queue", "iris"), "asked")
+    batch = lease.claim(["iris"])
+    assert isinstance(batch, Batch)
+    problems = lease.forward(batch, "iris", [("asked", "v1", 0.5, 1)])
+    assert problems == {"asked": "version_gone"}
+
+
+def test_the_table_and_the_http_catalogue_tell_the_state(client, redis):
+    retirement.retire(redis, V1)
+    versions = read_models(redis)[0]["versions"]
+    assert [version["state"] for version in versions] == ["retired", "published"]

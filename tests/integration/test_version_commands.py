@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from models.proofs import Golden
-from models.publish import publish
+from models.publish import publish, register_store
 from models.repository import Repository
 from models.stores.folder import STAGING
 from producer import catalog, keys, retirement, routing
@@ -28,13 +29,23 @@ V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 Run = Callable[..., Result]
 
 
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis) -> Repository:
-    """A store with echo@v1, which is active, and echo@v2."""
-    store = Repository(tmp_path / "store")
-    for version, active in (("v1", True), ("v2", False)):
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with echo@v1 and v2; publishing opens what it is given in a child, so it is slow."""
+    folder = tmp_path_factory.mktemp("published")
+    for version in ("v1", "v2"):
         echo = estimators.Echo().fit([[1.0]])
-        publish(store, redis, echo, "echo", version, [[1.0], [2.0]], note=version, activate=active)
+        publish(Repository(folder), None, echo, "echo", version, [[1.0], [2.0]], note=version)
+    return folder
+
+
+@pytest.fixture
+def store(published: Path, tmp_path: Path, redis: Redis) -> Repository:
+    """A store with echo@v1, which is active, and echo@v2."""
+    shutil.copytree(published, tmp_path / "store")
+    store = Repository(tmp_path / "store")
+    register_store(store, redis)
+    routing.set_route(redis, "echo", active="v1")
     return store
 
 
@@ -229,6 +240,16 @@ def test_a_tar_file_with_anything_else_in_it_is_refused_whole(run, store, tmp_pa
     assert "evil.tar" in run("import", str(source), status=1).output
     assert store.versions("echo") == ["v1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.tar", "store"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_file_of_a_version_that_is_a_link_is_refused(run, store, tmp_path, kind):
+    source = tmp_path / "evil.tar"
+    manifest = store.manifest(V2).to_json()
+    with tarfile.open(source, "w:") as archive:
+        archive.addfile(entry("manifest.json", manifest)[0], io.BytesIO(manifest))
+        archive.addfile(entry("model.joblib", b"", type=kind, linkname="manifest.json")[0])
+    assert "is no plain file" in run("import", str(source), status=1).output
 
 
 def test_a_tar_file_with_many_entries_is_refused_early(run, tmp_path):

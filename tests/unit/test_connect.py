@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.connection import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -77,6 +78,15 @@ def test_every_client_has_room_for_a_gateway_and_leaves_replies_as_bytes(make):
         "redis://localhost?decode_responses=yes",
         "rediss://localhost?ssl_cert_reqs=maybe",
         "redis://[::1",
+        "redis+sentinel://one:26379",
+        "redis+sentinel:///yard",
+        "redis+sentinel://one:0/yard",
+        "redis+sentinel://one,/yard",
+        "redis+sentinel://one/yard/first",
+        "redis+sentinel://one/yard?no_such_option=1",
+        "redis+sentinel://one/yard?host=two",
+        "redis+sentinel://ada?:secret@one/yard",
+        "rediss+sentinel://one/yard?ssl_cert_reqs=maybe",
     ],
 )
 def test_a_bad_url_is_a_configuration_error_that_names_the_variable_or_the_option(url):
@@ -84,7 +94,32 @@ def test_a_bad_url_is_a_configuration_error_that_names_the_variable_or_the_optio
         connect.fast(url)
 
 
-def test_a_bad_url_is_told_without_its_password():
+def test_a_sentinel_url_gives_the_servers_and_the_sentinels_each_their_own():
+    url = "rediss+sentinel://ada:p%40ss@one,two:7000,[::1]:7001/yard/3"
+    url += "?ssl_ca_certs=/ca.pem&sentinel_username=eve&sentinel_password=s3"
+    pool: Any = connect.fast(url, "gateway").connection_pool
+    asked = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
+    assert [(at["host"], at["port"]) for at in asked] == [
+        ("one", 26379),
+        ("two", 7000),
+        ("::1", 7001),
+    ]
+    assert {(at["username"], at["password"], at["ssl_ca_certs"]) for at in asked} == {
+        ("eve", "s3", "/ca.pem")
+    }
+    told = pool.connection_kwargs
+    assert (told["username"], told["password"], told["db"]) == ("ada", "p@ss", 3)
+    assert (told["ssl_ca_certs"], told["client_name"]) == ("/ca.pem", "gateway")
+    assert (pool.service_name, pool.is_master) == ("yard", True)
+    assert pool.max_connections == connect.MOST_CONNECTIONS
+    assert issubclass(pool.connection_class, SSLConnection)
+
+
+@pytest.mark.parametrize("place", ["localhost:6379", "one,two/yard"])
+def test_a_bad_url_is_told_without_its_password(place):
+    with pytest.raises(ConfigurationError) as caught:
+        connect.fast(f"redis+sentinel://:hunter/2secret@{place}")
+    assert "hunter" not in caught.value.message
     with pytest.raises(ConfigurationError) as caught:
         connect.fast("redis://:hunter/2secret@localhost:6379")
     assert "hunter" not in caught.value.message
@@ -101,6 +136,8 @@ def test_a_bad_url_is_told_without_its_password():
         ("redis://ada:p@ss@localhost", "redis://ada:***@localhost"),
         ("unix:///tmp/a@b.sock?db=1", "unix:///tmp/a@b.sock?db=1"),
         ("unix:///tmp/r.sock?password=secret&db=1", "unix:///tmp/r.sock?password=***&db=1"),
+        ("redis+sentinel://ada:secret@a,b:1/yard/0", "redis+sentinel://ada:***@a,b:1/yard/0"),
+        ("redis+sentinel://a/y?sentinel_password=s", "redis+sentinel://a/y?sentinel_password=***"),
         ("secret", "..."),
     ],
 )

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from models.cache import ModelCache
+from models.cache import Failed, ModelCache
 from producer.contract import ModelRef, Signature
 from producer.errors import ModelUnavailable, UnknownVersion
 from tests.stand_ins import IRIS
@@ -175,6 +175,58 @@ def test_a_failed_load_is_remembered_for_twice_as_long_each_time():
     with pytest.raises(ModelUnavailable):
         use(cache, A)
     assert loader.loads[A] == before + 1
+
+
+def test_what_failed_is_told_with_the_reason_and_when_it_is_tried_again():
+    loader = Loader(errors={A: ModelUnavailable("broken")})
+    cache = cache_of(loader)
+    with pytest.raises(ModelUnavailable):
+        use(cache, A)
+    loader.clock.now += 0.25
+    assert cache.failed() == {A: Failed("broken", 0.75)}
+    loader.clock.now += 60
+    assert cache.failed() == {A: Failed("broken", 0.0)}  # until it is tried again
+    loader.errors.clear()
+    use(cache, A)
+    assert cache.failed() == {}
+
+
+def test_what_is_forgiven_is_tried_again_at_once():
+    loader = Loader(errors={A: ModelUnavailable("broken")})
+    cache = cache_of(loader)
+    with pytest.raises(ModelUnavailable):
+        use(cache, A)
+    loader.errors.clear()
+    cache.forgive(A)
+    use(cache, A)
+    assert list(cache.loaded()) == [A]
+
+
+def test_a_pinned_model_is_not_evicted_until_others_are_pinned():
+    cache = cache_of(Loader())
+    cache.pin([A])
+    for ref in (A, B, C):
+        use(cache, ref)
+    assert list(cache.loaded()) == [A, C]
+    cache.pin([C])
+    use(cache, B)
+    assert list(cache.loaded()) == [C, B]
+
+
+def test_pinning_loads_nothing():
+    loader = Loader()
+    cache_of(loader).pin([A])
+    assert not loader.loads
+
+
+def test_what_finds_no_room_beside_pinned_models_is_refused_and_does_not_wait():
+    cache = cache_of(Loader(sizes={A: 15, B: 15}))
+    cache.pin([A])
+    use(cache, A)
+    with pytest.raises(ModelUnavailable, match=r"15 of the 20 bytes .* in use, 15 of them pinned"):
+        use(cache, B)
+    assert cache.evict(A)  # who asks for it by name may
+    use(cache, B)
 
 
 def test_evicting_forgets_a_failure():

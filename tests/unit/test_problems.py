@@ -17,7 +17,8 @@ from producer import errors
 def every(kind: type[errors.ModelyardError]) -> Iterator[type[errors.ModelyardError]]:
     yield kind
     for child in kind.__subclasses__():
-        yield from every(child)
+        if child.__module__ == errors.__name__:  # others stay within their own package
+            yield from every(child)
 
 
 #: Errors that no caller of the gateway can bring about.
@@ -25,7 +26,7 @@ OURS: set[type[errors.ModelyardError]] = {
     errors.ModelyardError,
     errors.ConfigurationError,
     errors.InvalidManifest,
-    *every(errors.JobFailed),
+    *(set(every(errors.JobFailed)) - {errors.ModelUnavailable}),  # a flip's, where a pool says so
 }
 
 
@@ -70,6 +71,7 @@ def test_an_error_of_our_own_has_none(kind):
         (errors.UnknownJob("x"), 404),
         (errors.NoActiveVersion("x"), 409),
         (errors.JobEnded("x"), 409),
+        (errors.ModelUnavailable("x"), 409),
         (errors.RevisionMismatch("x"), 412),
         (errors.InvalidRoute("x"), 422),
         (errors.QueueFull("x"), 429),

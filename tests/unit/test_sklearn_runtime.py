@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import threading
 import warnings
 from importlib import import_module
@@ -40,6 +41,7 @@ from sklearn.utils.murmurhash import murmurhash3_32
 
 from models import runtimes
 from models.manifest import File, Manifest, build
+from models.proofs import Golden, Tolerance
 from models.repository import Repository
 from models.runtimes import alignment, labels, load, threads
 from models.runtimes.sizes import measure
@@ -510,10 +512,45 @@ def test_planted_bytes_do_not_run(store, regression):
     assert Planted.ran  # had they been opened, they would have
 
 
-def test_an_artefact_of_another_release_is_refused_before_it_is_opened(store, regression):
-    manifest = stored(store, regression, libraries={"scikit-learn": "0.24.2"})
+def answers_of(estimator) -> dict[str, list[Any]]:
+    """What a version answers to its example."""
+    return model_of(estimator).predict(ROWS[:2])
+
+
+def of_another_release(store, estimator, monkeypatch, outputs: dict[str, Any] | None):
+    """A version that another release has written, with the golden answers that it gave."""
+    golden = None if outputs is None else Golden(outputs=outputs, tolerance=Tolerance(rtol=1e-6))
+    with monkeypatch.context() as patch:
+        patch.setattr("sklearn.base.__version__", "0.24.2")
+        return stored(store, estimator, libraries={"scikit-learn": "0.24.2"}, golden=golden)
+
+
+def test_an_artefact_of_another_release_that_nothing_proves_is_refused_before_it_is_opened(
+    store, regression, monkeypatch
+):
+    manifest = of_another_release(store, regression, monkeypatch, None)
     with pytest.raises(ModelUnavailable, match=r"published with scikit-learn 0\.24\.2, here is"):
         load(manifest, store)
+
+
+def test_an_artefact_of_another_release_that_answers_the_same_serves(
+    store, regression, monkeypatch
+):
+    answers = answers_of(regression)
+    manifest = of_another_release(store, regression, monkeypatch, answers)
+    assert load(manifest, store).predict(manifest.rows) == answers
+
+
+def test_an_artefact_of_another_release_that_answers_otherwise_is_refused_with_both_named(
+    store, regression, monkeypatch
+):
+    wrong = answers_of(regression)
+    wrong["predictions"][0] = "nothing of the kind"
+    manifest = of_another_release(store, regression, monkeypatch, wrong)
+    said = rf"published with .*scikit-learn 0\.24\.2, here is {re.escape(sklearn.__version__)}"
+    with pytest.raises(ModelUnavailable, match=said) as caught:
+        load(manifest, store)
+    assert "expected 'nothing of the kind'" in caught.value.message
 
 
 def test_a_later_patch_of_the_same_release_is_fine(store, regression):

@@ -8,7 +8,7 @@
 --       12.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to do; so many entries were no job to run
---       batch, queue, now (us), shortest timeout (s), whether more wait there (1 | 0), skipped, then
+--       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), skipped, then
 --       one list, for each job eight:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
@@ -31,6 +31,8 @@ local MOST_JOBS, MOST_ROWS = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[7]), tonumber(ARGV[8])
 local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[9]), tonumber(ARGV[10])
 local AHEAD_OF, FIRST_QUEUE = ARGV[11], 12
+-- Queues after the batch's own that are asked whether they hold any jobs.
+local LOOK_AHEAD = 16
 
 -- The field that whoever ended or started the job has written with the status.
 local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
@@ -174,6 +176,17 @@ local function take(queue, jobs, timeout)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
 
+-- Whether more wait in a queue, or in one of those that come next.
+local function is_more(i)
+  if redis.call('EXISTS', K.queue .. ARGV[i]) == 1 then
+    ring(ARGV[i])
+    return 1
+  end
+  local others = {}
+  for next = i + 1, math.min(i + LOOK_AHEAD, #ARGV) do others[next - i] = K.queue .. ARGV[next] end
+  return #others > 0 and redis.call('EXISTS', unpack(others)) > 0 and 1 or 0
+end
+
 for i = FIRST_QUEUE, #ARGV do
   local queue = ARGV[i]
   local jobs, used, timeout = look(queue)
@@ -181,9 +194,7 @@ for i = FIRST_QUEUE, #ARGV do
   if any then take(queue, jobs, timeout) end
   if used > 0 then redis.call('LTRIM', K.queue .. queue, used, -1) end
   if any then
-    local more = redis.call('EXISTS', K.queue .. queue)
-    if more == 1 then ring(queue) end
-    return {'batch', queue, string.format('%.0f', us), timeout, more, skipped, jobs.replies}
+    return {'batch', queue, string.format('%.0f', us), timeout, is_more(i), skipped, jobs.replies}
   end
 end
 return {'idle', skipped}

@@ -1,0 +1,180 @@
+"""Files that the workers of one machine share in memory: read-only copies of artefacts, by digest.
+
+A worker maps the large arrays of a version instead of reading them: the kernel keeps their pages
+once, however many workers map them. What lies in a store must not be mapped, since whoever can
+write there could change bytes after they were checked. So each file is copied, once a machine, into
+a folder of this user's own, where nobody writes; it is checked there on the very descriptor that
+is mapped then. Where that cannot be had, say on a full disk, or where somebody else owns the
+folder, the worker reads the bytes as ever. Runtimes map (`models.runtimes.sklearn_joblib`,
+`models.runtimes.onnx_sharing`); the bytes come from `models.repository`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.manifest import File
+from models.stores.cache import DiskCache
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+#: Nobody but the owner may change what is in a folder; nobody at all what is in a file.
+_FOLDER_MODE, _FILE_MODE = 0o700, 0o400
+_NOT_IN_FOLDER, _NOT_IN_FILE = 0o022, 0o222
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A copy that was checked and is open.
+
+    Attributes:
+        descriptor: Of the very file that was checked.
+        path: Where the copy lies.
+        size_bytes: Its length.
+    """
+
+    descriptor: int
+    path: Path
+    size_bytes: int
+
+    @property
+    def alias(self) -> str:
+        """A path that leads to the descriptor's file, whatever happens to `path`."""
+        alias = f"/proc/self/fd/{self.descriptor}"
+        return alias if os.path.exists(alias) else str(self.path)
+
+    def begins(self) -> bytes:
+        """The first bytes."""
+        return os.pread(self.descriptor, 16, 0)
+
+
+class Maps:
+    """The copies of one machine and user; safe for threads and for processes.
+
+    Args:
+        folder: Where they lie; made when it is needed.
+        limit_bytes: What the copies may take on disk; those used the longest time ago go first.
+        least_bytes: Smaller files are not worth it.
+        sharers: Workers that share the machine's memory: each is charged an even part of what is
+            mapped, as its own bound is an even part of the memory.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int, least_bytes: int, sharers: int = 1) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._least_bytes = least_bytes
+        self._has_warned = False
+        #: What a mapped byte counts of a worker's own memory.
+        self.share = 1 / max(1, sharers)
+
+    @contextmanager
+    def open(self, file: File, read: Callable[[], bytes]) -> Iterator[Mapped | None]:
+        """The copy of a file, open while inside; what is mapped meanwhile stays mapped.
+
+        Args:
+            file: What its bytes must be.
+            read: Gives them, checked; asked only if there is no copy yet. What it raises is passed
+                on.
+
+        Returns:
+            None if the file is small, or no copy can be had.
+        """
+        mapped = self._open(file, read) if file.size_bytes >= self._least_bytes else None
+        try:
+            yield mapped
+        finally:
+            if mapped is not None:
+                os.close(mapped.descriptor)
+
+    def _open(self, file: File, read: Callable[[], bytes]) -> Mapped | None:
+        path = self._folder / file.sha256[:2] / file.sha256
+        mapped = self._checked(path, file)
+        if mapped is not None:
+            return mapped
+        if file.size_bytes > self._limit_bytes:
+            return None
+        content = read()
+        try:
+            self._write(path, content)
+        except OSError as error:
+            self._warn(f"{path.parent} cannot be written: {error.strerror or error}")
+            return None
+        DiskCache(self._folder, self._limit_bytes).trim(besides=path)
+        return self._checked(path, file)
+
+    def _checked(self, path: Path, file: File) -> Mapped | None:
+        """The file, open, if it is ours, nobody can write to it, and its bytes are the right ones.
+
+        One that is anything else is taken away.
+        """
+        if not (_is_own_folder(self._folder) and _is_own_folder(path.parent)):
+            return None
+        try:
+            descriptor = os.open(path, _OPEN)
+        except OSError:
+            return None
+        if _is_right(descriptor, file):
+            with contextlib.suppress(OSError):
+                os.utime(descriptor)  # it was used now
+            return Mapped(descriptor, path, file.size_bytes)
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        for folder in (self._folder, path.parent):
+            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            if not _is_own_folder(folder):
+                raise PermissionError(f"{folder} is not this user's alone")
+        draft = path.parent / f".draft-{uuid.uuid4().hex}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(draft, flags, _FILE_MODE), "wb") as stream:
+                stream.write(content)  # not flushed to disk: it is checked when it is opened
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+
+    def _warn(self, what: str) -> None:
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
+        _log.log(level, "%s; versions are read into each worker's own memory", what)
+
+
+def _is_own_folder(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and not found.st_mode & _NOT_IN_FOLDER
+    )
+
+
+def _is_right(descriptor: int, file: File) -> bool:
+    found = os.fstat(descriptor)
+    if (
+        not stat.S_ISREG(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or found.st_mode & _NOT_IN_FILE
+        or found.st_size != file.size_bytes
+    ):
+        return False
+    with os.fdopen(os.dup(descriptor), "rb") as stream:
+        stream.seek(0)
+        return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256

@@ -1,0 +1,76 @@
+"""Which queues there is something to do on: those of the catalogue, and some that are ending.
+
+One a version, and one a model, its front door. That of a version which was retired or deleted
+counts while something is on it, so that what it was accepted for is run, and what somebody still
+pushes is failed. Workers, and whoever decides how many there should be, look at the same queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from producer import keys, retirement
+from producer.catalog import model_names
+from producer.contract import ModelRef, is_name
+from producer.crashes import held_back
+from producer.retirement import State
+
+
+def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
+    """The queues of all models whose name matches, as a shell matches file names, in order.
+
+    Not those of versions that are held back because they kill their workers (`producer.crashes`).
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    held = held_back(redis)
+    return [queue for queue in read_queues(redis, pattern)[0] if queue not in held]
+
+
+def read_queues(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[State, str]]]:
+    """All of them, and the versions that were taken out of service, see `retirement.read_states`.
+
+    Notes of retired versions that their last job has ended, where it has.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    models = [model for model in model_names(redis) if fnmatchcase(model, pattern)]
+    pipe = redis.pipeline(transaction=False)
+    for model in models:
+        pipe.hkeys(keys.key("signatures", model))
+    pipe.hgetall(keys.RETIRED)
+    *published, retired = pipe.execute(raise_on_error=False)
+    states = {
+        queue: state
+        for queue, state in retirement.parse_states(retired).items()
+        if fnmatchcase(queue.partition("@")[0], pattern)
+    }
+    queues: list[str] = []
+    for model, versions in zip(models, published, strict=True):
+        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
+            continue
+        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
+        queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
+        queues.append(model)
+    return queues + _ending(redis, states, frozenset(queues)), states
+
+
+def _ending(
+    redis: Redis, states: Mapping[str, tuple[State, str]], known: frozenset[str]
+) -> list[str]:
+    """The queues beside the ``known`` ones that versions out of service have left work on."""
+    versions = sorted(states.keys() - known)
+    names = versions + sorted({queue.partition("@")[0] for queue in versions} - known)
+    pipe = redis.pipeline(transaction=False)
+    for name in names:
+        pipe.llen(keys.key("queue", name))
+    lengths = dict(zip(names, pipe.execute(raise_on_error=False), strict=True)) if names else {}
+    if drying := [name for name in versions if states[name][0] == "retired" and lengths[name] == 0]:
+        retirement.drain(redis, drying)
+    return [name for name in names if isinstance(lengths[name], int) and lengths[name] > 0]

@@ -1,0 +1,24 @@
+-- Asks the pools to have versions loaded, before these get traffic, and wakes idle workers for it.
+--
+-- ARGV  1 for how long the wish stands, in ms   2.. queues of the versions
+-- Reply the moment of the wish, in ms: a failure that a worker reports for it, or for a later one,
+--       is of a load that began after it
+-- Writes K.wanted (hash: queue -> "moment end", both in ms), drops wishes that have ended
+--- use clock
+--- use bell
+
+local now_ms = math.floor(now_us() / 1000)
+local kind = redis.call('TYPE', K.wanted)['ok']
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', K.wanted) end
+local known = redis.call('HGETALL', K.wanted)
+for i = 1, #known, 2 do
+  local ends = tonumber(string.match(known[i + 1], ' (%d+)$') or '0')
+  if ends <= now_ms then redis.call('HDEL', K.wanted, known[i]) end
+end
+local wish = string.format('%.0f %.0f', now_ms, now_ms + tonumber(ARGV[1]))
+for i = 2, #ARGV do
+  redis.call('HSET', K.wanted, ARGV[i], wish)
+  ring(ARGV[i])
+end
+redis.call('EXPIRE', K.wanted, K.wanted_ttl)
+return string.format('%.0f', now_ms)

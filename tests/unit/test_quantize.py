@@ -1,0 +1,173 @@
+"""Weights of 8 bits: networks shrink to a quarter, the rest does not, and then nothing is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakeredis import FakeRedis
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from models import quantizing
+from models.compile import convert
+from models.golden import check
+from models.publish import publish
+from models.quantize import quantize
+from models.repository import Repository
+from models.runtimes import load
+from models.runtimes.onnx_session import OnnxModel
+from models.signatures import derive
+from producer import connect, keys, yard
+from producer.cli import main
+from producer.errors import ConfigurationError, InvalidName, NotFound, VersionExists
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+X, Y = load_digits(return_X_y=True)
+ROWS = X[:5].tolist()
+
+
+@pytest.fixture(scope="module")
+def network() -> MLPClassifier:
+    return MLPClassifier((256, 128), max_iter=15, random_state=0).fit(X[:1200], Y[:1200])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "store")
+
+
+def test_a_network_shrinks_to_a_quarter_and_reads_digits_as_well(store, network):
+    single = store.root.parent / "single.onnx"
+    single.write_bytes(convert(network, derive(network, ROWS), "float32", is_text=False))
+    before = publish(store, None, single, "digits", "v1", ROWS)
+    report = quantize(store, None, "digits", "v1", "v1-int8", rows=X[1200:].tolist())
+    assert report.rows == 5 + len(X) - 1200
+    assert 3.6 < report.times_smaller < 4.1
+    made = report.manifest
+    assert made is not None
+    assert made.parent == "digits@v1"
+    assert made.runtime == "onnx"
+    assert made.signature == before.signature
+    assert store.manifest(made.ref) == made
+    loaded, original = load(made, store), load(before, store)
+    check(loaded, made)
+    rows = X[1200:].tolist()
+    scores = [
+        np.mean(np.array(model.predict(rows)["predictions"]) == Y[1200:])
+        for model in (original, loaded)
+    ]
+    assert scores[1] >= scores[0] - 0.01
+    alone = [loaded.predict([row])["probabilities"][0] for row in rows[:40]]
+    assert alone == loaded.predict(rows[:40])["probabilities"]
+
+
+def test_the_compiled_form_of_an_estimator_shrinks_too(store, network):
+    publish(store, None, network, "digits", "v1", ROWS)
+    report = quantize(store, None, "digits", "v1", "v2", note="small")
+    assert report.times_smaller > 7  # from doubles
+    assert report.agreement >= quantizing.AGREEMENT
+    assert report.manifest is not None
+    assert report.manifest.note == "small"
+    assert report.manifest.compiled is not None
+    assert report.manifest.compiled.rows_per_s["candidate"]["64"] > 0
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [LogisticRegression(max_iter=20), RandomForestClassifier(3)],
+    ids=["linear", "trees"],
+)
+def test_where_nothing_shrinks_nothing_is_made(store, estimator):
+    publish(store, None, estimator.fit(X, Y), "digits", "v1", ROWS)
+    with pytest.raises(ConfigurationError, match="digits@v1: nothing of it shrinks in 8 bits"):
+        quantize(store, None, "digits", "v1", "v2")
+    assert store.versions("digits") == ["v1"]
+
+
+def test_what_shrinks_too_little_or_answers_otherwise_is_not_kept(monkeypatch, network):
+    signature = derive(network, ROWS)
+    raw = convert(network, signature, "float32", is_text=False)
+    small = quantizing.quantized(raw)
+    model = OnnxModel(small, signature, ROWS)
+    assert quantizing._fault((len(raw), len(small)), 1.0, model) == ""
+    assert "does not shrink enough" in quantizing._fault((len(raw), len(raw) - 9), 1.0, model)
+    assert "only 90.00% of the rows" in quantizing._fault((len(raw), len(small)), 0.9, model)
+
+
+def test_the_weights_in_8_bits_are_those_in_32_but_for_a_step():
+    weights = np.random.default_rng(0).normal(size=(100, 40)).astype(np.float32)
+    weights[:, 3] = 0
+    packed, scales = quantizing.pack(weights)
+    assert packed.dtype == np.uint8
+    back = (packed.astype(np.float32) - 128) * scales[:, :, None]
+    back = back.reshape(40, -1)[:, :100].T
+    assert np.abs(back - weights).max() <= scales.max() * 0.501
+    assert (back[:, 3] == 0).all()
+
+
+def test_a_regressors_numbers_stay_close(store):
+    target = X @ np.random.default_rng(0).normal(size=64)
+    network = MLPRegressor(hidden_layer_sizes=(128,), max_iter=20, random_state=0).fit(X, target)
+    publish(store, None, network, "sum", "v1", ROWS)
+    report = quantize(store, None, "sum", "v1", "v2")
+    assert report.manifest is not None
+    check(load(report.manifest, store), report.manifest)
+
+
+def test_a_version_that_is_not_there_or_is_there_already_is_named(store, network):
+    with pytest.raises(NotFound):
+        quantize(store, None, "digits", "v1", "v2")
+    publish(store, None, network, "digits", "v1", ROWS, compile=False)
+    with pytest.raises(VersionExists):
+        quantize(store, None, "digits", "v1", "v1")
+    with pytest.raises(InvalidName):
+        quantize(store, None, "digits", "v1", "../v2")
+    with pytest.raises(ConfigurationError, match=r"is not served as ONNX.*not asked for"):
+        quantize(store, None, "digits", "v1", "v2")
+
+
+@pytest.fixture
+def run(store: Repository, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Calls ``modelyard quantize`` on the test's store and a Redis."""
+    redis = FakeRedis()
+    monkeypatch.setattr(yard, "redis_url", lambda settings: settings.redis_url)
+    monkeypatch.setattr(connect, "fast", lambda url: redis)
+    monkeypatch.setattr(connect, "check_server", lambda redis: None)
+
+    def call(*arguments: str) -> Any:
+        options = ["--store", str(store.root), "--redis-url", "redis://test"]
+        return CliRunner().invoke(main, ["quantize", *arguments, *options]), redis
+
+    return call
+
+
+def test_the_command_makes_a_version_known_and_says_what_came_of_it(run, store, network):
+    publish(store, None, network, "digits", "v1", ROWS)
+    done, redis = run("digits", "v1", "v2")
+    assert done.exit_code == 0, done.output
+    assert "published digits@v2" in done.stdout
+    assert "times smaller" in done.stdout
+    assert list(redis.hgetall(keys.key("versions", "digits"))) == [b"v2"]
+
+
+def test_the_command_prints_figures_for_programs(run, store, network):
+    publish(store, None, network, "digits", "v1", ROWS)
+    done, _ = run("digits", "v1", "v2", "--json")
+    said = json.loads(done.stdout)
+    assert said["published"] == "digits@v2"
+    assert said["after_bytes"] < said["before_bytes"]
+
+
+def test_the_command_ends_with_status_1_where_nothing_was_made(run, store, monkeypatch):
+    publish(store, None, RandomForestClassifier(3).fit(X, Y), "digits", "v1", ROWS)
+    done, redis = run("digits", "v1", "v2")
+    assert done.exit_code == 1
+    assert "nothing of it shrinks in 8 bits" in done.stderr
+    assert redis.keys() == []

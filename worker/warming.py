@@ -1,0 +1,186 @@
+"""The worker's part of warm before traffic: what was asked for is loaded before jobs ask for it.
+
+The wishes are in Redis, see `producer.warming`. The main thread looks at them when it finds no job,
+and between two batches, loads one version at a time into the cache, and tells at once what came of
+it. A load that kills the worker leaves a trace, so that the wish does not kill one worker after the
+other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from redis import Redis
+
+from models.cache import ModelCache
+from producer import keys
+from producer.contract import ModelRef
+from producer.errors import JobFailed
+from producer.keys import parse_queue
+from producer.routing import routed_versions
+from producer.settings import Settings
+from producer.warming import read_wanted
+from worker.tally import Tally
+
+_log = structlog.get_logger()
+
+#: How often a worker looks at the wishes, if nobody wakes it for one, in seconds.
+_LOOK_S = 1.0
+#: Failures that are announced at most, and characters of each reason.
+_MOST, _REASON = 64, 500
+
+
+class Warmer:
+    """Loads what was asked for.
+
+    Args:
+        redis: Where the wishes are.
+        cache: Where models are loaded to.
+        worker: This worker's name.
+        settings: After how many deaths a wish is refused, and whether routed versions are pinned.
+        loading: Held while a version is loaded.
+        tell: Announces what is loaded and what failed.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        cache: ModelCache,
+        worker: str,
+        settings: Settings,
+        loading: Callable[[], AbstractContextManager[None]],
+        tell: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._redis = redis
+        self._cache = cache
+        self._worker = worker
+        self._settings = settings
+        self._loading = loading
+        self._tell = tell
+        self._clock = clock
+        self._due = clock()
+        self._waiting: dict[str, int] = {}  # queue to the moment of a wish that was not tried yet
+        self._answered: dict[str, int] = {}  # queue to the moment of the wish that was tried
+        self._refused: dict[str, str] = {}  # queue to why it was not loaded, or not found
+
+    def hurry(self) -> None:
+        """Let the next look be one, however short ago the last was."""
+        self._due = self._clock()
+
+    def look(self, queues: Collection[str]) -> None:
+        """Load the first version that is asked for and was not tried for that wish.
+
+        Args:
+            queues: Those that the worker serves.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        if not self.waits(queues):
+            return
+        queue, wanted_ms = self._waiting.popitem()
+        with self._loading():
+            self._load(queue, wanted_ms)
+        self._tell()
+
+    def waits(self, queues: Collection[str]) -> bool:
+        """Whether there is something to load; asks Redis once a second.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        if self._clock() >= self._due:
+            self._due = self._clock() + _LOOK_S
+            self._pin(queues)
+            self._waiting = {
+                queue: wanted_ms
+                for queue, wanted_ms in read_wanted(self._redis).items()
+                if queue in queues and self._answered.get(queue) != wanted_ms
+            }
+        return bool(self._waiting)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """What could not be loaded, as it is announced: why, and when it is tried again."""
+        loaded = {keys.queue_name(ref) for ref in self._cache.loaded()}
+        found: dict[str, dict[str, Any]] = {
+            queue: {"reason": reason, "retry_at": None, "wanted_ms": self._answered.get(queue)}
+            for queue, reason in list(self._refused.items())
+            if queue not in loaded
+        }
+        for ref, failed in self._cache.failed().items():
+            queue = keys.queue_name(ref)
+            found[queue] = {
+                "reason": failed.message[:_REASON],
+                "retry_at": _moment(failed.retry_in_s),
+                "wanted_ms": self._answered.get(queue),
+            }
+        return dict(list(found.items())[-_MOST:])
+
+    def _pin(self, queues: Collection[str]) -> None:
+        if self._settings.pin_routed:
+            models = {queue.partition("@")[0] for queue in queues}
+            self._cache.pin(routed_versions(self._redis, sorted(models)))
+
+    def _load(self, queue: str, wanted_ms: int) -> None:
+        model, version = parse_queue(queue) or (queue, None)
+        self._refused.pop(queue, None)
+        if version is not None:
+            ref = ModelRef(model, version)
+            deaths = self._note(queue, wanted_ms)
+            if deaths >= self._settings.attempts:
+                self._refused[queue] = f"{ref}: {deaths} workers died while they loaded it"
+            else:
+                self._bring(queue, ref)
+        self._answered[queue] = wanted_ms
+        self._redis.hdel(keys.key("loading", queue), self._worker)
+
+    def _bring(self, queue: str, ref: ModelRef) -> None:
+        self._cache.forgive(ref)  # whoever asks may have mended it
+        try:
+            with self._cache.use(ref) as use:
+                load_s = use.load_s
+        except JobFailed as error:
+            self._refused[queue] = error.message[:_REASON]
+            _log.warning("not warmed: %s", error.message, worker=self._worker, queue=queue)
+            return
+        if load_s:
+            self._count(ref, load_s)
+        _log.info("warm", worker=self._worker, queue=queue, load_s=round(load_s, 3))
+
+    def _note(self, queue: str, wanted_ms: int) -> int:
+        """Leave a trace of the load that begins; how many workers died of it for this wish."""
+        key = keys.key("loading", queue)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(key, self._worker, wanted_ms)
+        pipe.expire(key, keys.WANTED_TTL_S)
+        pipe.hgetall(key)
+        pipe.zrange(keys.PRESENCE, 0, -1)
+        *_, traces, present = pipe.execute()
+        alive = {raw.partition(b":")[2] for raw in present if raw.startswith(b"worker:")}
+        mine = self._worker.encode()
+        return sum(
+            worker not in alive and worker != mine
+            for worker, raw in traces.items()
+            if raw == str(wanted_ms).encode()
+        )
+
+    def _count(self, ref: ModelRef, load_s: float) -> None:
+        tally = Tally(ref)
+        tally.observe("model_load_time_seconds", load_s)
+        pipe = self._redis.pipeline(transaction=False)
+        for field, number in tally.items():
+            pipe.hincrbyfloat(keys.METRICS, field, number)
+        pipe.execute()
+
+
+def _moment(in_s: float) -> str:
+    """So many seconds from now, RFC 3339 in UTC, by this machine's clock."""
+    moment = datetime.now(UTC) + timedelta(seconds=in_s)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
