@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _WIDTH, _LEFT, _RIGHT = 760, 64, 24
-_PANEL, _HEAD, _GAP = 84, 30, 12
+_PANEL, _HEAD, _GAP = 96, 30, 12
+_ROOM = 22  # for what is written at the top of a panel
 _OURS, _ORACLE, _TARGET = "#c2410c", "#64748b", "#0f766e"
 _VERSIONS = ("#1d4ed8", "#7c3aed", "#0891b2")
 
@@ -135,7 +136,7 @@ def _frame(top: int, name: str, most: str) -> list[str]:
     width = _WIDTH - _LEFT - _RIGHT
     return [
         f'<rect x="{_LEFT}" y="{top}" width="{width}" height="{_PANEL}" class="frame"/>',
-        f'<text x="{_LEFT - 6}" y="{top + 11}" class="small end">{most}</text>',
+        f'<text x="{_LEFT - 6}" y="{top + _ROOM + 4}" class="small end">{most}</text>',
         f'<text x="{_LEFT - 6}" y="{top + _PANEL}" class="small end">0</text>',
         f'<text x="{_LEFT + 6}" y="{top + 14}" class="small">{escape(name)}</text>',
     ]
@@ -154,7 +155,7 @@ def _line(
 ) -> str:
     inside = [(at, value) for at, value in points if 0 <= at <= timeline.seconds]
     path = " ".join(
-        f"{_x(timeline, at):.1f},{top + _PANEL - (_PANEL - 4) * value / most:.1f}"
+        f"{_x(timeline, at):.1f},{top + _PANEL - (_PANEL - _ROOM) * value / most:.1f}"
         for at, value in inside
     )
     return f'<path d="M {path}" stroke="{colour}"{more}/>'

@@ -55,7 +55,7 @@ def test_a_worker_that_is_starting_is_not_started_again():
 
 
 def test_idle_workers_take_what_waits_before_others_are_started():
-    assert plan(seen(work(300), busy=1, idle=["w2", "w3"])) == Plan()
+    assert plan(seen(work(400), busy=1, idle=["w2", "w3"])) == Plan()
 
 
 def test_a_backlog_is_measured_against_when_a_new_worker_could_help():
@@ -78,9 +78,11 @@ def test_a_version_that_nobody_has_measured_gets_one_worker_whatever_waits():
 
 
 def test_long_batches_do_not_hold_the_others_up():
-    slow = Pace(0.0, 5.0, 0.5, 1.0)
+    """Together they would need one worker; but the batch of 0.6 s cannot be broken off."""
     fast = work(0, "b@v1", running=1, arrivals_s=10)
-    assert plan(seen(work(0, running=1, pace=slow), fast, busy=1)) == Plan(start=1)
+    slow = work(0, running=1, pace=Pace(0.0, 0.6, 0.5, 1.0))
+    assert plan(seen(replace(slow, pace=Pace(0.0, 0.4, 0.5, 1.0)), fast, busy=1)) == Plan()
+    assert plan(seen(slow, fast, busy=1)) == Plan(start=1)
 
 
 SLOW = work(9, "s@v1", running=1, pace=Pace(0.0, 5.0, 0.5, 1.0))
