@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,7 @@ def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
             if step % 2:
                 handles[-1].wait(20)
             else:
-                wait_until(lambda: pool.workers(redis) or is_finished(handles[-1]), 20)
+                wait_until(partial(has_worker_or_ended, pool, redis, handles[-1]), 20)
             handles += submit(client, float(step))
             for pid in pool.workers(redis).values():
                 with suppress(ProcessLookupError):
@@ -286,8 +287,8 @@ def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
     assert len(set(re.findall(r"worker started .*worker=(\S+)", pool_log(tmp_path)))) > 3
 
 
-def is_finished(handle: Handle) -> bool:
-    return handle.get().status is JobStatus.FINISHED
+def has_worker_or_ended(pool: RunningPool, redis: Redis, handle: Handle) -> bool:
+    return bool(pool.workers(redis)) or handle.get().status is JobStatus.FINISHED
 
 
 def pool_log(folder: Path) -> str:
