@@ -128,6 +128,8 @@ class Commands(click.Group):
         module, _, attribute = target.partition(":")
         if cmd_name in _DRAINING:
             signals.hold()
+        else:
+            signals.release()  # whoever started this may have held them for a command that drains
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:

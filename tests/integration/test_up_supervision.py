@@ -26,6 +26,7 @@ _COMMON = """
 import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 import click
+from producer import signals
 
 def note(text):
     with open("journal.txt", "a") as file:
@@ -38,6 +39,7 @@ def mode(name):
 def on_term():
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signals.release()  # they were held since this was started, as every command does that drains
     return stop
 
 def wait_for_term(name, stop):
