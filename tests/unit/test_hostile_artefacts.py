@@ -107,7 +107,10 @@ def test_a_pickle_bomb_writes_nothing_whatever_it_is_called(store, tmp_path, tra
 
 
 @pytest.mark.parametrize(
-    "pack", [zlib.compress, gzip.compress, bz2.compress, lzma.compress], ids=lambda pack: str(pack)
+    "pack",
+    [zlib.compress, gzip.compress, bz2.compress, lzma.compress],
+    ids=lambda pack: str(pack),
+    ids=lambda call: call.__module__,
 )
 def test_a_packed_bomb_is_one_too(store, tmp_path, trap, pack):
     code = f"open({str(trap)!r}, 'w')"
