@@ -16,7 +16,6 @@ from tests.chaos.driver import run
 from tests.chaos.plan import WEIGHTS, Plan
 
 
-@pytest.mark.skipif("CHAOS" not in os.environ, reason="a part of `make chaos`")
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_or_done_twice_while_everything_breaks(redis_server, tmp_path: Path):
     """Repeat a failure with CHAOS_SEED; the same faults come in the same order."""

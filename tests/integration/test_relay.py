@@ -15,7 +15,7 @@ from producer.contract import JobStatus
 from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.lease import Batch, Ended, Ending, Lease, reap, sweep
+from worker.lease import _CLAIM, _FINISH, Batch, Ended, Ending, Lease, reap, sweep
 from worker.relay import Relay
 
 QUEUE = "echo@v1"
@@ -36,6 +36,8 @@ def client(redis: Redis, redis_url: str, settings: Settings):
 
 @pytest.fixture
 def lease(redis: Redis, settings: Settings) -> Lease:
+    for script in (_CLAIM, _FINISH):  # else the first answer is that the server does not know it
+        redis.script_load(script.source)
     return Lease(redis, "w1", settings)
 
 
@@ -178,6 +180,17 @@ class TestRelay:
         assert any(written is None for _, written in run.settled)
         assert all_ended_once(client, redis, job_ids)
         assert not redis.exists(keys.LEASES, keys.key("batch", "w1"))
+
+    def test_a_server_that_knows_no_script_yet_loses_nothing(self, redis, client, lease):
+        job_ids = submit(client, 40)
+        batch = first(lease)
+        redis.script_flush()
+        run = Run(lease)
+        run.relay.run(batch)
+        assert run.settled == [(batch.token, None)], "it was not taken for written"
+        while isinstance(batch := lease.claim([QUEUE]), Batch):
+            run.relay.run(batch)
+        assert all_ended_once(client, redis, job_ids)
 
     def test_a_worker_that_leaves_serves_what_it_has_and_gives_the_rest_back_in_order(
         self, redis, client, lease
