@@ -10,7 +10,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,26 +65,27 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
     signal.signal(signal.SIGTERM, _leave)  # as Ctrl-C does: everything that was started ends
     started = datetime.now(UTC)
-    sections, is_whole = measured(chosen.parts or list(PARTS), chosen.quick)
     folder = _TRIALS if chosen.parts or chosen.quick else _HERE
-    write(folder, sections, started)
+    sections, is_whole = [], True
+    for section, is_good in measured(chosen.parts or list(PARTS), chosen.quick):
+        sections.append(section)
+        is_whole &= is_good
+        write(folder, sections, started)  # a run that is broken off leaves what it has
     print(goal_table([goal for section in sections for goal in section.goals]).markdown())
     return 0 if is_whole else 1
 
 
-def measured(parts: Sequence[str], quick: bool) -> tuple[list[Section], bool]:
-    """What the parts say, and whether all came to their end; each is printed when it has."""
-    sections, is_whole = [], True
+def measured(parts: Sequence[str], quick: bool) -> Iterator[tuple[Section, bool]]:
+    """What each part says, and whether it came to its end; it is printed when it has."""
     for part in parts:
-        started = time.monotonic()
+        started, is_good = time.monotonic(), True
         try:
             section = PARTS[part](quick)
         except Exception as error:  # the other parts are worth having
-            section, is_whole = Section(part, f"Did not come to its end: {error!r}"), False
+            section, is_good = Section(part, f"Did not come to its end: {error!r}"), False
         print(section.markdown(), flush=True)
         say(f"{part} took {time.monotonic() - started:.0f} s")
-        sections.append(section)
-    return sections, is_whole
+        yield section, is_good
 
 
 def write(folder: Path, sections: Sequence[Section], started: datetime) -> None:
