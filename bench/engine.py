@@ -29,10 +29,11 @@ _USUAL = 64
 _STOCK_RATIO, _FLOOR_RATIO, _REDIS_US, _SCRIPT_MS = 100, 0.65, 40, 2.0
 
 _TEXT = f"""\
-One worker process, one-row jobs for `{_QUEUE}` (a scaler and a logistic regression), all queued
-before it starts. RQ's SimpleWorker runs the very same jobs. The floor is one process that pops as
-many jobs as the batch holds, predicts once and writes the same results in one pipeline: no claim,
-no lease, no check, so that a crash loses what it has popped."""
+One worker process, one-row jobs for `{_QUEUE}` (a scaler and a logistic regression, compiled), all
+queued before it starts. RQ's SimpleWorker runs the very same jobs with the same version. The floor
+is one process that pops as many jobs as the batch holds, predicts once with the same compiled model
+and writes the same results in one pipeline: no claim, no lease, no check, so that a crash loses
+what it has popped."""
 
 _SCRIPTS = """\
 How long one call holds Redis, from its log of slow calls, in a round that is not timed. It is time
@@ -115,8 +116,8 @@ def drain_stock(yard: Yard, count: int) -> Drained:
 def drain_floor(yard: Yard, count: int, batch: int) -> float:
     """Jobs a second of the floor."""
     yard.clear()
-    artefact = str(yard.artefact(_MODEL))
-    argv = [sys.executable, "-P", "-m", "bench.floor", yard.peers_url, artefact]
+    compiled = str(yard.artefact(_MODEL).with_name("model.onnx"))
+    argv = [sys.executable, "-P", "-m", "bench.floor", yard.peers_url, compiled]
     said = subprocess.run(
         [*argv, str(batch), str(count)],
         env=yard.environ(),

@@ -28,10 +28,11 @@ _HANDS_S = 0.3
 
 _TEXT = """\
 One worker process of each, one-row jobs for the same estimator, all queued before it starts, all
-results read back and compared. Peers have the settings that their manuals advise for speed (see
-`bench/peers`), and run one job at a time, as they are made to. celery-batches is an add-on by
-others that does predict in batches; it is shown for comparison. Peers submit one job at a time.
-Commands are those that Redis carried out for a job, in scripts or not."""
+results read back and compared. Ours serves what publishing has compiled the estimator to. Peers
+have the settings that their manuals advise for speed (see `bench/peers`), and run one job at a
+time, as they are made to. celery-batches is an add-on by others that does predict in batches; it is
+shown for comparison. Peers submit one job at a time. Commands are those that Redis carried out for
+a job, in scripts or not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Over HTTP: one gateway and one worker against servers that predict by themselves.
 
-All serve the same artefact, one row a request, one process that predicts. Ours has a queue in
-between that keeps an accepted request through a crash; the others lose what they are at.
+Ours serves what publishing has compiled an estimator to, the others the estimator; one row a
+request, one process that predicts. Ours has a queue in between that keeps an accepted request
+through a crash; the others lose what they are at.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _TEXT = """\
 process and one worker with their default settings, but for the log's level: nobody logs single
 requests here. FastAPI runs under uvicorn with uvloop and httptools, one process, predicting on the
 event loop or in its threads; MLServer is one process with batches of up to 64 within 2 ms and its
-own runtime for scikit-learn. The load is on the same cores, by {generator}."""
+own runtime for scikit-learn. Both serve the estimator, ours what publishing has compiled it to. The
+load is on the same cores, by {generator}."""
 
 _TEXT_OF_WAITS = """\
 Each waits for a job of its own with `GET /v1/jobs/{id}?wait=30` at one gateway process, which has
