@@ -101,7 +101,7 @@ def _turn(yard: Yard, port: int, ref: ModelRef, forks: bool, answers: int) -> Tu
         for _ in range(answers):
             wait_until(partial(_is_at_zero, yard, pool, forks), 60)
             taken.append(_ask(port, ref))
-            uss += [child.memory_full_info().uss for child in _workers(yard, pool)]
+            uss += [child.memory_full_info().uss for child in workers_of(yard, pool)]
         wait_until(partial(_is_at_zero, yard, pool, forks), 60)
         servers = [child.memory_full_info().uss for child in psutil.Process(pool.pid).children()]
         return Turn(taken, uss, sum(servers))
@@ -114,7 +114,7 @@ def _is_at_zero(yard: Yard, pool: Process, forks: bool) -> bool:
     return not yard.redis.exists(keys.WORKERS) and len(children) == int(forks)
 
 
-def _workers(yard: Yard, pool: Process) -> list[psutil.Process]:
+def workers_of(yard: Yard, pool: Process) -> list[psutil.Process]:
     names: set[bytes] = yard.redis.smembers(keys.WORKERS)  # type: ignore[assignment]  # not decoded
     pids = {int(yard.redis.hget(name.decode(), "pid") or 0) for name in names}
     return [child for child in psutil.Process(pool.pid).children() if child.pid in pids]

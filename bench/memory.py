@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from bench.cold import workers_of
 from bench.environments import environ, own_python
 from bench.jobs import one_row, submitted
 from bench.measure import Spread
@@ -30,18 +31,22 @@ _KINDS = ("uss", "rss")
 
 #: An interpreter with the model: what a worker needs at the very least.
 _BARE = """
-import sys, joblib, numpy
-joblib.load(sys.argv[1]).predict_proba(numpy.array([[5.1, 3.5, 1.4, 0.2]]))
+import sys, numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options)
+session.run(None, {session.get_inputs()[0].name: numpy.array([[5.1, 3.5, 1.4, 0.2]])})
 print(flush=True)
 sys.stdin.read()
 """
 
 _TEXT = f"""\
-The bare interpreter has imported joblib and numpy, loaded the artefact and predicted once; the
-worker has served {_SERVED:,} jobs. USS is memory that is the process' alone, RSS counts shared
-pages too. Both run in an environment of what Modelyard needs and no more: development tools bring
-modules that other libraries import when they find them. Then one worker serves many jobs whose
-results live for {_TTL_S} s."""
+The bare interpreter has imported numpy and onnxruntime, loaded the compiled `{_MODEL}` and
+predicted once. A worker has served {_SERVED:,} jobs: one that its pool has forked, as they come, or
+one that was started alone. USS is memory that is the process' alone, RSS counts shared pages too;
+what a forked worker shares with the fork server is there once a pool. All run in an environment of
+what Modelyard needs and no more: development tools bring modules that other libraries import when
+they find them. Then one worker serves many jobs whose results live for {_TTL_S} s."""
 
 _TEXT_OF_REDIS = """\
 Redis' memory, without the buffers of connections, for one-row jobs: waiting, ended with their
@@ -96,16 +101,22 @@ def run(quick: bool) -> Section:
     sizes = QUICK if quick else FULL
     with open_yard(result_ttl_s=_TTL_S) as yard:
         stored = in_redis(yard, sizes.waiting)
-        pairs = [(bare(yard), serving(yard)) for _ in range(sizes.rounds)]
+        held = [(bare(yard), forked(yard), serving(yard)) for _ in range(sizes.rounds)]
         say("memory: overhead measured")
         grown = growth(yard, sizes.served)
         say(f"memory: {sizes.served:,} jobs served")
-    return _section(pairs, grown, stored, sizes)
+    return _section(held, grown, stored, sizes)
 
 
 def bare(yard: Yard) -> Held:
     """An interpreter with the model loaded."""
-    argv = [str(own_python()), "-P", "-c", _BARE, str(yard.artefact(_MODEL))]
+    argv = [
+        str(own_python()),
+        "-P",
+        "-c",
+        _BARE,
+        str(yard.artefact(_MODEL).with_name("model.onnx")),
+    ]
     with subprocess.Popen(
         tether.command(argv, signal.SIGKILL),
         stdin=subprocess.PIPE,
@@ -119,8 +130,19 @@ def bare(yard: Yard) -> Held:
     return held
 
 
+def forked(yard: Yard) -> Held:
+    """A worker that a pool has forked and that has served jobs."""
+    argv = [str(own_python()), "-P", "-m", "producer.cli", "pool"]
+    settings = environ(yard.environ(pool_min=1, pool_max=1))
+    with yard.running(argv, settings) as pool:
+        submitted(yard, [one_row()])[0].wait(60)
+        _serve(yard, _SERVED)
+        (process,) = workers_of(yard, pool)
+        return Held.by(process.pid)
+
+
 def serving(yard: Yard) -> Held:
-    """A worker of ours that has served jobs."""
+    """A worker of ours, started alone, that has served jobs."""
     with _worker(yard) as process:
         _serve(yard, _SERVED)
         return Held.by(process.pid)
@@ -196,16 +218,16 @@ def _wait_until_served(yard: Yard) -> None:
 
 
 def _section(
-    pairs: Sequence[tuple[Held, Held]], grown: Sequence[Held], stored: Stored, sizes: Sizes
+    held: Sequence[tuple[Held, Held, Held]], grown: Sequence[Held], stored: Stored, sizes: Sizes
 ) -> Section:
-    rows = [_row(name, [(getattr(b, name), getattr(s, name)) for b, s in pairs]) for name in _KINDS]
+    rows = [_row(name, held) for name in _KINDS]
     first, last = grown[1], grown[-1]
     growth_rows = [
-        [name.upper(), *(f"{getattr(held, name) / _MB:.1f}" for held in (first, last))]
+        [name.upper(), *(f"{getattr(one, name) / _MB:.1f}" for one in (first, last))]
         for name in _KINDS
     ]
     tables = [
-        Table(["MB", "bare interpreter", "worker", "overhead"], rows),
+        Table(["MB", "bare interpreter", "forked", "above it", "alone", "above it"], rows),
         Table(["MB", f"after {2 * _CHUNK:,} jobs", f"after {sizes.served:,} jobs"], growth_rows),
         Table(
             ["Redis", "waiting, bytes a job", "ended, bytes a job", "left when expired"],
@@ -220,22 +242,25 @@ def _section(
             _TEXT_OF_REDIS,
         ),
     ]
-    return Section("Memory", _TEXT, tables, _goals(pairs, last.rss - first.rss, stored, sizes))
+    return Section("Memory", _TEXT, tables, _goals(held, last.rss - first.rss, stored, sizes))
 
 
-def _row(name: str, pairs: Sequence[tuple[int, int]]) -> list[str]:
-    columns = (
-        Spread.of(one / _MB for one, _ in pairs),
-        Spread.of(other / _MB for _, other in pairs),
-        Spread.of((other - one) / _MB for one, other in pairs),
-    )
+def _row(name: str, held: Sequence[tuple[Held, Held, Held]]) -> list[str]:
+    sizes = [[getattr(one, name) / _MB for one in turn] for turn in held]
+    columns = [
+        Spread.of(bare for bare, _, _ in sizes),
+        Spread.of(forked for _, forked, _ in sizes),
+        Spread.of(forked - bare for bare, forked, _ in sizes),
+        Spread.of(alone for _, _, alone in sizes),
+        Spread.of(alone - bare for bare, _, alone in sizes),
+    ]
     return [name.upper(), *(column.show(1) for column in columns)]
 
 
 def _goals(
-    pairs: Sequence[tuple[Held, Held]], growth_bytes: int, stored: Stored, sizes: Sizes
+    held: Sequence[tuple[Held, Held, Held]], growth_bytes: int, stored: Stored, sizes: Sizes
 ) -> list[Goal]:
-    over = Spread.of((worker.uss - bare.uss) / _MB for bare, worker in pairs).median
+    over = Spread.of((worker.uss - bare.uss) / _MB for bare, worker, _ in held).median
     grown = growth_bytes / _MB
     return [
         Goal(
