@@ -22,7 +22,7 @@ from worker.lease import CHUNK
 
 _MODEL = ModelRef("iris", "v1")
 _QUEUE = str(_MODEL)
-_BATCHES = (16, 64, 256)
+_BATCHES = (16, 64, 128)
 #: The default: what stock RQ and peers are compared with.
 _USUAL = 64
 

@@ -36,8 +36,8 @@ from producer.scripting import Argument, Script
 from producer.settings import Settings
 from worker.line import Line
 
-# No script may hold Redis for more than 2 ms. A claim takes about 6 us a job and 0.6 ms a MiB of
-# payload, a finish 7 us a job and 0.9 ms a MiB of results; `Settings.batch_jobs` goes up to 256.
+# No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
+# payload, a finish 7 to 15 us a job and 0.9 ms a MiB of results; `Settings.batch_jobs` ends at 128.
 
 #: Jobs that one call of the finishing script ends, and bytes of their results, at most.
 CHUNK = 64

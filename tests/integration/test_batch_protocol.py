@@ -161,7 +161,7 @@ class TestClaim:
 
     def test_the_quarantine_is_bounded(self, redis, client, settings):
         redis.rpush(keys.key("queue", QUEUE), *[f"no job {n}" for n in range(1200)])
-        lease = lease_of(redis, Settings.load({}, batch_jobs=256))
+        lease = lease_of(redis, Settings.load({}, batch_jobs=128))
         while lease.claim([QUEUE]):
             pass
         assert redis.llen(keys.QUARANTINE) == keys.QUARANTINE_LENGTH
@@ -213,11 +213,11 @@ class TestFinish:
         assert redis.hget(keys.METRICS, measures[0][0]) == b"1"
 
     def test_a_batch_larger_than_a_chunk_is_ended_whole(self, redis, client):
-        wide = Settings.load({}, batch_jobs=200)
-        client.submit_many(Request("echo", [[1.0]]) for _ in range(150))
+        wide = Settings.load({}, batch_jobs=128)
+        client.submit_many(Request("echo", [[1.0]]) for _ in range(100))
         lease = lease_of(redis, wide)
         batch = claim(lease)
-        assert lease.finish(batch, echo(batch)) == 150
+        assert lease.finish(batch, echo(batch)) == 100
         assert nothing_is_left(redis)
 
     def test_large_results_are_ended_in_several_calls(self, redis, client, settings):
