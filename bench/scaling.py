@@ -39,7 +39,7 @@ _FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
 _BATCH_S, _ROW_S = 0.002, 0.0015
 _STEP_S = 0.02
 _LOOK_S = 0.05
-_TARGET_WAIT_S, _IDLE_S, _MOST = 1.0, 5.0, 8
+_TARGET_WAIT_S, _IDLE_S, _MOST = 1.0, 4.0, 8
 
 #: After a change of the load, so long is not called steady, in seconds.
 _SETTLES_S = 10
