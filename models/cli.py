@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.commands.shared import redis_of as _redis
-from models.commands.shared import repository_of as _repository
+from models.commands.shared import redis_of, repository_of
 from producer import wire
 from producer.contract import check_name
 from producer.errors import InvalidName, InvalidRequest
@@ -154,7 +153,7 @@ def publish(
     you trust. skops and ONNX files are data.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
-    redis, repository = _redis(settings), _repository(settings)
+    redis, repository = redis_of(settings), repository_of(settings)
     _tell(f"opening {file} and trying it on the example")
     from models import report
     from models.publish import publish as publish_version
@@ -210,7 +209,7 @@ def quantize(
     then nothing is made and the exit status is 1.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
-    redis, repository = _redis(settings), _repository(settings)
+    redis, repository = redis_of(settings), repository_of(settings)
     from models import report
     from models.quantize import quantize as quantize_version
 
@@ -239,7 +238,7 @@ def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: 
     already are left as they are; v1 gets the traffic where no version is active.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
-    redis, repository = _redis(settings), _repository(settings)
+    redis, repository = redis_of(settings), repository_of(settings)
     published = _examples(repository, redis, is_wanted=not (if_empty and repository.models()))
     if as_json:
         click.echo(wire.dumps({"published": published}))
