@@ -42,6 +42,7 @@ _OPEN_FILES = 65_536
 _HEADERS_MS = 10_000
 _HEADER_BYTES = 65_536
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 _METRICS = "modelyard-metrics-"
 
@@ -92,7 +93,7 @@ def load_app() -> Any:
     logs.configure(settings)
     _die_with_parent()
     app = create_app(settings, Client(settings=settings))
-    _on_stop(services_of(app).waits.end_within)
+    _end_on_stop(services_of(app).waits.end_within)
     return app
 
 
@@ -130,6 +131,9 @@ def _listen_to_signals(server: Any) -> None:
     """Called when granian's handlers are in place, before its workers are started."""
     # A terminal that is closed stops the gateway; granian would only start its workers anew.
     signal.signal(signal.SIGHUP, server.signal_handler_interrupt)
+    _on_stop(server.signal_handler_interrupt)
+    # A worker's signals are its own: the descriptor that it inherits is its parent's.
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     if signals.is_waiting():  # a worker that is stopped while it starts would take its time
         sys.exit(0)
     signals.release()
@@ -195,21 +199,37 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _on_stop(end_waits: Callable[[float], None]) -> None:
+def _end_on_stop(end_waits: Callable[[float], None]) -> None:
     """End waits when a signal to stop comes; granian handles the signal, and tells nobody.
 
-    The kernel's write to the wake-up descriptor comes beside the handler. A process whose parent
-    is gone, so that nobody kills it, ends itself.
+    A process whose parent is gone, so that nobody kills it, ends itself.
+    """
+
+    def end() -> None:
+        # The handler that stops granian runs in the main thread, which may not have woken.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+        end_waits(WAITS_END_S)
+        time.sleep(KILL_S + 1)
+        os._exit(1)
+
+    signal.signal(signal.SIGURG, lambda *_: None)
+    _on_stop(end)
+
+
+def _on_stop(act: Callable[[], None]) -> None:
+    """Call ``act`` in a thread of its own when a signal to stop comes, beside its handler.
+
+    A signal between the main thread's last look and its wait for a lock (which is how granian
+    waits) runs no handler until another one comes, and stopping and going on (SIGSTOP, SIGCONT)
+    makes such an instant. The kernel's write to the wake-up descriptor is never lost.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def watch() -> None:
-        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+        while os.read(reader, 1)[0] not in _STOPS:
             pass
-        end_waits(WAITS_END_S)
-        time.sleep(KILL_S + 1)
-        os._exit(1)
+        act()
 
     threading.Thread(target=watch, name="stop", daemon=True).start()
