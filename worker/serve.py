@@ -21,7 +21,8 @@ from producer.payload import Call
 from producer.routing import point_of
 from producer.settings import Settings
 from worker.batch import Member, Outcome, check, read_call, run, stacks
-from worker.lease import Batch, Claimed, Ending, Lease
+from worker.endings import Ending
+from worker.lease import Batch, Claimed, Lease
 from worker.tally import Tally
 
 _MOST_TTL_S = 604_800

@@ -21,7 +21,8 @@ from producer.errors import Unavailable
 from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.lease import Batch, Ending, Lease, reap, sweep
+from worker.endings import Ending
+from worker.lease import Batch, Lease, reap, sweep
 
 QUEUE = "echo@v1"
 

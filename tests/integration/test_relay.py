@@ -15,7 +15,8 @@ from producer.contract import JobStatus
 from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.lease import _CLAIM, _FINISH, Batch, Ended, Ending, Lease, reap, sweep
+from worker.endings import Ending
+from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease, reap, sweep
 from worker.relay import Relay
 
 QUEUE = "echo@v1"
