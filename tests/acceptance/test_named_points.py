@@ -90,7 +90,7 @@ def test_jobs_of_workers_that_die_at_a_point_end_once(
     assert [job.result for job in jobs] == [{"predictions": [float(n)]} for n in range(len(jobs))]
     assert all(redis.xlen(keys.key("results", job.id)) == 1 for job in jobs)
     assert pool.process.poll() is None
-    wait_until(lambda: nothing_is_left(redis), 10)
+    wait_until(lambda: nothing_is_left(redis), 20)
 
 
 @pytest.mark.timeout(300)
@@ -110,7 +110,7 @@ def test_a_sigterm_at_a_point_strands_no_job_and_counts_no_crash(
     assert all(redis.xlen(keys.key("results", job.id)) == 1 for job in jobs)
     crashes = [int(redis.hget(keys.key("job", job.id), "my_crashes") or 0) for job in jobs]
     assert sum(crashes) == 0
-    wait_until(lambda: nothing_is_left(redis), 10)
+    wait_until(lambda: nothing_is_left(redis), 20)
 
 
 @pytest.mark.parametrize("point", ["reap:before", "reap:sent", "reap:after"])
@@ -122,7 +122,7 @@ def test_a_pool_that_dies_burying_a_worker_loses_nothing(client, redis, start, t
     start()
     assert slow.wait(20)["predictions"] == [estimators.SLOW]
     assert redis.xlen(keys.key("results", slow.id)) == 1
-    wait_until(lambda: nothing_is_left(redis), 10)
+    wait_until(lambda: nothing_is_left(redis), 20)
 
 
 @pytest.mark.parametrize("point", ["sweep:before", "sweep:sent", "sweep:after"])
@@ -138,7 +138,7 @@ def test_a_pool_that_dies_sweeping_loses_nothing(client, redis, start, tmp_path,
     start()
     assert slow.wait(20)["predictions"] == [estimators.SLOW]
     assert redis.xlen(keys.key("results", slow.id)) == 1
-    wait_until(lambda: nothing_is_left(redis), 10)
+    wait_until(lambda: nothing_is_left(redis), 20)
 
 
 def running_slowly(client: Client, redis: Redis, pool: RunningPool) -> tuple[Handle, int]:

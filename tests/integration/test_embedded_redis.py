@@ -145,7 +145,7 @@ def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path):
             redis.set("modelyard:active:iris", "v2")
             parent.kill()
             parent.wait()
-            wait_until(lambda: is_gone(int(pid)), 5, "Redis is gone")
+            wait_until(lambda: is_gone(int(pid)), 20, "Redis is gone")
     after = EmbeddedRedis(data)  # a socket and a lock file lie there, and are in nobody's way
     after.start()
     with connect.fast(after.url) as redis:
