@@ -184,10 +184,10 @@ def test_a_bomb_calls_nobody_and_sees_no_secret(store, tmp_path, monkeypatch):
         code = (
             f"import os, socket\ntry: socket.create_connection({address!r}, 2)\n"
             "except OSError as error: print(error)\n"
-            "raise ValueError([name in str(os.environ) for name in ('PYTHONPATH', 'hunter2')])"
+            "known = str(os.environ)\nraise ValueError(('PYTHONPATH' in known, 'hunter2' in known))"
         )
         said = refusal(store, write(tmp_path / "bomb", pickle.dumps(Bomb(code))))
-        assert "[True, False]" in said
+        assert "(True, False)" in said
         if fence().network:
             with pytest.raises(TimeoutError):
                 server.accept()
