@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -29,43 +27,6 @@ from tests.pools import RunningPool, running_pool
 from tests.waiting import ends_soon, wait_until
 
 QUEUE = "echo@v1"
-
-
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis) -> Path:
-    store = tmp_path / "store"
-    echo = estimators.Echo(str(tmp_path / "journal")).fit([[1.0]])
-    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
-    (tmp_path / "journal").write_text("")
-    return store
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def start(
-    redis: Redis, redis_url: str, store: Path, tmp_path: Path
-) -> Iterator[Callable[..., RunningPool]]:
-    """Starts a pool and waits until its workers have loaded the model."""
-    contexts = []
-
-    def start(workers: int = 1, **settings: Any) -> RunningPool:
-        context = running_pool(
-            redis_url, store, tmp_path, pool_min=workers, pool_max=workers, **settings
-        )
-        contexts.append(context)
-        pool = context.__enter__()
-        pool.wait_for_workers(redis, workers)
-        return pool
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
 
 
 def submit(client: Client, *numbers: float) -> list[Handle]:

@@ -23,41 +23,10 @@ from producer.errors import Unavailable, UnknownJob
 from producer.settings import Settings
 from tests import estimators
 from tests.chaos.proxy import FaultProxy, Loss, calls
-from tests.pools import RunningPool, running_pool
 from tests.redis_server import RedisServer
 from tests.waiting import ends_soon, wait_until
 
 QUEUE = "echo@v1"
-
-
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis) -> Path:
-    store = tmp_path / "store"
-    echo = estimators.Echo(str(tmp_path / "journal")).fit([[1.0]])
-    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
-    return store
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningPool]]:
-    contexts = []
-
-    def start(workers: int = 1, url: str = redis_url, **settings: Any) -> RunningPool:
-        settings = {"pool_min": workers, "pool_max": workers} | settings
-        context = running_pool(url, store, tmp_path, **settings)
-        contexts.append(context)
-        return context.__enter__()
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ slowly, and a crowd of jobs for a cold one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +74,6 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path, redis: Redis) -> House:
     return House(tmp_path, redis)
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
 
 
 def failed(job: Any) -> tuple[str, str]:

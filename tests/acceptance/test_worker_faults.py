@@ -8,7 +8,6 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,59 +15,15 @@ import pytest
 from redis import Redis
 
 import worker
-from models.publish import publish
-from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import JobStatus, Request
 from producer.errors import JobEnded
 from tests import estimators
 from tests.chaos.points import hooked
-from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
 
 QUEUE = "echo@v1"
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis, journal: Path) -> Path:
-    store = tmp_path / "store"
-    echo = estimators.Echo(str(journal)).fit([[1.0]])
-    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
-    journal.write_text("")
-    return store
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def start(
-    redis: Redis, redis_url: str, store: Path, tmp_path: Path
-) -> Iterator[Callable[..., RunningPool]]:
-    contexts = []
-
-    def start(workers: int = 1, **settings: Any) -> RunningPool:
-        context = running_pool(
-            redis_url, store, tmp_path, pool_min=workers, pool_max=workers, **settings
-        )
-        contexts.append(context)
-        pool = context.__enter__()
-        pool.wait_for_workers(redis, workers)
-        return pool
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
 
 
 def submit(client: Client, *numbers: float) -> list[Handle]:
