@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -145,17 +145,21 @@ def test_an_idle_pool_stops_at_once_with_status_0(redis, start):
 
 
 def test_second_sigterm_gives_the_running_job_back(client, redis, start):
-    pool = start()
-    submit(client, 0.0)[0].wait(20)
-    (slow,) = submit(client, estimators.SLOW)
-    wait_for_start(slow)
+    pool = start(drain_s=60)
+    (hanging,) = submit(client, estimators.HANG)
+    wait_for_start(hanging)
     (pid,) = pool.workers(redis).values()
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: True)
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: slow.get().status is not JobStatus.STARTED or slow.get().attempts > 0)
-    assert slow.wait(20)["predictions"] == [estimators.SLOW]
-    assert redis.xlen(keys.key("results", slow.id)) == 1
+    suspend(redis)  # so that nobody takes it up again
+
+    def is_gone() -> bool:
+        """Signals that come together are one request to stop."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        return not is_alive(pid)
+
+    wait_until(is_gone, what="it leaves", interval_s=0.5)
+    wait_until(lambda: hanging.get().status is JobStatus.QUEUED)
+    hanging.cancel()
 
 
 def test_a_killed_pool_leaves_no_worker_and_loses_no_job(client, redis, start):
@@ -231,7 +235,7 @@ def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
                 wait_until(partial(has_worker_or_ended, pool, redis, handles[-1]), 20)
             handles += submit(client, float(step))
             for pid in pool.workers(redis).values():
-                with suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
             handles += submit(client, float(step))
         jobs = results(handles)
@@ -258,12 +262,12 @@ def test_waiting_jobs_bring_a_second_worker(client, redis, redis_url, store, tmp
 
 
 def test_a_leaking_worker_is_replaced_between_batches(client, redis, start):
-    pool = start(worker_bytes=600 * 2**20)
+    pool = start(worker_bytes=400 * 2**20)
     (pid,) = pool.workers(redis).values()
     jobs = []
-    for _ in range(20):
+    for _ in range(14):  # together they leave more behind than a worker may have
         jobs += results(submit(client, estimators.LEAK))
-    assert codes(jobs) == ["finished"] * 20
+    assert codes(jobs) == ["finished"] * 14
     assert all(job.attempts == 1 for job in jobs)
     wait_until(lambda: not is_alive(pid), 20)
 
@@ -342,20 +346,6 @@ class TestRqTools:
         resume(redis)
         assert handle.wait(20)["predictions"] == [3.0]
         wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "idle", 20)
-
-
-class TestRedisAway:
-    def test_workers_survive_a_restart_and_serve_again_soon(
-        self, client, redis, redis_server, start
-    ):
-        pool = start()
-        (pid,) = pool.workers(redis).values()
-        redis_server.pause()
-        wait_until(lambda: True)
-        redis_server.resume()
-        assert submit(client, 1.0)[0].wait(20)["predictions"] == [1.0]
-        assert is_alive(pid)
-        assert pool.process.poll() is None
 
 
 def is_alive(pid: int) -> bool:

@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 from tests.yards import clean_environ
 
 ROOT = Path(__file__).parents[2]
-JOBS = 600
+JOBS = 300
 
 
 @pytest.fixture
