@@ -146,8 +146,8 @@ class TestRelay:
 
         def look(number: int) -> None:
             batch = run.batches[-1].token
-            wait_until(lambda: held(redis).get("token") == batch, 5)
-            wait_until(lambda: held(redis).get("next_token") or len(waiting(redis)) == 0, 5)
+            wait_until(lambda: held(redis).get("token") == batch)
+            wait_until(lambda: held(redis).get("next_token") or len(waiting(redis)) == 0)
             seen.append((held(redis)["token"], held(redis).get("next_token", "")))
 
         run.on_batch = look
@@ -161,7 +161,7 @@ class TestRelay:
 
         def look(number: int) -> None:
             if number == 2:
-                wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 5)
+                wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 20)
 
         run.on_batch = look
         run.relay.run(first(lease))
@@ -296,7 +296,7 @@ class TestABatchAhead:
         job_ids = submit(client, 16)
         take_ahead(lease, first(lease))
         redis.zadd(keys.LEASES, {"w1": 1})
-        reaped = wait_until(lambda: sweep(redis, settings)[1], 5)
+        reaped = wait_until(lambda: sweep(redis, settings)[1], 20)
         assert [one.given_back for one in reaped] == [16]
         assert waiting(redis) == job_ids
         assert not redis.exists(keys.LEASES, keys.key("batch", "w1"))
