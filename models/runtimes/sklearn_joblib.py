@@ -17,15 +17,15 @@ from typing import Any, cast
 import joblib
 import numpy as np
 import sklearn
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import arrays, described, threads
+from models.runtimes.adaptation import fit_for_serving
 from models.runtimes.alignment import Alignment, find_alignment, varied
 from models.runtimes.labels import one_call, two_calls
-from models.runtimes.sizes import measure, reachable
+from models.runtimes.sizes import measure
 from producer.contract import Signature
 from producer.errors import ModelUnavailable, PredictFailed
 
@@ -256,29 +256,6 @@ def call_of(estimator: Any) -> Callable[[Any], Any]:
 def dense(values: Any) -> Any:
     """``values`` as an array where a transformer gives a sparse matrix."""
     return values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-
-
-def fit_for_serving(estimator: Any) -> Any:
-    """The same estimator, with what only matters in training taken out, wherever it is nested.
-
-    ``feature_names_in_`` makes scikit-learn warn at each predict that an array has no names; that
-    the order is right is the signature's business.
-    """
-    for item in reachable(on_one_core(estimator)):
-        if isinstance(item, BaseEstimator):
-            vars(item).pop("feature_names_in_", None)
-    return estimator
-
-
-def on_one_core(estimator: Any) -> Any:
-    """The same estimator with ``n_jobs`` unset, wherever it is nested.
-
-    It would start threads in a worker that owns one core, and threads add up in any order.
-    """
-    for item in reachable(estimator):
-        if isinstance(item, BaseEstimator) and vars(item).get("n_jobs") is not None:
-            item.n_jobs = None
-    return estimator
 
 
 def _refuse_unproven_release(manifest: Manifest) -> None:

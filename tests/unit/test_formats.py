@@ -17,6 +17,7 @@ import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -81,7 +82,8 @@ def test_every_way_to_write_a_pickle_is_known_and_served(store, tmp_path, conten
 @pytest.mark.parametrize(
     "estimator",
     [MODEL, RandomForestClassifier(5), HistGradientBoostingClassifier(max_iter=5),
-     KNeighborsClassifier(algorithm="ball_tree")],
+     KNeighborsClassifier(algorithm="ball_tree"),
+     make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())],
     ids=lambda estimator: type(estimator).__name__,
 )  # fmt: skip
 def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, estimator):
