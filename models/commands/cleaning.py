@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.shared import common, print_document, redis_or_none, repository_of
-from producer.commands.shared import examples, plain, print_table
+from models.commands.shared import common, redis_or_none, repository_of
+from producer.commands.shared import examples, plain, print_json, print_table
 from producer.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def gc(
         kept = [*kept, ("redis", lack)]
     freed_bytes = sum(one.size_bytes for one in removed)
     if as_json:
-        return print_document(
+        return print_json(
             {
                 "dry_run": dry_run,
                 "store": repository.location,

@@ -23,6 +23,7 @@ from producer import catalog, keys, retirement, routing
 from producer.cli import main
 from producer.contract import ModelRef
 from tests import estimators
+from tests.gateways import announce
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 
@@ -189,6 +190,29 @@ def test_an_exported_version_is_published_elsewhere_with_the_same_bytes(
     assert routing.read_route(redis, "echo").active == "v2"
     run("verify", "echo", "v2")
     run("import", str(exported))  # again: the same bytes, nothing changes
+
+
+def test_what_is_imported_gets_traffic_only_where_the_pools_have_loaded_it(
+    run, redis, tmp_path, monkeypatch
+):
+    run("export", "echo", "v2", str(tmp_path / "out"))
+    announce(redis, "pool", "here", {"workers": {"idle": 1}, "warms": True, "pattern": "*"})
+    monkeypatch.setenv("MODELYARD_WARM_S", "0.2")
+    said = run("import", str(tmp_path / "out"), "--activate", status=1).output
+    assert "echo@v2 is published, but gets no traffic" in said
+    assert routing.read_route(redis, "echo").active == "v1"
+    run("import", str(tmp_path / "out"), "--activate", "--no-wait")
+    assert routing.read_route(redis, "echo").active == "v2"
+
+
+def test_another_yards_bytes_are_not_imported_over_a_version(run, store, redis, tmp_path):
+    run("export", "echo", "v2", str(tmp_path / "out"))
+    run("delete", "echo", "v2", "--yes")
+    theirs = store.manifest(V1).model_dump(mode="json") | {"files": [{"name": "other"}]}
+    catalog.register(redis, V2, json.dumps(theirs).encode(), store.manifest(V1).signature)
+    said = run("import", str(tmp_path / "out"), status=1).output
+    assert "published with other bytes" in said
+    assert store.versions("echo") == ["v1"]
 
 
 def test_export_replaces_nothing_and_leaves_nothing(run, store, tmp_path):
