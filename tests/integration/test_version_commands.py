@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def store(published: Path, tmp_path: Path, redis: Redis) -> Repository:
 
 
 @pytest.fixture
-def run(store: Repository, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(store: Repository, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command on the store; the exit status must be the one that is said."""
+    monkeypatch.setenv("MODELYARD_STORE_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: str, status: int = 0, **options: Any) -> Result:
         words = [arguments[0], "--store", str(store.root), "--redis-url", redis_url, *arguments[1:]]
@@ -382,6 +384,20 @@ def test_gc_removes_what_no_version_needs_and_nothing_else(run, store, redis):
     assert redis.hlen(keys.METRICS) == 2
     run("verify")
     assert document(run("gc", "--older-than", "0", "--json"))["removed"] == []
+
+
+def test_gc_holds_the_copies_that_workers_map_to_their_bound(run, tmp_path, monkeypatch):
+    shelf = tmp_path / "cache" / "mapped" / "ab"
+    shelf.mkdir(parents=True)
+    for age_s, name in ((300, "old"), (100, "new")):
+        (shelf / name).write_bytes(bytes(1000))
+        os.utime(shelf / name, (time.time() - age_s,) * 2)
+    run("gc")
+    assert len(list(shelf.iterdir())) == 2
+    monkeypatch.setenv("MODELYARD_STORE_CACHE_BYTES", "1500")
+    found = document(run("gc", "--json"))
+    assert [one["name"] for one in found["removed"]] == [str(shelf / "old")]
+    assert [path.name for path in shelf.iterdir()] == ["new"]
 
 
 def test_gc_leaves_alone_what_a_publish_may_be_writing(run, store, redis):
