@@ -562,7 +562,8 @@ def test_without_a_yard_it_says_how_to_start_one(redis: Redis, tmp_path: Path):
 
 def test_a_reader_that_leaves_early_is_no_absence_of_redis(redis: Redis, redis_url: str):
     publish(redis, "iris", "v1", active="v1")
-    words = [sys.executable, "-m", "producer.cli", "models", "--redis-url", redis_url]
+    words = [sys.executable, "-m", "producer.cli", "submit", "iris", json.dumps([ROW])]
+    words += ["--redis-url", redis_url]
     reader, writer = os.pipe()
     os.close(reader)
     try:
