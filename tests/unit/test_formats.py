@@ -102,6 +102,15 @@ def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, e
     check(load(compiled, store), compiled)
 
 
+def test_of_a_file_that_is_too_long_nothing_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "MOST_BYTES", 2**42)  # more than there is in memory
+    path = tmp_path / "model.joblib"
+    with path.open("wb") as stream:
+        stream.truncate(2**43)  # takes no room on disk
+    with pytest.raises(ConfigurationError, match="longer than"):
+        formats.read(path)
+
+
 def test_a_skops_file_may_hold_what_pipelines_on_data_frames_are_made_of(store, tmp_path):
     columns = make_column_transformer((SimpleImputer(), [0, 1]), remainder="passthrough")
     model = make_pipeline(columns, LogisticRegression()).fit(X, Y)
