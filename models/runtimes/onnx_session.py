@@ -20,6 +20,7 @@ import onnxruntime
 
 from models import onnx_file
 from models.manifest import Manifest
+from models.onnx_wire import Raw
 from models.repository import Repository
 from models.runtimes import arrays, described, onnx_sharing
 from models.runtimes.alignment import Alignment, find_alignment, varied
@@ -149,7 +150,7 @@ class Graph:
         return cls(raw, operators, _session_bytes(raw, operators))
 
     @classmethod
-    def mapped(cls, raw: onnx_file.Raw, path: Path, share: float) -> Graph | None:
+    def mapped(cls, raw: Raw, path: Path, share: float) -> Graph | None:
         """A file at ``path`` whose large weights stay there; None if it has none.
 
         Raises:
