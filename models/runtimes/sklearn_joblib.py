@@ -23,7 +23,7 @@ from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import arrays, described, threads
 from models.runtimes.adaptation import fit_for_serving
-from models.runtimes.alignment import Alignment, find_alignment, varied
+from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.sizes import measure
 from producer.contract import Signature
@@ -177,7 +177,7 @@ class SklearnModel:
         self._labels = two_calls(estimator, signature)
         self._group = 1
         self._call = call_of(estimator)
-        rows = self._tried(example)
+        rows = rows_to_try(self._answer, signature, example)
         if self._labels is not None:
             self._labels = one_call(self._labels, self._to_inputs(rows))
         self.alignment: Alignment = find_alignment(
@@ -197,16 +197,6 @@ class SklearnModel:
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
         """The outputs by name; see `models.runtimes.Loaded.predict`."""
         return self._answer(rows, self._group)
-
-    def _tried(self, example: arrays.Rows) -> arrays.Rows:
-        """Rows to try the estimator on: varied, or the bare example if it takes only that."""
-        self._answer(example, 1)
-        rows = varied(self.signature, example)
-        try:
-            self._answer(rows, 1)
-        except Exception:  # say, a number that stands for a category
-            return [example[step % len(example)] for step in range(len(rows))]
-        return rows
 
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
         if self._holds_threads:
