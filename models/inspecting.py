@@ -19,7 +19,6 @@ from models import compile as compiling
 from models import golden, onnx_file
 from models.findings import Findings
 from models.proofs import Golden, Tolerance
-from models.runtimes import described
 from models.runtimes.adaptation import take_arrays
 from models.runtimes.alignment import Alignment
 from models.runtimes.sklearn_joblib import SklearnModel, release
@@ -27,7 +26,7 @@ from models.runtimes.sklearn_joblib import open_artefact as open_joblib
 from models.signatures import derive
 from models.trials import rows_around
 from producer.contract import Signature
-from producer.errors import ConfigurationError, InvalidRequest
+from producer.errors import ConfigurationError, InvalidRequest, described
 from producer.rows import check_rows
 
 if TYPE_CHECKING:

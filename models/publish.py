@@ -28,7 +28,6 @@ from models.formats import Source, read, source_of
 from models.manifest import File, Manifest
 from models.proofs import Compiled
 from models.repository import Repository
-from models.runtimes import described
 from models.sandbox import Limits
 from producer import catalog, keys, routing, warming
 from producer.contract import ModelRef
@@ -39,6 +38,7 @@ from producer.errors import (
     NotFound,
     Unavailable,
     VersionExists,
+    described,
 )
 
 #: What runs an artefact as it was handed over, by its format.

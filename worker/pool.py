@@ -25,7 +25,7 @@ from producer import connect, extras, keys
 from producer.errors import ConfigurationError
 from producer.format import format_problem
 from producer.settings import Settings
-from producer.signals import StopSignals
+from producer.signals import StopSignals, cause_of
 from producer.warming import unmet
 from producer.work import Bounds
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
@@ -195,8 +195,8 @@ class Pool:
     def _note_crash(self, child: Child, status: int | None, reaped: Reaped | None) -> None:
         queue = reaped.queue if reaped else ""
         _log.error(
-            "a worker died (status %d); %d jobs given back, %d failed",
-            status,
+            "a worker died (%s); %d jobs given back, %d failed",
+            cause_of(status or 0),
             reaped.given_back if reaped else 0,
             reaped.failed if reaped else 0,
             worker=child.name,

@@ -21,7 +21,7 @@ from models import onnx_file
 from models.manifest import Manifest
 from models.onnx_wire import Raw
 from models.repository import Repository
-from models.runtimes import arrays, described, onnx_sharing
+from models.runtimes import arrays, onnx_sharing
 from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.tensors import (
     feeds_of,
@@ -31,7 +31,7 @@ from models.runtimes.tensors import (
     shaped,
 )
 from producer.contract import Signature
-from producer.errors import ConfigurationError, ModelUnavailable
+from producer.errors import ConfigurationError, ModelUnavailable, described
 
 #: The name of the file in a version's folder.
 ARTEFACT = "model.onnx"

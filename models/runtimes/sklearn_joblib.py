@@ -21,13 +21,13 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest
 from models.repository import Repository
-from models.runtimes import arrays, described, threads
+from models.runtimes import arrays, threads
 from models.runtimes.adaptation import fit_for_serving
 from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.sizes import measure
 from producer.contract import Signature
-from producer.errors import ModelUnavailable, PredictFailed
+from producer.errors import ModelUnavailable, PredictFailed, described
 
 #: The name of the file in a version's folder.
 ARTEFACT = "model.joblib"
