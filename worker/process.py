@@ -20,6 +20,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.cache import ModelCache
+from models.mapping import open_maps
 from models.repository import open_repository
 from producer import connect, keys
 from producer.contract import Failure, ModelRef
@@ -30,7 +31,7 @@ from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Ended, Lease, Suspended, reap
-from worker.loading import Loader, maps_of
+from worker.loading import Loader
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
@@ -74,7 +75,7 @@ class Worker:
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         repository = open_repository(settings)
-        repository.maps = maps_of(settings)
+        repository.maps = open_maps(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._board = Board(

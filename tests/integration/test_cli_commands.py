@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -557,3 +558,16 @@ def test_without_a_yard_it_says_how_to_start_one(redis: Redis, tmp_path: Path):
     )
     assert ran.exit_code in (1, 2)
     assert "modelyard up" in ran.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_absence_of_redis(redis: Redis, redis_url: str):
+    publish(redis, "iris", "v1", active="v1")
+    words = [sys.executable, "-m", "producer.cli", "submit", "iris", json.dumps([ROW])]
+    words += ["--redis-url", redis_url]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert ran.stderr == ""
