@@ -159,7 +159,7 @@ class RunningGateway:
             assert self.process.poll() is None, self.log.read_text()
             return False
 
-        wait_until(serves, 30, "the gateway serves")
+        wait_until(serves, 60, "the gateway serves")
 
     def workers(self) -> list[int]:
         """The ids of the processes that serve."""
@@ -171,7 +171,7 @@ class RunningGateway:
         """The lines of its log, every one of which must be JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()

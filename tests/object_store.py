@@ -59,7 +59,7 @@ class S3Server:
             self._process = subprocess.Popen(
                 tether.command(command, signal.SIGKILL), stdout=log, stderr=log
             )
-        wait_until(self._answers, 30, "the S3 server answers")
+        wait_until(self._answers, 60, "the S3 server answers")
 
     def freeze(self) -> None:
         """It takes connections, and says nothing more."""

@@ -65,13 +65,13 @@ class RunningPool:
         """Wait until so many have reported."""
         wait_until(
             lambda: len(self.workers(redis)) >= count or self.process.poll() is not None,
-            30,
+            60,
             f"{count} workers report",
         )
         assert self.process.poll() is None, self.log.read_text()
         return self.workers(redis)
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """Drain; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()

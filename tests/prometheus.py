@@ -92,7 +92,7 @@ class RunningPrometheus:
             except OSError:
                 return False
 
-        wait_until(has_scraped, 30, "Prometheus scrapes the gateway")
+        wait_until(has_scraped, 60, "Prometheus scrapes the gateway")
 
 
 def _configuration(folder: Path, gateway_port: int) -> Path:

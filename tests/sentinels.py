@@ -47,9 +47,9 @@ class WatchedRedis:
             primary.config_set("repl-diskless-sync-delay", 0)  # which waits for more replicas
         with second.client() as replica:
             replica.replicaof("127.0.0.1", str(first.port))
-            wait_until(lambda: replica.info("replication")["master_link_status"] == "up", 20)
+            wait_until(lambda: replica.info("replication")["master_link_status"] == "up", 60)
         self._sentinel = self._watch(first)
-        wait_until(self._knows_both, 30, "the Sentinel knows the replica")
+        wait_until(self._knows_both, 60, "the Sentinel knows the replica")
 
     def fail_over(self) -> None:
         """As an operator does it: the primary lives, and becomes the replica."""
@@ -61,7 +61,7 @@ class WatchedRedis:
                 except ResponseError:  # it has not yet heard of how the replica stands
                     return False
 
-        wait_until(is_begun, 30, "the Sentinel begins a failover", interval_s=0.1)
+        wait_until(is_begun, 60, "the Sentinel begins a failover", interval_s=0.1)
 
     def primary(self) -> RedisServer:
         """The server that runs and takes writes."""
@@ -72,7 +72,7 @@ class WatchedRedis:
                     return server
             return None
 
-        return wait_until(found, 30, "a server is the primary")
+        return wait_until(found, 60, "a server is the primary")
 
     def end(self) -> None:
         """Kill all."""

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def wait_until(
     condition: Callable[[], T | None],
-    timeout_s: float = 20.0,
+    timeout_s: float = 60.0,
     what: str = "",
     interval_s: float = 0.01,
 ) -> T:

@@ -67,7 +67,7 @@ class RunningYard:
             )
         self._sessions.add(self._process.pid)
 
-    def wait_for(self, text: str, timeout_s: float = 30.0) -> None:
+    def wait_for(self, text: str, timeout_s: float = 60.0) -> None:
         """Wait until the terminal shows ``text``."""
         wait_until(
             lambda: text in self.said or self.process.poll() is not None,
@@ -84,7 +84,7 @@ class RunningYard:
         ]
         return "\n".join(["", *ends])
 
-    def stop(self, timeout_s: float = 40.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """Press Ctrl-C, so to speak; the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout_s)
@@ -113,7 +113,7 @@ class RunningYard:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(30)
+            self._process.wait(60)
 
 
 @contextlib.contextmanager

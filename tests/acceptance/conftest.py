@@ -16,6 +16,7 @@ from producer import connect
 from producer.client import Client
 from tests import estimators
 from tests.pools import RunningPool, running_pool
+from tests.redis_server import patient
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def store(tmp_path: Path, redis: Redis, journal: Path) -> Path:
 
 @pytest.fixture
 def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
+    client = Client(patient(redis_url))
     yield client
     client.close()
 

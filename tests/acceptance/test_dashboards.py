@@ -23,6 +23,7 @@ from tests.composes import DEPLOY, needs_deploy
 from tests.gateways import RunningGateway, running_gateway
 from tests.pools import RunningPool, running_pool
 from tests.prometheus import RunningPrometheus, program, running_prometheus
+from tests.redis_server import patient
 from tests.waiting import wait_until
 
 pytestmark = [needs_deploy, pytest.mark.timeout(240)]
@@ -68,7 +69,7 @@ def eventful(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[tuple[Any
             running_pool(redis_url, tmp_path / "store", tmp_path, attempts=1)
         )
         prometheus = stack.enter_context(running_prometheus(tmp_path, gateway.port))
-        client = stack.enter_context(closing(Client(redis_url)))
+        client = stack.enter_context(closing(Client(patient(redis_url))))
         redis.hset(keys.key("weights", "echo"), mapping={"v1": 1, "v2": 1})
         redis.set(keys.key("active", "echo"), "v9")
         yield lambda: make_history(redis, client, gateway), pool, prometheus
@@ -76,9 +77,9 @@ def eventful(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[tuple[Any
 
 def make_history(redis: Redis, client: Client, gateway: RunningGateway) -> None:
     good = [client.submit("echo", instances=[[float(n)]]) for n in range(8)]
-    assert [handle.wait(30).status for handle in good] == ["finished"] * 8
+    assert [handle.wait(60).status for handle in good] == ["finished"] * 8
     for number in (estimators.RAISE, estimators.EXIT_1):
-        assert client.submit("echo", instances=[[number]], version="v1").wait(30).status == "failed"
+        assert client.submit("echo", instances=[[number]], version="v1").wait(60).status == "failed"
     redis.rpush(keys.key("queue", "echo@v1"), "no job at all")
     answer = gateway.call("POST", "/v1/models/echo/predict", {"instances": [[1.0]]})
     assert answer.status == 200
@@ -98,7 +99,7 @@ def test_every_panel_shows_something_and_every_rule_is_understood(eventful):
         return not silent
 
     try:
-        wait_until(have_all_shown, 30, interval_s=0.5)
+        wait_until(have_all_shown, 90, interval_s=0.5)
     except AssertionError:
         raise AssertionError(f"nothing is shown by {silent}") from None
     check_names(prometheus)
@@ -135,7 +136,7 @@ def check_alerts(prometheus: RunningPrometheus, pool: RunningPool) -> None:
         return {alert["labels"]["alertname"] for alert in prometheus.ask("alerts")["alerts"]}
 
     wanted = {"ModelyardNoPool", "ModelyardRouteProblem"}
-    wait_until(lambda: wanted <= alerts(), 20, "no pool, and a route that names no version")
+    wait_until(lambda: wanted <= alerts(), 60, "no pool, and a route that names no version")
     assert "ModelyardNoGateway" not in alerts()
 
 

@@ -49,16 +49,16 @@ def test_a_failover_is_an_outage_that_all_get_over_with_the_jobs_that_were_repli
         running_pool(watched.url, tmp_path / "store", tmp_path) as pool,
         closing(Client(watched.url)) as client,
     ):
-        wait_until(lambda: predicted(gateway, 1.0) == [1.0], 30, "the yard serves")
+        wait_until(lambda: predicted(gateway, 1.0) == [1.0], 60, "the yard serves")
         running = client.submit("echo", instances=[[estimators.SLOW]])
         waiting = [client.submit("echo", instances=[[number]]) for number in (2.0, 3.0)]
         with old.client() as redis:
             assert redis.wait(1, 5000) == 1
         old.kill()
-        wait_until(lambda: predicted(gateway, 4.0) == [4.0], 40, "the yard serves again")
+        wait_until(lambda: predicted(gateway, 4.0) == [4.0], 60, "the yard serves again")
         assert watched.primary() is not old
-        assert [handle.wait(20)["predictions"] for handle in waiting] == [[2.0], [3.0]]
-        assert running.wait(20)["predictions"] == [estimators.SLOW]
+        assert [handle.wait(60)["predictions"] for handle in waiting] == [[2.0], [3.0]]
+        assert running.wait(60)["predictions"] == [estimators.SLOW]
         assert pool.process.poll() is None
         old.start()  # as a primary, with clients that know better; the Sentinel makes it follow
         assert predicted(gateway, 5.0) == [5.0]
@@ -70,7 +70,7 @@ def test_a_primary_that_was_made_a_replica_is_left_for_the_new_one(watched):
     with connect.fast(watched.url) as client:
         client.set("modelyard:active:echo", "v1")
         watched.fail_over()
-        wait_until(lambda: watched.primary() is second, 30, "the replica is the primary")
+        wait_until(lambda: watched.primary() is second, 60, "the replica is the primary")
 
         def is_written() -> bool:
             try:
@@ -78,7 +78,7 @@ def test_a_primary_that_was_made_a_replica_is_left_for_the_new_one(watched):
             except RedisConnectionError:
                 return False
 
-        wait_until(is_written, 20, "the client writes to the new primary")
+        wait_until(is_written, 60, "the client writes to the new primary")
         with second.client() as redis:
             assert redis.get("modelyard:active:echo") == b"v1"
         assert client.info("server")["tcp_port"] == second.port

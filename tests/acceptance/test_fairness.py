@@ -62,9 +62,9 @@ def test_a_cold_version_is_answered_while_a_hot_one_keeps_the_only_worker_busy(
     settings = {"batch_jobs": BATCH, "target_wait_s": 0.3}
     with running_pool(redis_url, store, tmp_path, **settings):
         submit(client, "hot", 300 * BATCH)
-        wait_until(lambda: ended(redis, hot) > 0, 30, "the hot version is served")
+        wait_until(lambda: ended(redis, hot) > 0, 60, "the hot version is served")
         for _ in range(3):  # the first has to be loaded, the others take their turn
-            assert submit(client, "cold", 1)[0].wait(30)["predictions"] == [0.0]
+            assert submit(client, "cold", 1)[0].wait(60)["predictions"] == [0.0]
         assert redis.llen(keys.key("queue", hot)) > 0, "the hot version had work all the time"
     assert ended(redis, cold) == 3
 
@@ -93,9 +93,9 @@ def test_two_pools_do_not_both_start_a_worker_for_the_same_work(
         running_pool(redis_url, store, folders[0], **settings) as one,
         running_pool(redis_url, store, folders[1], **settings) as other,
     ):
-        wait_until(lambda: redis.zcard(keys.PRESENCE) == 2, 30, "both pools are there")
+        wait_until(lambda: redis.zcard(keys.PRESENCE) == 2, 60, "both pools are there")
         submit(client, "v1", 10 * BATCH)
-        wait_until(lambda: ended(redis, queue) == 10 * BATCH, 30, "all is done")
+        wait_until(lambda: ended(redis, queue) == 10 * BATCH, 60, "all is done")
         started = sum(pool.log.read_text().count("worker started") for pool in (one, other))
         assert started == 1
 
@@ -104,7 +104,7 @@ def test_workers_tell_how_fast_they_are(client, redis, redis_url, store, tmp_pat
     queue = version("v1")
     with running_pool(redis_url, store, tmp_path):
         submit(client, "v1", 3)
-        wait_until(lambda: redis.get(keys.key("pace", queue)), 30, "its pace is told")
+        wait_until(lambda: redis.get(keys.key("pace", queue)), 60, "its pace is told")
 
 
 def test_long_batches_leave_one_of_two_workers_to_short_ones(
@@ -118,13 +118,13 @@ def test_long_batches_leave_one_of_two_workers_to_short_ones(
         submit(client, "slow", 60, estimators.SLOW)
 
         def is_guarded() -> bool:
-            submit(client, "fast", 1)[0].wait(30)
+            submit(client, "fast", 1)[0].wait(60)
             return any(redis.scan_iter(keys.key("off", "*")))
 
-        wait_until(is_guarded, 30, "a worker is told to keep off")
+        wait_until(is_guarded, 60, "a worker is told to keep off")
         held = len(client.redis.keys(keys.key("off", "*")))
         assert held == 1
-        wait_until(lambda: _ended_while(client, redis, slow, 10) <= 1, 30, "fast ones pass")
+        wait_until(lambda: _ended_while(client, redis, slow, 10) <= 1, 60, "fast ones pass")
         assert redis.llen(keys.key("queue", slow)) > 0, "slow ones waited all the time"
     assert ended(redis, fast) > 0
 
@@ -133,5 +133,5 @@ def _ended_while(client: Client, redis: Redis, queue: str, count: int) -> int:
     """Jobs of a queue that end while so many fast ones are answered one after the other."""
     before = ended(redis, queue)
     for _ in range(count):
-        submit(client, "fast", 1)[0].wait(30)
+        submit(client, "fast", 1)[0].wait(60)
     return ended(redis, queue) - before

@@ -50,12 +50,12 @@ def test_a_worker_is_forked_and_is_the_pools_child_in_a_group_of_its_own(redis, 
     assert psutil.Process(pid).ppid() == pool.process.pid
     assert os.getpgid(pid) == pid
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+    assert client.submit("echo", instances=[[3.0]]).wait(60)["predictions"] == [3.0]
 
 
 def test_the_fork_server_holds_no_model_no_connection_and_one_thread(redis, start, client):
     pool = start()
-    client.submit("echo", instances=[[3.0]]).wait(20)
+    client.submit("echo", instances=[[3.0]]).wait(60)
     server = fork_server(pool, redis)
     assert server is not None
     assert server.num_threads() == 1
@@ -71,9 +71,9 @@ def test_forked_workers_draw_numbers_of_their_own(redis, start, client):
     drawn = []
     for pid in pool.workers(redis).values():
         assert is_forked(pid)
-        drawn.append(client.submit("echo", instances=[[estimators.DRAW]]).wait(20))
+        drawn.append(client.submit("echo", instances=[[estimators.DRAW]]).wait(60))
         os.kill(pid, signal.SIGKILL)
-        wait_until(partial(is_gone, pool, redis, pid), 20)
+        wait_until(partial(is_gone, pool, redis, pid), 60)
     assert len({tuple(job["predictions"]) for job in drawn}) == 3
 
 
@@ -85,9 +85,9 @@ def test_a_worker_is_started_all_the_same_while_the_fork_server_hangs(redis, sta
     server.suspend()
     (pid,) = pool.workers(redis).values()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pool.workers(redis) and pid not in pool.workers(redis).values(), 20)
+    wait_until(lambda: pool.workers(redis) and pid not in pool.workers(redis).values(), 60)
     assert not is_forked(a_worker(pool, redis))
-    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+    assert client.submit("echo", instances=[[3.0]]).wait(60)["predictions"] == [3.0]
     assert "without the fork server" in pool.log.read_text()
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
@@ -100,12 +100,12 @@ def test_a_killed_fork_server_takes_no_worker_along_and_another_takes_its_place(
     server = fork_server(pool, redis)
     assert server is not None
     server.kill()
-    wait_until(lambda: fork_server(pool, redis) not in (None, server), 20, "another fork server")
+    wait_until(lambda: fork_server(pool, redis) not in (None, server), 60, "another fork server")
     assert pid in pool.workers(redis).values()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pool.workers(redis) and pid not in pool.workers(redis).values(), 20)
+    wait_until(lambda: pool.workers(redis) and pid not in pool.workers(redis).values(), 60)
     assert is_forked(a_worker(pool, redis))
-    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+    assert client.submit("echo", instances=[[3.0]]).wait(60)["predictions"] == [3.0]
 
 
 def test_threads_that_come_with_the_libraries_make_the_pool_spawn(redis, start, client):
@@ -126,7 +126,7 @@ def test_a_fork_server_that_cannot_start_is_done_without(redis, start, client, t
     said = pool.log.read_text()
     assert "workers are started without the fork server" in said
     assert "another one is started in 1 s" in said
-    assert client.submit("echo", instances=[[3.0]]).wait(20)["predictions"] == [3.0]
+    assert client.submit("echo", instances=[[3.0]]).wait(60)["predictions"] == [3.0]
 
 
 def test_without_a_fork_server_workers_are_spawned(redis, start, client):
@@ -139,11 +139,11 @@ def test_without_a_fork_server_workers_are_spawned(redis, start, client):
 def test_what_a_worker_leaves_behind_is_collected_by_the_pool(redis, start, client):
     pool = start()
     a_worker(pool, redis)
-    job = client.submit("echo", instances=[[estimators.ORPHAN]]).wait(20)
+    job = client.submit("echo", instances=[[estimators.ORPHAN]]).wait(60)
     left = psutil.Process(int(job["predictions"][0]))
-    wait_until(lambda: left.ppid() == pool.process.pid, 20, "it is the pool's")
+    wait_until(lambda: left.ppid() == pool.process.pid, 60, "it is the pool's")
     left.kill()
-    wait_until(lambda: not left.is_running(), 20, "no zombie stays")
+    wait_until(lambda: not left.is_running(), 60, "no zombie stays")
 
 
 def test_a_killed_pool_takes_its_fork_server_and_its_workers_along(redis, start):

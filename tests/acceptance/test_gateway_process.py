@@ -105,7 +105,7 @@ def test_it_serves_a_prediction_and_leaves_nothing_behind(
 def test_every_signal_to_stop_stops_it(gateway: RunningGateway, signum):
     workers = gateway.workers()
     gateway.process.send_signal(signum)
-    assert gateway.process.wait(30) == 0
+    assert gateway.process.wait(60) == 0
     assert not any(map(is_alive, workers))
 
 
@@ -115,7 +115,7 @@ def test_a_killed_gateway_leaves_no_process_and_its_metrics_go_with_the_next(
     workers = gateway.workers()
     gateway.process.kill()
     gateway.process.wait()
-    wait_until(lambda: not any(map(is_alive, workers)), 20, "its workers have left")
+    wait_until(lambda: not any(map(is_alive, workers)), 60, "its workers have left")
     (left,) = scratch.iterdir()
     assert left.name.startswith(f"modelyard-metrics-{gateway.process.pid}-")
     with running_gateway(redis_url, tmp_path):
@@ -125,7 +125,7 @@ def test_a_killed_gateway_leaves_no_process_and_its_metrics_go_with_the_next(
 def test_a_worker_that_dies_is_replaced(gateway: RunningGateway):
     (first,) = gateway.workers()
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: gateway.workers() not in ([], [first]), 20, "another worker")
+    wait_until(lambda: gateway.workers() not in ([], [first]), 60, "another worker")
     gateway.wait_until_serving()
     assert gateway.call("POST", JOBS, BODY).status == 202
 
@@ -137,7 +137,7 @@ def run(**settings: Any) -> subprocess.CompletedProcess[str]:
         env=clean_environ() | Settings.load({}, **settings).environ(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -167,7 +167,7 @@ def test_many_long_polls_do_not_hold_up_a_short_request(
 ):
     job_id = gateway.call("POST", JOBS, BODY).json["id"]
     polls = [threads.submit(gateway.call, "GET", f"/v1/jobs/{job_id}?wait=30") for _ in range(96)]
-    wait_until(lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1, 20)
+    wait_until(lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1, 60)
     # Once the bound is reached, one more wait is answered at once.
     wait_until(
         lambda: gateway.call("GET", f"/v1/jobs/{job_id}?wait=0.2").json["status"] == "queued", 10
@@ -184,10 +184,10 @@ def test_sigterm_ends_waits_within_a_bound_and_their_jobs_live_on(
     gateway: RunningGateway, redis: Redis, threads: ThreadPoolExecutor
 ):
     predicting = threads.submit(gateway.call, "POST", PREDICT, BODY)
-    (job_id,) = wait_until(lambda: queued(redis, "iris@v1"), 20)
+    (job_id,) = wait_until(lambda: queued(redis, "iris@v1"), 60)
     polling = threads.submit(gateway.call, "GET", f"/v1/jobs/{job_id}?wait=60")
     preferring = threads.submit(gateway.call, "POST", JOBS, BODY, {"Prefer": "wait=60"})
-    wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 20)
+    wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 60)
     assert gateway.stop() == 0
     answer = predicting.result(5)
     assert (answer.status, answer.json["job_id"]) == (504, job_id)
@@ -200,11 +200,11 @@ def test_a_job_that_ends_while_the_gateway_stops_still_reaches_its_client(
     gateway: RunningGateway, redis: Redis, redis_url: str, threads: ThreadPoolExecutor
 ):
     predicting = threads.submit(gateway.call, "POST", PREDICT, BODY)
-    wait_until(lambda: queued(redis, "iris@v1"), 20)
+    wait_until(lambda: queued(redis, "iris@v1"), 60)
     gateway.process.terminate()
     with stand_in_worker(redis_url, "iris@v1"):
         assert predicting.result(20).json["result"] == RESULT
-    assert gateway.process.wait(30) == 0
+    assert gateway.process.wait(60) == 0
 
 
 # Redis
@@ -239,7 +239,7 @@ def test_a_wait_survives_a_restart_of_redis(tmp_path: Path, threads: ThreadPoolE
             with server.client() as redis, running_gateway(server.url, tmp_path) as gateway:
                 publish(redis, "iris", "v1", active="v1")
                 predicting = threads.submit(gateway.call, "POST", PREDICT, BODY)
-                wait_until(lambda: queued(redis, "iris@v1"), 20)
+                wait_until(lambda: queued(redis, "iris@v1"), 60)
                 server.kill()
                 server.start()
                 with stand_in_worker(server.url, "iris@v1"):
@@ -298,7 +298,7 @@ def test_a_body_that_ends_too_soon_makes_no_job(gateway: RunningGateway, redis: 
 def test_clients_that_send_nothing_hold_up_nobody_without_a_body(gateway: RunningGateway):
     stalled = [connected(gateway, head("Content-Length: 100") + b"{") for _ in range(300)]
     try:
-        wait_until(lambda: gateway.call("POST", JOBS, BODY).status == 503, 20)
+        wait_until(lambda: gateway.call("POST", JOBS, BODY).status == 503, 60)
         for _ in range(20):
             with ends_soon():
                 assert gateway.call("GET", "/healthz").status == 200
@@ -306,7 +306,7 @@ def test_clients_that_send_nothing_hold_up_nobody_without_a_body(gateway: Runnin
     finally:
         for connection in stalled:
             connection.close()
-    wait_until(lambda: gateway.call("POST", JOBS, BODY).status == 202, 20)
+    wait_until(lambda: gateway.call("POST", JOBS, BODY).status == 202, 60)
 
 
 def test_it_stops_although_clients_are_in_the_middle_of_a_body(gateway: RunningGateway):
@@ -346,7 +346,7 @@ def check(port: int) -> tuple[int, str]:
         env=clean_environ() | {"MODELYARD_HOST": "0.0.0.0"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     return ran.returncode, ran.stdout + ran.stderr
@@ -387,12 +387,12 @@ def test_the_metrics_of_several_processes_add_up_and_outlive_them(
 ):
     publish(redis, "iris", "v1", active="v1")
     with running_gateway(redis_url, tmp_path, gateway_processes=2) as gateway:
-        wait_until(lambda: len(gateway.workers()) == 2, 20)
+        wait_until(lambda: len(gateway.workers()) == 2, 60)
         calls = [threads.submit(gateway.call, "POST", JOBS, BODY) for _ in range(60)]
         assert {call.result(20).status for call in calls} == {202}
         assert counted(gateway, "/v1/models/{model}/jobs", "202") == 60
         first, second = gateway.workers()
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: set(gateway.workers()) - {first, second}, 20, "another worker")
+        wait_until(lambda: set(gateway.workers()) - {first, second}, 60, "another worker")
         gateway.wait_until_serving()
         assert counted(gateway, "/v1/models/{model}/jobs", "202") == 60

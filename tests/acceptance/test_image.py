@@ -192,7 +192,7 @@ def test_redis_takes_the_options_that_compose_gives_it(tmp_path):
     )
     try:
         with connect.steady(f"redis://127.0.0.1:{port}/0") as client:
-            wait_until(lambda: answers(client), 20, "it answers")
+            wait_until(lambda: answers(client), 60, "it answers")
             kept = client.config_get("appendonly", "appendfsync", "save", "maxmemory*")
         assert (kept["appendonly"], kept["maxmemory-policy"]) == ("yes", "noeviction")
         assert (kept["save"], kept["maxmemory"]) == ("", str(2**30))

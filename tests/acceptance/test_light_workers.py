@@ -26,6 +26,7 @@ from producer import tether
 from producer.client import Client
 from producer.contract import ModelRef
 from producer.settings import Settings
+from tests.redis_server import patient
 from tests.yards import clean_environ
 
 skl2onnx = pytest.importorskip("skl2onnx")
@@ -89,7 +90,7 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
 
 @pytest.fixture
 def client(redis: Redis, settings: Settings) -> Iterator[Client]:
-    client = Client(settings=settings)
+    client = Client(patient(str(settings.redis_url)), settings=settings)
     yield client
     client.close()
 
@@ -132,7 +133,7 @@ def test_a_worker_of_compiled_versions_never_imports_scikit_learn(
 ):
     publish_light(settings, redis, tmp_path)
     with running(settings) as (worker,):
-        job = client.submit("light", instances=ROWS[:1]).wait(30)
+        job = client.submit("light", instances=ROWS[:1]).wait(60)
         assert job["predictions"] == ["a"]
         imported = worker.end()
     assert {"onnxruntime", "numpy"} <= imported
@@ -147,9 +148,9 @@ def test_a_worker_imports_it_only_for_a_version_that_it_serves(
     store = Repository(settings.store_path)
     publish(store, redis, StandardScaler().fit(np.eye(4)), "heavy", "v1", ROWS, compile=False)
     with running(settings, pattern=pattern) as (worker,):
-        client.submit("light", instances=ROWS[:1]).wait(30)
+        client.submit("light", instances=ROWS[:1]).wait(60)
         if pattern == "*":
-            client.submit("heavy", version="v1", instances=ROWS[:1]).wait(30)
+            client.submit("heavy", version="v1", instances=ROWS[:1]).wait(60)
         assert ("sklearn" in worker.end()) == (pattern == "*")
 
 
@@ -174,7 +175,7 @@ def test_workers_map_the_weights_of_a_large_version_from_one_file(
         while len(seen) < 2:  # until each has had a turn
             jobs = [client.submit("wide", instances=example) for _ in range(20)]
             for job in jobs:
-                got = job.wait(30)["predictions"]
+                got = job.wait(60)["predictions"]
                 assert got == pytest.approx(expected, rel=1e-4, abs=1e-4)
             mapping = [
                 w for w in workers if w.mapped_bytes(Path(settings.store_cache or "")) > weights

@@ -17,6 +17,7 @@ from tests import estimators
 from tests.composes import ROOT
 from tests.gateways import running_gateway
 from tests.pools import running_pool
+from tests.redis_server import patient
 
 PAGE = ROOT / "docs/scaling.md"
 PASSWORD = "not-a-secret"
@@ -41,7 +42,7 @@ def test_the_documented_rights_are_enough_and_no_more(redis, redis_server, tmp_p
             publish(repository, limited, echo, "echo", "v1", [[1.0]], activate=True)
             gateway = stack.enter_context(running_gateway(url, tmp_path))
             stack.enter_context(running_pool(url, tmp_path / "store", tmp_path, attempts=1))
-            client = stack.enter_context(closing(Client(url)))
+            client = stack.enter_context(closing(Client(patient(url))))
             asked = {"instances": [[2.0]]}
             answer = gateway.call("POST", "/v1/models/echo/predict", asked)
             assert answer.json["result"]["predictions"] == [2.0]

@@ -34,19 +34,19 @@ def test_a_pool_that_runs_is_well_and_a_stopped_one_is_stuck_and_then_gone(
     redis: Redis, redis_url: str, tmp_path: Path
 ):
     with running_pool(redis_url, tmp_path / "store", tmp_path, pool_min=0) as pool:
-        wait_until(lambda: check(redis_url)[0] == 0, 20, "it is well")
+        wait_until(lambda: check(redis_url)[0] == 0, 60, "it is well")
         (known,) = read_presence(redis).pools
         assert check(redis_url, "--name", known.name)[0] == 0
         pool.process.send_signal(signal.SIGSTOP)
         try:
-            wait_until(lambda: read_presence(redis).pools[0].is_stuck, 20, "it is stuck")
+            wait_until(lambda: read_presence(redis).pools[0].is_stuck, 60, "it is stuck")
             status, said = check(redis_url)
             assert status == 1
             assert f"{known.name} has completed no look at the queues for" in said
             assert said.count("\n") == 1
         finally:
             pool.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: check(redis_url)[0] == 0, 20, "it is well again")
+        wait_until(lambda: check(redis_url)[0] == 0, 60, "it is well again")
     status, said = check(redis_url)
     assert (status, "no pool of workers is alive" in said) == (1, True)
 

@@ -94,12 +94,12 @@ def test_one_that_kills_its_worker_fails_and_its_batch_mates_finish(
 
 def test_a_killed_workers_jobs_are_taken_up_by_another(client, redis, start):
     pool = start(workers=2)
-    submit(client, 1.0)[0].wait(20)
+    submit(client, 1.0)[0].wait(60)
     (slow,) = submit(client, estimators.SLOW)
     worker = wait_for_start(slow)
     name = redis.hget(keys.key("job", worker.id), "worker_name").decode()
     os.kill(pool.workers(redis)[name], signal.SIGKILL)
-    again = slow.wait(20)
+    again = slow.wait(60)
     assert again["predictions"] == [estimators.SLOW]
     assert again.attempts == 2
 
@@ -108,13 +108,13 @@ def test_a_dead_worker_is_replaced(client, redis, start):
     pool = start()
     (name, pid), *_ = pool.workers(redis).items()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pool.workers(redis) and name not in pool.workers(redis), 20)
-    assert submit(client, 5.0)[0].wait(20)["predictions"] == [5.0]
+    wait_until(lambda: pool.workers(redis) and name not in pool.workers(redis), 60)
+    assert submit(client, 5.0)[0].wait(60)["predictions"] == [5.0]
 
 
 def test_a_hanging_job_fails_with_timeout_and_its_batch_mates_finish(client, redis, start):
     start()
-    submit(client, 0.0)[0].wait(20)
+    submit(client, 0.0)[0].wait(60)
     hasty = Client(client.url, settings=Settings.load({}, timeout_s=1))
     jobs = results(queued_together(hasty, 1.0, estimators.HANG, 2.0), 30)
     hasty.close()
@@ -124,7 +124,7 @@ def test_a_hanging_job_fails_with_timeout_and_its_batch_mates_finish(client, red
 
 def test_sigterm_drains_the_batch_and_leaves_the_rest_queued(client, redis, start):
     pool = start()
-    submit(client, 0.0)[0].wait(20)
+    submit(client, 0.0)[0].wait(60)
     (slow,) = submit(client, estimators.SLOW)
     wait_for_start(slow)
     rest = submit(client, 1.0, 2.0)
@@ -138,14 +138,14 @@ def test_sigterm_drains_the_batch_and_leaves_the_rest_queued(client, redis, star
 
 
 def test_an_idle_pool_stops_at_once_with_status_0(redis, start):
-    pool = start(drain_s=60)
+    pool = start(drain_s=600)
     assert pool.stop() == 0
     assert not redis.exists(keys.WORKERS)
     assert not redis.zrange(keys.PRESENCE, 0, -1)
 
 
 def test_second_sigterm_gives_the_running_job_back(client, redis, start):
-    pool = start(drain_s=60)
+    pool = start(drain_s=600)
     (hanging,) = submit(client, estimators.HANG)
     wait_for_start(hanging)
     (pid,) = pool.workers(redis).values()
@@ -168,9 +168,9 @@ def test_a_killed_pool_leaves_no_worker_and_loses_no_job(client, redis, start):
     (slow,) = submit(client, estimators.SLOW)
     wait_for_start(slow)
     pool.kill()
-    wait_until(lambda: not any(map(is_alive, pids)), 20, "its workers leave")
+    wait_until(lambda: not any(map(is_alive, pids)), 60, "its workers leave")
     start()
-    assert slow.wait(20)["predictions"] == [estimators.SLOW]
+    assert slow.wait(60)["predictions"] == [estimators.SLOW]
     wait_until(lambda: is_empty(redis))
 
 
@@ -186,21 +186,21 @@ def test_a_worker_that_hangs_when_its_pool_is_killed_ends_and_its_job_fails_in_t
     (pid,) = pool.workers(redis).values()
     pool.kill()
     start(lease_s=0.5)
-    wait_until(lambda: not is_alive(pid), 20, "the kernel ends it")
-    assert codes([hanging.wait(20)]) == ["timeout"]
+    wait_until(lambda: not is_alive(pid), 60, "the kernel ends it")
+    assert codes([hanging.wait(60)]) == ["timeout"]
     hasty.close()
 
 
 def test_a_frozen_worker_loses_its_batch_and_writes_nothing_when_it_wakes(client, redis, start):
     pool = start(workers=2)
-    submit(client, 0.0)[0].wait(20)
+    submit(client, 0.0)[0].wait(60)
     (slow,) = submit(client, estimators.SLOW)
     job = wait_for_start(slow)
     name = redis.hget(keys.key("job", job.id), "worker_name").decode()
     pid = pool.workers(redis)[name]
     os.kill(pid, signal.SIGSTOP)
     try:
-        done = slow.wait(20)
+        done = slow.wait(60)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert done["predictions"] == [estimators.SLOW]
@@ -215,10 +215,10 @@ def test_an_empty_pool_starts_a_worker_for_a_job_and_lets_it_go_when_idle(
 ):
     settings = {"pool_min": 0, "pool_max": 2, "idle_s": 1.0}
     with running_pool(redis_url, store, tmp_path, **settings) as pool:
-        assert submit(client, 4.0)[0].wait(20)["predictions"] == [4.0]
+        assert submit(client, 4.0)[0].wait(60)["predictions"] == [4.0]
         assert len(pool.workers(redis)) == 1
-        wait_until(lambda: not pool.workers(redis), 20, "the idle worker leaves")
-        assert submit(client, 5.0)[0].wait(20)["predictions"] == [5.0]
+        wait_until(lambda: not pool.workers(redis), 60, "the idle worker leaves")
+        assert submit(client, 5.0)[0].wait(60)["predictions"] == [5.0]
 
 
 def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
@@ -230,9 +230,9 @@ def test_jobs_that_come_while_the_last_worker_leaves_are_not_lost(
         for step in range(12):
             handles += submit(client, *map(float, range(1 + step % 3)))
             if step % 2:
-                handles[-1].wait(20)
+                handles[-1].wait(60)
             else:
-                wait_until(partial(has_worker_or_ended, pool, redis, handles[-1]), 20)
+                wait_until(partial(has_worker_or_ended, pool, redis, handles[-1]), 60)
             handles += submit(client, float(step))
             for pid in pool.workers(redis).values():
                 with contextlib.suppress(ProcessLookupError):
@@ -269,7 +269,7 @@ def test_a_leaking_worker_is_replaced_between_batches(client, redis, start):
         jobs += results(submit(client, estimators.LEAK))
     assert codes(jobs) == ["finished"] * 14
     assert all(job.attempts == 1 for job in jobs)
-    wait_until(lambda: not is_alive(pid), 20)
+    wait_until(lambda: not is_alive(pid), 60)
 
 
 def test_jobs_of_a_model_that_does_not_load_fail_soon_and_others_go_on(client, redis, start, store):
@@ -279,9 +279,9 @@ def test_jobs_of_a_model_that_does_not_load_fail_soon_and_others_go_on(client, r
     artefact.chmod(0o644)
     artefact.write_bytes(b"nothing that loads")
     start()
-    submit(client, 1.0)[0].wait(20)
+    submit(client, 1.0)[0].wait(60)
     with ends_soon():
-        failed = client.submit("broken", instances=[[1.0]]).wait(20)
+        failed = client.submit("broken", instances=[[1.0]]).wait(60)
     assert codes([failed]) == ["model_unavailable"]
     assert codes(results(submit(client, 1.0))) == ["finished"]
 
@@ -315,25 +315,25 @@ class TestRqTools:
         assert (worker.get_state(), QUEUE in worker.queue_names()) == ("idle", True)
         (pid,) = pool.workers(redis).values()
         send_shutdown_command(redis, worker.name)
-        wait_until(lambda: not is_alive(pid), 20)
-        wait_until(lambda: pool.workers(redis), 20, "another one takes its place")
+        wait_until(lambda: not is_alive(pid), 60)
+        wait_until(lambda: pool.workers(redis), 60, "another one takes its place")
 
     def test_rubbish_on_the_command_channel_does_not_deafen_the_worker(self, redis, start):
         pool = start()
         ((name, pid),) = pool.workers(redis).items()
-        wait_until(lambda: redis.publish(keys.key("pubsub", name), b"\xff not json"), 20)
+        wait_until(lambda: redis.publish(keys.key("pubsub", name), b"\xff not json"), 60)
         redis.publish(keys.key("pubsub", name), b'{"command": 5}')
         send_shutdown_command(redis, name)
-        wait_until(lambda: not is_alive(pid), 20)
+        wait_until(lambda: not is_alive(pid), 60)
 
     def test_stopping_a_job_cancels_it_and_keeps_its_worker(self, client, redis, start):
         pool = start()
-        submit(client, 0.0)[0].wait(20)
+        submit(client, 0.0)[0].wait(60)
         (pid,) = pool.workers(redis).values()
         (slow,) = submit(client, estimators.SLOW)
         wait_for_start(slow)
         send_stop_job_command(redis, slow.id, serializer=JSONSerializer)
-        assert slow.wait(20).status is JobStatus.CANCELED
+        assert slow.wait(60).status is JobStatus.CANCELED
         assert codes(results(submit(client, 1.0))) == ["finished"]
         assert is_alive(pid)
 
@@ -341,11 +341,11 @@ class TestRqTools:
         start()
         suspend(redis)
         (handle,) = submit(client, 3.0)
-        wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "suspended", 20)
+        wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "suspended", 60)
         assert handle.get().status is JobStatus.QUEUED
         resume(redis)
-        assert handle.wait(20)["predictions"] == [3.0]
-        wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "idle", 20)
+        assert handle.wait(60)["predictions"] == [3.0]
+        wait_until(lambda: RqWorker.all(connection=redis)[0].get_state() == "idle", 60)
 
 
 def is_alive(pid: int) -> bool:

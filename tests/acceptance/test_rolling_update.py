@@ -68,7 +68,7 @@ class Load:
     def check(self, redis: Redis) -> None:
         """Every job ended once, with its own answer."""
         for number, handle in enumerate(self.handles):
-            job = handle.wait(30)
+            job = handle.wait(60)
             assert job.status is JobStatus.FINISHED
             assert job["predictions"] == [float(number)]
             assert redis.xlen(keys.key("results", job.id)) == 1
@@ -83,7 +83,7 @@ def test_an_old_pool_drains_while_a_new_one_takes_over_and_no_job_is_lost(
         with Load(client) as load:
             load.wait_for(JOBS // 3)
             with running_pool(redis_url, store, tmp_path / "new", pool_min=2, pool_max=2) as new:
-                wait_until(lambda: len(read_presence(redis).pools) == 2, 30, "both are there")
+                wait_until(lambda: len(read_presence(redis).pools) == 2, 60, "both are there")
                 load.wait_for(JOBS // 3)
                 assert old.stop() == 0
                 load.wait_for(JOBS // 3)
@@ -106,7 +106,7 @@ def test_the_last_releases_pool_and_this_ones_share_the_work(
         load = stack.enter_context(Load(client))
         load.wait_for(JOBS // 2)
         os.kill(old.pid, signal.SIGTERM)
-        assert old.wait(30) == 0
+        assert old.wait(60) == 0
         load.wait_for(JOBS // 2)
         load.__exit__()
         load.check(redis)
@@ -157,7 +157,7 @@ class old_pool:
 class TestFormat:
     def test_the_first_pool_writes_it_and_tells_its_release(self, redis, redis_url, tmp_path):
         with running_pool(redis_url, tmp_path, tmp_path, pool_min=0):
-            wait_until(lambda: read_presence(redis).pools, 20)
+            wait_until(lambda: read_presence(redis).pools, 60)
             assert int(redis.get(keys.FORMAT)) == FORMAT
             (pool,) = read_presence(redis).pools
             assert isinstance(pool.known["release"], str)
@@ -165,7 +165,7 @@ class TestFormat:
     def test_a_pool_does_not_start_on_a_newer_one_and_says_why(self, redis, redis_url, tmp_path):
         redis.set(keys.FORMAT, FORMAT + 1)
         pool = RunningPool(redis_url, tmp_path, tmp_path / "pool.log", pool_min=0)
-        assert pool.process.wait(20) == 1
+        assert pool.process.wait(60) == 1
         assert f"format {FORMAT + 1}" in pool.log.read_text()
         assert int(redis.get(keys.FORMAT)) == FORMAT + 1
 
@@ -173,7 +173,7 @@ class TestFormat:
         with running_pool(redis_url, store, tmp_path) as pool:
             pool.wait_for_workers(redis)
             redis.set(keys.FORMAT, FORMAT + 1)
-            assert pool.process.wait(20) == 1
+            assert pool.process.wait(60) == 1
         assert not redis.exists(keys.WORKERS)
 
     def test_a_gateway_is_not_ready_on_a_newer_one(self, redis, redis_url, store):

@@ -41,7 +41,7 @@ def test_one_that_is_told_to_stop_at_its_first_instant_leaves_with_status_0(
             cwd=tmp_path,
         )
     process.send_signal(number)
-    assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    assert process.wait(60) == 0, (tmp_path / "log").read_text()
     assert not redis.exists(keys.WORKERS)
     assert not redis.zrange(keys.PRESENCE, 0, -1)
 

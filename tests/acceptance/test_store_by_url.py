@@ -20,6 +20,7 @@ from producer.contract import Job
 from tests import estimators
 from tests.object_store import SECRET, S3Server, objects, put_objects, repository, running_s3
 from tests.pools import RunningPool, running_pool
+from tests.redis_server import patient
 from tests.waiting import ends_soon, wait_until
 from tests.yards import RunningYard, running_yard
 
@@ -59,7 +60,7 @@ def pool(
 
 @pytest.fixture
 def client(redis: Redis, redis_url: str, pool: RunningPool) -> Iterator[Client]:
-    client = Client(redis_url)
+    client = Client(patient(redis_url))
     pool.wait_for_workers(redis)
     yield client
     client.close()
@@ -84,7 +85,7 @@ def test_workers_load_from_the_bucket_and_outlive_its_absence(s3, url, client, p
     s3.start()
     s3.make_bucket(url.split("/")[2])
     put_objects(url, contents)
-    wait_until(lambda: ask(client, "v2").error is None, 40, "v2 loads")
+    wait_until(lambda: ask(client, "v2").error is None, 60, "v2 loads")
     assert ask(client, "v2")["predictions"] == [7.0]
     assert SECRET not in pool.log.read_text()
 

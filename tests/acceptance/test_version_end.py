@@ -19,6 +19,7 @@ from producer.contract import JobStatus, ModelRef, Request
 from producer.presence import read_presence
 from tests import estimators
 from tests.pools import running_pool
+from tests.redis_server import patient
 from tests.waiting import wait_until
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
@@ -37,10 +38,10 @@ def store(tmp_path: Path, redis: Redis) -> Repository:
 @pytest.fixture
 def client(redis: Redis, redis_url: str, store: Repository, tmp_path: Path) -> Iterator[Client]:
     """A client of a running pool that has v1 loaded."""
-    client = Client(redis_url)
+    client = Client(patient(redis_url))
     with running_pool(redis_url, store.root, tmp_path):
-        client.submit("echo", instances=[[1.0]], version="v1").wait(30)
-        wait_until(lambda: holders(redis, V1), 20)
+        client.submit("echo", instances=[[1.0]], version="v1").wait(60)
+        wait_until(lambda: holders(redis, V1), 60)
         yield client
     client.close()
 
@@ -62,7 +63,7 @@ def queue(client: Client, redis: Redis) -> list[Handle]:
     return [handle for handle in handles if isinstance(handle, Handle)]
 
 
-def endings(handles: list[Handle], within_s: float = 30) -> dict[str, list[str]]:
+def endings(handles: list[Handle], within_s: float = 60) -> dict[str, list[str]]:
     """How the jobs of each version ended, each in time."""
     until = time.monotonic() + within_s
     found: dict[str, list[str]] = {}
@@ -90,13 +91,13 @@ def test_a_retired_version_finishes_its_queue_is_unloaded_and_fails_later_pushes
     retirement.retire(redis, V1)
     resume(redis)
     assert endings(handles) == {"v1": ["finished"] * COUNT, "v2": ["finished"] * COUNT}
-    wait_until(lambda: not holders(redis, V1), 20, "the worker unloads it")
-    error = wait_until(push(redis, "pushed-later"), 20, "the push is failed")
+    wait_until(lambda: not holders(redis, V1), 60, "the worker unloads it")
+    error = wait_until(push(redis, "pushed-later"), 60, "the push is failed")
     assert b"version_gone" in error
     assert not holders(redis, V1)
     entry = client.catalog.versions("echo", fresh=True)["v1"]
     retirement.restore(redis, V1, entry.signature)
-    job = client.submit("echo", instances=[[3.0]], version="v1").wait(20)
+    job = client.submit("echo", instances=[[3.0]], version="v1").wait(60)
     assert job.status is JobStatus.FINISHED
 
 
@@ -104,10 +105,10 @@ def test_a_version_that_is_deleted_by_force_fails_its_queue_and_no_other(client,
     handles = queue(client, redis)
     retirement.delete(redis, V1, force=True)
     store.delete(V1)
-    wait_until(lambda: not holders(redis, V1), 20, "the worker unloads it")
+    wait_until(lambda: not holders(redis, V1), 60, "the worker unloads it")
     resume(redis)
     assert endings(handles) == {"v1": ["version_gone"] * COUNT, "v2": ["finished"] * COUNT}
-    error = wait_until(push(redis, "pushed-later"), 20, "the push is failed")
+    error = wait_until(push(redis, "pushed-later"), 60, "the push is failed")
     assert b"version_gone" in error
 
 
@@ -115,7 +116,7 @@ def test_jobs_of_a_version_that_is_deleted_while_they_run_end_all_the_same(clien
     """Each on its own version, or with version_gone."""
     handles = queue(client, redis)
     resume(redis)
-    wait_until(lambda: handles[0].get().ended_at, 20)
+    wait_until(lambda: handles[0].get().ended_at, 60)
     retirement.delete(redis, V1, force=True)
     store.delete(V1)
     found = endings(handles)
@@ -129,9 +130,9 @@ def test_a_name_that_is_published_anew_serves_the_new_bytes(client, redis, store
     publish(store, redis, estimators.Doubling().fit([[1.0]]), "echo", "v1", [[1.0], [2.0]])
     wait_until(
         lambda: (
-            client.submit("echo", instances=[[21.0]], version="v1").wait(20)["predictions"]
+            client.submit("echo", instances=[[21.0]], version="v1").wait(60)["predictions"]
             == [42.0]
         ),
-        20,
+        60,
         "the new bytes answer",
     )

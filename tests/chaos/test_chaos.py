@@ -1,6 +1,6 @@
-"""A short round of chaos, which ``make chaos`` runs before its long ones.
+"""A short round of chaos; ``make chaos`` runs it before its long ones.
 
-Which faults come is repeatable, what they meet is not, so it is no part of every run of the tests.
+Which faults come is repeatable, what they meet is not.
 """
 
 from __future__ import annotations

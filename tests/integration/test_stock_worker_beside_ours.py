@@ -31,6 +31,7 @@ from producer.client import Client, Handle
 from producer.contract import JobStatus
 from tests import estimators
 from tests.pools import RunningPool, running_pool
+from tests.redis_server import patient
 from tests.waiting import wait_until
 from tests.yards import clean_environ
 
@@ -54,7 +55,7 @@ def store(tmp_path: Path, redis: Redis, journal: Path) -> Path:
 
 @pytest.fixture
 def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
+    client = Client(patient(redis_url))
     yield client
     client.close()
 
@@ -91,7 +92,7 @@ def rq(redis_url: str) -> Callable[..., str]:
             rq_argv(redis_url, command, *arguments),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
             env=clean_environ() | {"PYTHONPATH": str(ROOT)},
         )
@@ -116,7 +117,7 @@ def stock_worker(url: str, store: Path, log: Path, *options: str) -> Iterator[No
         yield
     finally:
         worker.terminate()
-        worker.wait(20)
+        worker.wait(60)
 
 
 @pytest.mark.parametrize("options", [(), ("--job-class", "producer.SafeJob")], ids=["bare", "safe"])
@@ -125,12 +126,12 @@ def test_each_job_runs_once_whoever_takes_it_with_the_same_result(
 ):
     start(batch_jobs=1)
     with stock_worker(redis_url, store, tmp_path / "stock.log", *options):
-        wait_until(lambda: len(redis.smembers(keys.key("workers", QUEUE))) == 2, 20)
+        wait_until(lambda: len(redis.smembers(keys.key("workers", QUEUE))) == 2, 60)
         journal.write_text("")
         numbers = [float(n) for n in range(1000, 1060)]
         handles = [client.submit("echo", instances=[[number]]) for number in numbers]
         jobs = [handle.wait(60) for handle in handles]
-        wait_until(lambda: not redis.exists(keys.key("wip", QUEUE)), 20)
+        wait_until(lambda: not redis.exists(keys.key("wip", QUEUE)), 60)
     assert [job.result for job in jobs] == [{"predictions": [number]} for number in numbers]
     assert all(redis.xlen(keys.key("results", job.id)) == 1 for job in jobs)
     runs = Counter(journal.read_text().split())
@@ -145,11 +146,11 @@ def test_a_stock_workers_clean_up_leaves_our_batches_alone(
     """It cleans the registries of its queues when it starts; RQ fails what looks abandoned."""
     start()
     slow = client.submit("echo", instances=[[estimators.SLOW]])
-    wait_until(lambda: slow.get().status is JobStatus.STARTED, 20)
+    wait_until(lambda: slow.get().status is JobStatus.STARTED, 60)
     with stock_worker(redis_url, store, tmp_path / "stock.log"):
-        wait_until(lambda: len(redis.smembers(keys.key("workers", QUEUE))) == 2, 20)
+        wait_until(lambda: len(redis.smembers(keys.key("workers", QUEUE))) == 2, 60)
         StartedJobRegistry(QUEUE, connection=redis, serializer=JSONSerializer).cleanup()
-        job = slow.wait(20)
+        job = slow.wait(60)
     assert job["predictions"] == [estimators.SLOW]
     assert job.attempts == 1
 
@@ -158,7 +159,7 @@ class TestCommandLine:
     def test_rq_info_shows_queues_workers_and_registries(self, client, redis, start, rq):
         pool = start()
         ((name, _),) = pool.workers(redis).items()
-        client.submit("echo", instances=[[1.0]]).wait(20)
+        client.submit("echo", instances=[[1.0]]).wait(60)
         shown = rq("info", "--raw")
         assert f"queue {QUEUE} 0" in shown
         assert re.search(rf"worker {name} .* idle {QUEUE}, echo\. jobs: 1 finished", shown)
@@ -168,10 +169,10 @@ class TestCommandLine:
         start()
         rq("suspend")
         handle = client.submit("echo", instances=[[1.0]])
-        wait_until(lambda: redis.hget(_worker(redis), "state") == b"suspended", 20)
+        wait_until(lambda: redis.hget(_worker(redis), "state") == b"suspended", 60)
         assert handle.get().status is JobStatus.QUEUED
         rq("resume")
-        assert handle.wait(20)["predictions"] == [1.0]
+        assert handle.wait(60)["predictions"] == [1.0]
 
     def test_rq_empty_takes_what_waits(self, client, redis, start, rq):
         start()
@@ -180,15 +181,15 @@ class TestCommandLine:
         rq("empty", QUEUE)
         rq("resume")
         assert redis.llen(keys.key("queue", QUEUE)) == 0
-        assert client.submit("echo", instances=[[2.0]]).wait(20)["predictions"] == [2.0]
+        assert client.submit("echo", instances=[[2.0]]).wait(60)["predictions"] == [2.0]
         assert not redis.exists(keys.key("results", handle.id))
 
     def test_rq_requeue_runs_a_failed_job_again(self, client, redis, start, rq):
         start()
         failed = client.submit("echo", instances=[[estimators.RAISE]])
-        assert failed.wait(20).status is JobStatus.FAILED
+        assert failed.wait(60).status is JobStatus.FAILED
         rq("requeue", "--queue", QUEUE, "--serializer", "json", failed.id)
-        wait_until(lambda: failed.get().attempts == 2 and failed.get().status.is_terminal, 20)
+        wait_until(lambda: failed.get().attempts == 2 and failed.get().status.is_terminal, 60)
         assert redis.ttl(keys.key("job", failed.id)) > 0
 
     def test_registries_and_jobs_are_read_by_rq(self, client, redis, start):
@@ -198,9 +199,9 @@ class TestCommandLine:
             "failed": client.submit("echo", instances=[[estimators.RAISE]]),
         }
         for handle in ended.values():
-            handle.wait(20)
+            handle.wait(60)
         slow = client.submit("echo", instances=[[estimators.SLOW]])
-        wait_until(lambda: slow.get().status is JobStatus.STARTED, 20)
+        wait_until(lambda: slow.get().status is JobStatus.STARTED, 60)
         options: Any = {"connection": redis, "serializer": JSONSerializer}
         assert slow.id in StartedJobRegistry(QUEUE, **options).get_job_ids()
         slow.cancel()

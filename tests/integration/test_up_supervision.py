@@ -175,7 +175,7 @@ def test_sigterm_stops_as_ctrl_c_does(up):
     up.start()
     up.wait_for("Modelyard is ready")
     up.process.send_signal(signal.SIGTERM)
-    assert up.process.wait(20) == 0
+    assert up.process.wait(60) == 0
     assert up.processes() == {}
 
 
@@ -194,7 +194,7 @@ def test_a_killed_parent_leaves_no_process_behind(up):
     up.wait_for("Modelyard is ready")
     assert len(up.processes()) >= 4
     up.process.kill()
-    wait_until(lambda: up.processes() == {}, 20, "all children are gone")
+    wait_until(lambda: up.processes() == {}, 60, "all children are gone")
 
 
 def test_a_killed_yard_is_no_obstacle_for_the_next_and_its_data_is_there(up):
@@ -217,7 +217,7 @@ def test_a_child_that_dies_is_started_again(up, name):
     wait_until(lambda: f"{name} started" in journal(up))
     os.kill(pid_of(up, f"producer.cli {name}"), signal.SIGKILL)
     up.wait_for(f"The {name} has ended (SIGKILL): starting it again")
-    wait_until(lambda: journal(up).count(f"{name} started") == 2, 20, "it is there again")
+    wait_until(lambda: journal(up).count(f"{name} started") == 2, 60, "it is there again")
     assert up.stop() == 0
     assert up.processes() == {}
 
@@ -230,7 +230,7 @@ def test_a_redis_that_dies_comes_back_with_its_data(up):
         redis.set("modelyard:active:iris", "v2")
         os.kill(server, signal.SIGKILL)
         up.wait_for("Redis has ended")
-        wait_until(lambda: is_there(redis), 20, "Redis is back, with its data")
+        wait_until(lambda: is_there(redis), 60, "Redis is back, with its data")
     assert up.stop() == 0
 
 
@@ -242,7 +242,7 @@ def test_the_next_yard_waits_for_a_killed_one_s_gateway_to_leave_the_port(up):
     up.process.kill()
     up.process.wait()
     up.start()
-    wait_until(lambda: set(up.processes()) == {old, up.process.pid}, 20, "one has gone, one waits")
+    wait_until(lambda: set(up.processes()) == {old, up.process.pid}, 60, "one has gone, one waits")
     assert up.said == ""
     set_mode(up, "gateway", "")
     up.wait_for("Modelyard is ready")
@@ -256,7 +256,7 @@ def test_a_second_ctrl_c_kills_what_does_not_listen_and_all_below_it(up):
     up.wait_for("Stopping")
     wait_until(lambda: "gateway stopped, redis True" in journal(up))
     assert up.process.poll() is None
-    wait_until(lambda: pressed_again(up), 20, "it ends", interval_s=0.3)
+    wait_until(lambda: pressed_again(up), 60, "it ends", interval_s=0.3)
     assert up.process.returncode == 0
     assert up.processes() == {}
 
@@ -267,14 +267,14 @@ def test_a_signal_that_comes_twice_at_once_is_one_request_and_drains(up):
     up.wait_for("Modelyard is ready")
     up.process.send_signal(signal.SIGTERM)
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(20) == 0
+    assert up.process.wait(60) == 0
     assert journal(up)[-1] == "pool stopped, redis True"
 
 
 def test_a_child_that_does_not_start_ends_the_yard_with_its_own_words(up):
     set_mode(up, "gateway", "refuses")
     up.start()
-    assert up.process.wait(20) == 1
+    assert up.process.wait(60) == 1
     assert "error: `modelyard gateway` did not start: the gateway does not like it here" in up.said
     assert "Traceback" not in up.said
     assert up.processes() == {}
@@ -283,7 +283,7 @@ def test_a_child_that_does_not_start_ends_the_yard_with_its_own_words(up):
 def test_examples_that_fail_end_the_yard(up):
     set_mode(up, "examples", "fails")
     up.start()
-    assert up.process.wait(20) == 1
+    assert up.process.wait(60) == 1
     assert "error: `modelyard examples` did not start" in up.said
 
 
@@ -304,7 +304,7 @@ def test_a_taken_port_is_told_before_anything_else_starts(up):
         other.bind(("127.0.0.1", up.port))
         other.listen()
         up.start()
-        assert up.process.wait(20) == 1
+        assert up.process.wait(60) == 1
     assert f"error: port {up.port} on 127.0.0.1 is taken" in up.said
     assert up.said.count("\n") == 1
     assert journal(up) == []
@@ -324,7 +324,7 @@ def test_a_second_yard_on_the_same_folder_is_refused_and_harms_nothing(up):
     with running_yard(up.folder, up.environ) as second:
         second._terminal = up.folder / "second.txt"
         second.start()
-        assert second.process.wait(20) == 1
+        assert second.process.wait(60) == 1
         assert (
             f"data' already (process {up.process.pid}, http://127.0.0.1:{up.port})" in second.said
         )
@@ -360,6 +360,6 @@ def test_a_redis_of_the_user_is_used_and_left_running(up, redis, redis_url):
 def test_a_redis_of_the_user_that_is_not_there_is_told_in_one_line(up):
     up.environ["MODELYARD_REDIS_URL"] = "redis://127.0.0.1:1/0"
     up.start()
-    assert up.process.wait(20) == 1
+    assert up.process.wait(60) == 1
     assert up.said.startswith("error: Redis does not answer")
     assert up.said.count("\n") == 1
