@@ -103,6 +103,7 @@ class Worker:
         self._prepared: set[str] = set()
         self._is_suspended = False
         self._is_loading = False
+        self._has_rung = False
         self._leaves_by = float("inf")
         self._signals = StopSignals(on_second=self._leave_now)
 
@@ -183,8 +184,12 @@ class Worker:
             self._work(claimed)
             self._warmer.look(queues)
         elif claimed == 0:
+            if self._has_rung:  # for no job, so perhaps for a version that is to be loaded
+                self._warmer.hurry()
             self._warmer.look(queues)
             self._wait_for_bell(queues)
+            return
+        self._has_rung = False
 
     def _unload_dropped(self) -> None:
         """Let go of versions that are out of service; nothing is in use between two batches."""
@@ -198,12 +203,12 @@ class Worker:
         if self._prepared != set(queues):  # something was published: import what it needs
             self._loader.prepare(queues)
             self._prepared = set(queues)
+        self._has_rung = False
         if not queues:
             self._signals.wait(self._settings.look_s)
             return
         bells = [keys.key("bell", queue) for queue in queues]
-        if self._bell.blpop(bells, timeout=self._settings.look_s):
-            self._warmer.hurry()  # it rang for a job, or for a version that is to be loaded
+        self._has_rung = self._bell.blpop(bells, timeout=self._settings.look_s) is not None
 
     def _work(self, batch: Batch) -> None:
         """Serve a batch and, as long as more wait than fit into one, those after it."""

@@ -412,7 +412,7 @@ def test_submit_waits_and_prints_the_result_as_a_table(shell: Shell, redis: Redi
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(ended_by, redis, lambda r, i: finish(r, i, RESULT))
         shown = shell.ok("submit", "iris", json.dumps([ROW, ROW]), "--wait")
-        ending.result(5)
+        ending.result(20)
     assert "status   finished" in shown
     rows = shown.splitlines()
     assert rows[-3].split() == ["ROW", "predictions", "probabilities"]
@@ -455,7 +455,7 @@ def test_submit_and_wait_for_a_job_that_fails_is_exit_status_1(shell: Shell, red
             ended_by, redis, lambda r, i: fail(r, i, "predict_failed", "ValueError")
         )
         said = shell.error("submit", "iris", json.dumps([ROW]), "--wait", "10")
-        ending.result(5)
+        ending.result(20)
     assert "failed: predict_failed: ValueError" in said
 
 

@@ -56,7 +56,7 @@ def submit_in_threads(commits: Commits, drafts: Sequence[Draft], redis: Redis) -
     wait_until(lambda: commits.waiting == len(drafts) - 1)
     redis.may_go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(20)
     return [outcomes[one.id] for one in drafts]
 
 
@@ -141,7 +141,7 @@ class TestAThreadThatWaitsForSomethingElseToo:
         assert second_latch.wait(10), "its turn wakes it"
         assert not ticket.is_done
         commits.advance(ticket)
-        leader.join(10)
+        leader.join(20)
         assert ticket.is_done
         assert redis.groups == [["job1"], ["job2"]]
 

@@ -152,7 +152,7 @@ def test_a_full_disk_means_that_nothing_is_mapped_and_nothing_is_left(
 
 def repository(folder: Path, estimator: object, rows: list[list[float]]) -> Repository:
     store = Repository(folder / "store")
-    publish(store, None, estimator, "wide", "v1", rows)
+    publish(store, None, estimator, "wide", "v1", rows, compile=False)
     return store
 
 
