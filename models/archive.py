@@ -43,11 +43,13 @@ def write(repository: Repository, ref: ModelRef, target: Path) -> int:
         UnknownModel: The store has no version of the model.
         UnknownVersion: It has others.
         ModelUnavailable: It cannot be read, or is not what was published.
-        ConfigurationError: Something lies at ``target``.
+        ConfigurationError: Something lies at ``target``, or there is no folder for it.
         OSError: It cannot be written.
     """
     if os.path.lexists(target):
         raise ConfigurationError(f"{target} is there already: name another, or remove it")
+    if not target.absolute().parent.is_dir():
+        raise ConfigurationError(f"{target} has no folder to lie in: make {target.parent} first")
     manifest = repository.manifest(ref)
     files = (
         (file.name, repository.read(ref, file.name, expected=manifest)) for file in manifest.files
@@ -68,7 +70,7 @@ def read(source: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The version that `write` wrote, every file compared with its manifest.
 
     Raises:
-        ConfigurationError: It is no exported version; says what is wrong.
+        ConfigurationError: It is no exported version; says what is wrong with it.
         InvalidManifest: Its manifest is broken, or a file is not the one that it names.
         OSError: It cannot be read.
     """
@@ -76,11 +78,11 @@ def read(source: Path) -> tuple[Manifest, dict[str, bytes]]:
         return _read_all(lambda name, most: _from_folder(source, name, most))
     try:
         with tarfile.open(source, "r:") as archive:
-            members = _members(source, archive)
+            members = _members(archive)
             return _read_all(lambda name, most: _from_tar(archive, members, name, most), members)
     except tarfile.TarError as error:
         raise ConfigurationError(
-            f"{source} is no folder and no plain tar file, as `modelyard export` writes it: {error}"
+            f"it is no folder and no plain tar file, as `modelyard export` writes it: {error}"
         ) from None
 
 
@@ -119,7 +121,7 @@ def _from_folder(folder: Path, name: str, most: int) -> bytes | None:
         os.close(opened)
 
 
-def _members(source: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """The entries by name: plain files at the top, each once.
 
     Raises:
@@ -129,11 +131,11 @@ def _members(source: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInf
     for member in archive:
         if not member.isfile() or member.issparse() or member.name in members:
             raise ConfigurationError(
-                f"{source}: the entry {member.name[:80]!r} is no plain file, or there twice"
+                f"the entry {member.name[:80]!r} is no plain file, or there twice"
             )
         members[member.name] = member
         if len(members) > _MOST_ENTRIES:
-            raise ConfigurationError(f"{source}: has more than {_MOST_ENTRIES} entries")
+            raise ConfigurationError(f"it has more than {_MOST_ENTRIES} entries")
     return members
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,11 @@ MOST_EXAMPLES = 100
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+
+
+def artefact_name(format_: str) -> str:
+    """The name, in a version's folder, of a file in this format: what was handed over, or made."""
+    return f"model.{format_}"
 
 
 class File(Described):
@@ -236,13 +241,14 @@ class Manifest(Described):
 
 
 def build(**fields: Any) -> Manifest:
-    """A manifest from its fields; the digest is worked out.
+    """A manifest from its fields; the digest is worked out, and ``created_at`` is now unless given.
 
     Raises:
         InvalidManifest: Naming the faulty field.
     """
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     try:
-        return Manifest(digest=digest_of(fields["files"]), **fields)
+        return Manifest(**{"digest": digest_of(fields["files"]), "created_at": now} | fields)
     except ValidationError as error:
         raise InvalidManifest(f"manifest: {_first_fault(error)}") from None
 

@@ -14,7 +14,6 @@ import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from redis.exceptions import RedisError
 from models import manifest as manifests
 from models.examine import Examined, Tell, examine
 from models.formats import Source, read, source_of
-from models.manifest import File, Manifest
+from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
 from models.repository import Repository
 from models.sandbox import Limits
@@ -42,9 +41,9 @@ from producer.errors import (
 )
 
 #: What runs an artefact as it was handed over, by its format.
-RUNTIMES = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}
+SERVED_BY = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}
 #: The name of the compiled form in a version's folder.
-GRAPH = "model.onnx"
+GRAPH = artefact_name("onnx")
 #: What a version may record of its surroundings.
 LIBRARIES = frozenset(
     {"joblib", "numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx", "skops"}
@@ -125,7 +124,6 @@ def publish(
         version=version,
         files=tuple(File.of(name, content) for name, content in files.items()),
         example=tuple(rows),
-        created_at=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         note=note,
         metrics=dict(metrics or {}),
         **_proven(source, examined),
@@ -136,11 +134,6 @@ def publish(
     if redis is not None:
         register(redis, stored, activate=activate, warm_s=warm_s)
     return stored
-
-
-def artefact_name(format_: str) -> str:
-    """The name, in a version's folder, of what was handed over in this format."""
-    return f"model.{format_}"
 
 
 def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
@@ -179,7 +172,8 @@ def check_catalogue(redis: Redis, ref: ModelRef, original: File, location: str) 
     except RedisError:  # told when it is to be registered
         return
     files = entry.manifest.get("files") if entry is not None else None
-    if files and original.model_dump() not in files:
+    known = {file.get("sha256") for file in files or () if isinstance(file, dict)}
+    if known and original.sha256 not in known:
         raise VersionExists(
             f"{ref} is published with other bytes, though not in {location}: is that the yard's "
             "store? If it is, `modelyard delete` the version first, or take a new name"
@@ -289,7 +283,7 @@ def _examined(
 def _proven(source: Source, examined: Examined) -> dict[str, Any]:
     """The fields of a manifest that come of examining."""
     findings, decision = examined.findings, examined.decision
-    runtime = RUNTIMES[source.format]
+    runtime = SERVED_BY[source.format]
     golden, libraries = findings.golden, set(findings.libraries) & LIBRARIES
     if decision is not None:
         decision = decision.model_copy(update={"chosen": decision.chosen or runtime})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,7 +21,7 @@ from models.examine import Tell, grown, our_error
 from models.findings import Quantized
 from models.manifest import File, Manifest
 from models.prober import PROBER, ProbeFailed, Refused
-from models.publish import GRAPH, libraries_of, register
+from models.publish import GRAPH, check_catalogue, libraries_of, register
 from models.repository import Repository
 from models.sandbox import Limits
 from producer.contract import ModelRef
@@ -123,6 +122,8 @@ def quantize(
     manifest = None
     if found.decision.chosen:
         manifest = _manifest(known, new, found, graph, note)
+        if redis is not None:
+            check_catalogue(redis, new, manifest.file(), repository.location)
         repository.publish(manifest, {GRAPH: graph})
         if redis is not None:
             register(redis, manifest)
@@ -175,7 +176,6 @@ def _manifest(
         signature=known.signature,
         example=known.example,
         libraries=libraries_of({"numpy", "onnx", "onnxruntime"}),
-        created_at=datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         note=note or f"{known.ref} with weights in 8 bits.",
         golden=found.golden,
         compiled=found.decision,

@@ -1,9 +1,10 @@
 """The worker process: wait, claim, serve, finish, until told to stop.
 
 The main thread runs one batch after the other. A second thread keeps the batch's lease and says
-that the worker lives; a third listens to RQ's commands. Nothing that is in Redis, and no absence
-of Redis, ends the process: it backs off and goes on. Stopping is asked for by a signal, ends the
-present batch and claims no other; a second signal gives the batch back and ends at once.
+that the worker lives (`worker.keeper`); a third listens to RQ's commands (`worker.commands`).
+Nothing that is in Redis, and no absence of Redis, ends the process: it backs off and goes on.
+Stopping is asked for by a signal, ends the present batch and claims no other; a second signal gives
+the batch back and ends at once.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from producer import connect, keys
 from producer.contract import Failure, ModelRef
 from producer.settings import Settings
 from producer.signals import StopSignals
-from producer.workload import write_paces
 from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
+from worker.keeper import Keeper
 from worker.lease import Batch, Ended, Lease, Suspended, reap
 from worker.loading import Loader
-from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
+from worker.memory import cache_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
 from worker.relay import Relay
@@ -41,9 +42,6 @@ from worker.stopwatch import Stopwatch
 from worker.warming import Warmer
 
 _log = structlog.get_logger()
-
-#: How often a worker says that it lives, in seconds.
-_BEAT_S = 2.0
 
 #: How long a new worker waits to be heard before it says that it is there, in seconds.
 _HEARD_S = 5.0
@@ -89,15 +87,20 @@ class Worker:
         self._busy_since = 0.0  # the end of the batch before, or when there was none
         self._server = Server(self._cache, self._loader.is_batchable, settings)
         self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
-        self._warmer = Warmer(
-            self._redis, self._cache, self.name, settings, self._loading, self._tell_loaded
+        self._keeper = Keeper(
+            url, self.name, settings, self._stopwatch, self._loaded, self._announce
         )
-        self._telling = threading.Lock()
-        self._batch: Batch | None = None
+        self._warmer = Warmer(
+            self._redis,
+            self._cache,
+            self.name,
+            settings,
+            self._loading,
+            lambda: self._keeper.tell(self._registration),  # at once: somebody waits for it
+        )
         self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
-        self._is_overgrown = False
         self._is_suspended = False
         self._is_loading = False
         self._has_rung = False
@@ -112,7 +115,7 @@ class Worker:
     def _run(self) -> None:
         commands = Commands(self._url, self.name, self._settings)
         threads = [
-            threading.Thread(target=self._keep, name="lease", daemon=True),
+            self._keeper.thread(self._registration, self._stopped),
             commands.thread(self._stopped),
         ]
         for thread in threads:
@@ -140,7 +143,7 @@ class Worker:
 
     @property
     def _is_leaving(self) -> bool:
-        return self._signals.count > 0 or self._is_overgrown
+        return self._signals.count > 0 or self._keeper.is_overgrown
 
     def _register(self) -> None:
         """Be seen, unless told to stop before Redis was there.
@@ -221,10 +224,10 @@ class Worker:
             _log.exception("a batch could not be served", worker=self.name)
             self._persist(lambda: reap(self._redis, self.name, "died", self._settings))
         finally:
-            self._batch = None
+            self._keeper.batch = None
 
     def _serve(self, batch: Batch) -> Ended:
-        self._batch = batch
+        self._keeper.batch = batch
         self._board.took(batch.queue)
         self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
@@ -232,7 +235,7 @@ class Worker:
             served = self._server.serve(batch, self._lease)
         self._took_s[batch.queue] = time.monotonic() - started
         self._note_pace(batch.queue, served)
-        self._batch = None  # its end is about to be sent, and with it goes the lease
+        self._keeper.batch = None  # its end is about to be sent, and with it goes the lease
         return self._lease.ended(batch, served.endings, served.run, served.tally.items())
 
     def _ahead(self, batch: Batch) -> Sequence[str]:
@@ -252,9 +255,9 @@ class Worker:
         """Make sure that a batch is written, however long it takes to reach Redis."""
         done = [] if written is None else [written]
         if not done:
-            self._batch = ended.batch
+            self._keeper.batch = ended.batch
             self._persist(lambda: done.append(self._lease.write(ended)))
-            self._batch = None
+            self._keeper.batch = None
         self._note_end(ended, done[-1])
 
     def _note_end(self, ended: Ended, written: int) -> None:
@@ -292,26 +295,6 @@ class Worker:
         self._warmer.look(self._board.known)  # no job runs by that
         self._signals.wait(0.2)
 
-    def _keep(self) -> None:
-        """Renew the lease, and say that the worker lives, on a connection of its own."""
-        redis = connect.steady(self._url, self.name)
-        lease = Lease(redis, self.name, self._settings)
-        registration = self._registration.on(redis)
-        beaten, told = 0.0, set[str]()
-        while not self._stopped.wait(self._settings.lease_s / 4):
-            try:
-                self._renew(lease)
-                self._tell_paces(redis)
-                loaded = self._loaded().keys()
-                if time.monotonic() - beaten >= _BEAT_S or loaded != told:
-                    self._tell(registration)
-                    self._check_memory()
-                    beaten, told = time.monotonic(), set(loaded)
-            except OUTAGE as error:
-                _log.debug("Redis is away: %s", error)
-            except Exception:  # without this thread, the worker would be taken for dead
-                _log.exception("the lease is kept all the same", worker=self.name)
-
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
         """Be seen as busy: the pool, or the alarm, ends a load that hangs as it ends a batch."""
@@ -320,40 +303,8 @@ class Worker:
         with self._alarm.within(self._settings.timeout_s):
             yield
 
-    def _tell_loaded(self) -> None:
-        """Announce at once what has been loaded, or was not: somebody waits for it."""
-        self._tell(self._registration)
-
-    def _tell(self, registration: Registration) -> None:
-        with self._telling:  # or an older look at the cache could be written last
-            registration.beat(self._board.known, self._loaded(), self._warmer.failures())
-
-    def _renew(self, lease: Lease) -> None:
-        batch = self._batch
-        if batch is not None and not lease.renew(batch.token) and self._batch is batch:
-            _log.warning(
-                "the lease was lost; what the batch yields will not be written",
-                worker=self.name,
-                queue=batch.queue,
-            )
-
-    def _tell_paces(self, redis: Redis) -> None:
-        news = self._stopwatch.news()
-        if news:
-            write_paces(redis, news)
-            self._stopwatch.told(news)
-
-    def _check_memory(self) -> None:
-        """Ask for the process to be replaced, after its batch, if it has grown too large."""
-        used, limit = used_bytes(), worker_limit_bytes(self._settings)
-        if used > limit and not self._is_overgrown:
-            self._is_overgrown = True
-            _log.warning(
-                "the worker uses %d bytes, its bound is %d: it leaves",
-                used,
-                limit,
-                worker=self.name,
-            )
+    def _announce(self, registration: Registration) -> None:
+        registration.beat(self._board.known, self._loaded(), self._warmer.failures())
 
     def _loaded(self) -> dict[str, int]:
         return {str(ref): size for ref, size in self._cache.loaded().items()}

@@ -71,7 +71,7 @@ def import_version(
     try:
         manifest, contents = archive.read(source)
     except ModelyardError as error:
-        error.message = f"{source}: {error.message.removeprefix(f'{source}: ')}"
+        error.message = f"{source}: {error.message}"
         raise
     check_catalogue(redis, manifest.ref, manifest.file(), repository.location)
     repository.publish(manifest, contents)

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 from models import onnx_file
-from models.manifest import Manifest
+from models.manifest import Manifest, artefact_name
 from models.onnx_wire import Raw
 from models.repository import Repository
 from models.runtimes import arrays, onnx_sharing
@@ -34,7 +34,7 @@ from producer.contract import Signature
 from producer.errors import ConfigurationError, ModelUnavailable, described
 
 #: The name of the file in a version's folder.
-ARTEFACT = "model.onnx"
+ARTEFACT = artefact_name("onnx")
 LIBRARY = "onnxruntime"
 _log = logging.getLogger(__name__)
 #: Operators whose answer to a row is the same whatever is beside it, since none multiplies

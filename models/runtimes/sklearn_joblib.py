@@ -19,7 +19,7 @@ import numpy as np
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
-from models.manifest import Manifest
+from models.manifest import Manifest, artefact_name
 from models.repository import Repository
 from models.runtimes import arrays, threads
 from models.runtimes.adaptation import fit_for_serving
@@ -30,7 +30,7 @@ from producer.contract import Signature
 from producer.errors import ModelUnavailable, PredictFailed, described
 
 #: The name of the file in a version's folder.
-ARTEFACT = "model.joblib"
+ARTEFACT = artefact_name("joblib")
 LIBRARY = "scikit-learn"
 #: How a pickle begins that is not compressed, joblib's too: the opcode that names its protocol.
 _UNCOMPRESSED = b"\x80"

@@ -15,13 +15,13 @@ from typing import Any
 import skops.io
 
 from models.formats import zip_names
-from models.manifest import Manifest
+from models.manifest import Manifest, artefact_name
 from models.repository import Repository
 from models.runtimes.sklearn_joblib import SklearnModel, served
 from producer.errors import ConfigurationError
 
 #: The name of the file in a version's folder.
-ARTEFACT = "model.skops"
+ARTEFACT = artefact_name("skops")
 #: What skops does not allow by itself, though fitted estimators of scikit-learn are made of it;
 #: each holds numbers and calls nothing that a file can choose.
 ALLOWED = (

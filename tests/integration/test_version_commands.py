@@ -194,6 +194,11 @@ def test_an_exported_version_is_published_elsewhere_with_the_same_bytes(
     run("import", str(exported))  # again: the same bytes, nothing changes
 
 
+def test_export_names_the_folder_that_is_not_there(run, tmp_path):
+    said = run("export", "echo", "v2", str(tmp_path / "no" / "out.tar"), status=1).output
+    assert f"make {tmp_path / 'no'} first" in said
+
+
 def test_what_is_imported_gets_traffic_only_where_the_pools_have_loaded_it(
     run, redis, tmp_path, monkeypatch
 ):
