@@ -52,8 +52,8 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     registry = registry_for(client.redis, settings, has_files=has_files)
     observer = observe.Observer(None if has_files else registry)
-    waits = Waits(client, loop, settings.gateway_waits)
     threads = Threads(settings.gateway_threads)
+    waits = Waits(client, loop, threads, settings.gateway_waits)
     attach(app, Services(settings, client, loop, waits, threads, observer, registry))
     observe.install(app, observer)
     problems.install(app)

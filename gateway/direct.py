@@ -89,7 +89,8 @@ class Directory:
 
     def find(self, method: str, path: str) -> tuple[Direct, dict[str, str]] | None:
         """The call that is meant, and what its path names; None leaves it to Flask."""
-        for call in self._by_method.get(method, ()):
+        # HEAD is GET (RFC 9110, section 9.3.2); granian keeps the body to itself.
+        for call in self._by_method.get("GET" if method == "HEAD" else method, ()):
             names = call.names(path)
             if names is not None:
                 return call, names

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from granian._granian import RSGIHeaders, RSGIHTTPProtocol, RSGIProtocolClosed
-from granian.rsgi import Scope
+from granian import rsgi
 
 from gateway import health, jobs
-from gateway.call import Call, Headers, Reply
+from gateway.call import Call, Reply
 from gateway.direct import Direct, Directory
 from gateway.observe import UNMATCHED, Observation
 from gateway.problems import problem_of
@@ -64,7 +63,7 @@ class Front:
         """Called by granian when the last request is answered."""
         self._services.close()
 
-    async def __rsgi__(self, scope: Scope, protocol: RSGIHTTPProtocol) -> None:
+    async def __rsgi__(self, scope: rsgi.Scope, protocol: rsgi.HTTPProtocol) -> None:
         """Answer one request."""
         fields = _Fields(scope.headers)
         found = self._directory.find(scope.method, scope.path)
@@ -77,9 +76,9 @@ class Front:
         self,
         direct: Direct,
         names: dict[str, str],
-        scope: Scope,
+        scope: rsgi.Scope,
         fields: _Fields,
-        protocol: RSGIHTTPProtocol,
+        protocol: rsgi.HTTPProtocol,
     ) -> None:
         observed, body = self._begin(scope, fields), _UNREAD
         try:
@@ -91,7 +90,9 @@ class Front:
         reply = observed.end(direct.template, reply)
         await self._send(reply, body, fields, protocol)
 
-    async def _by_view(self, scope: Scope, fields: _Fields, protocol: RSGIHTTPProtocol) -> None:
+    async def _by_view(
+        self, scope: rsgi.Scope, fields: _Fields, protocol: rsgi.HTTPProtocol
+    ) -> None:
         body = _UNREAD
         try:
             body = await self._bodies.read(fields, protocol)
@@ -100,20 +101,21 @@ class Front:
             reply = self._begin(scope, fields).end(UNMATCHED, problem_of(error))
         await self._send(reply, body, fields, protocol)
 
-    def _begin(self, scope: Scope, fields: _Fields) -> Observation:
+    def _begin(self, scope: rsgi.Scope, fields: _Fields) -> Observation:
         given_id = fields.get("x-request-id", "")
         return self._services.observer.begin(scope.method, given_id)
 
     async def _send(
-        self, reply: Reply, body: Body, fields: _Fields, protocol: RSGIHTTPProtocol
+        self, reply: Reply, body: Body, fields: _Fields, protocol: rsgi.HTTPProtocol
     ) -> None:
         """Send the answer, and read the rest of the request behind it."""
         if body.is_whole:
             protocol.response_bytes(reply.status, reply.headers, reply.body)
             return
-        headers: Headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
+        headers = [pair for pair in reply.headers if pair[0] != "Content-Length"]
+        headers.append(("Content-Length", str(len(reply.body))))
         stream = protocol.response_stream(reply.status, headers)
-        with suppress(RSGIProtocolClosed):  # the client has gone
+        with suppress(rsgi.ProtocolClosed):  # the client has gone
             await stream.send_bytes(reply.body)
             await self._bodies.drop(fields, protocol)
 
@@ -123,7 +125,7 @@ class _Fields:
 
     __slots__ = ("_given",)
 
-    def __init__(self, given: RSGIHeaders) -> None:
+    def __init__(self, given: rsgi.Headers) -> None:
         self._given = given
 
     def get(self, name: str, default: Any, /) -> Any:

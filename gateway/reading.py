@@ -11,13 +11,11 @@ import asyncio
 from contextlib import suppress
 from typing import NamedTuple
 
-from granian._granian import RSGIHTTPProtocol, RSGIProtocolClosed
+from granian import rsgi
 
 from gateway.call import Fields
+from gateway.threads import SMALL_BYTES
 from producer.errors import Unavailable
-
-#: Bodies of a known length up to this are read without being counted.
-_SMALL_BYTES = 65_536
 
 #: Where so many large bodies are coming in already, how long another one waits.
 _PATIENCE_S = 0.1
@@ -52,7 +50,7 @@ class Bodies:
         self._most_bytes = most_bytes
         self._large = asyncio.Semaphore(large)
 
-    async def read(self, fields: Fields, protocol: RSGIHTTPProtocol) -> Body:
+    async def read(self, fields: Fields, protocol: rsgi.HTTPProtocol) -> Body:
         """The body of a request; one that ends too soon is shorter than its Content-Length.
 
         Raises:
@@ -64,7 +62,7 @@ class Bodies:
         declared = int(length) if length.isdecimal() else None
         if declared is not None and declared > self._most_bytes:
             return Body(b"", is_whole=False)
-        if declared is not None and declared <= _SMALL_BYTES:
+        if declared is not None and declared <= SMALL_BYTES:
             return Body(await _small(protocol), is_whole=True)
         try:
             await asyncio.wait_for(self._large.acquire(), _PATIENCE_S)
@@ -75,7 +73,7 @@ class Bodies:
         finally:
             self._large.release()
 
-    async def drop(self, fields: Fields, protocol: RSGIHTTPProtocol) -> None:
+    async def drop(self, fields: Fields, protocol: rsgi.HTTPProtocol) -> None:
         """Read what is left of a body, unless it is far too large or too many are coming in.
 
         Most clients send first and read then. Where the rest of a refused request is not read, they
@@ -92,7 +90,7 @@ class Bodies:
                     if left < 0:
                         return
 
-    async def _up_to_bound(self, protocol: RSGIHTTPProtocol) -> Body:
+    async def _up_to_bound(self, protocol: rsgi.HTTPProtocol) -> Body:
         pieces, size = [], 0
         async for piece in protocol:
             pieces.append(piece)
@@ -102,8 +100,8 @@ class Bodies:
         return Body(b"".join(pieces), is_whole=True)
 
 
-async def _small(protocol: RSGIHTTPProtocol) -> bytes:
+async def _small(protocol: rsgi.HTTPProtocol) -> bytes:
     try:
         return await protocol()
-    except RSGIProtocolClosed:  # it ended too soon
+    except rsgi.ProtocolClosed:  # it ended too soon
         return b""

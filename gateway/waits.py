@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from gateway.errands import Errands, Handover
+from gateway.threads import Threads
 from producer.client import Client, Handle
 from producer.contract import Job, Request
 from producer.errors import ModelyardError, Unavailable
@@ -30,12 +31,16 @@ class Waits:
     Args:
         client: Submits and reads jobs.
         loop: The event loop.
+        threads: Where large results are decoded.
         most: Calls that may wait at once.
     """
 
-    def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, most: int) -> None:
+    def __init__(
+        self, client: Client, loop: asyncio.AbstractEventLoop, threads: Threads, most: int
+    ) -> None:
         self._client = client
         self._loop = loop
+        self._threads = threads
         handover = Handover(loop)
         self._drafts = Errands("drafts", handover, self._draft)
         self._commits = Errands("commits", handover, client.submit_drafts, first_chunk)
@@ -100,7 +105,7 @@ class Waits:
         finally:
             self.mailbox.forget(draft.id, ended)
         if raw is not None:
-            return found_job(draft.id, raw)
+            return await self._found(draft.id, raw)
         handle = await committed
         if handle.is_repeat:
             job = await self.read(handle.id, timeout_s)
@@ -114,7 +119,7 @@ class Waits:
             UnknownJob: There is none, or its result has expired.
             Unavailable: Redis does not answer.
         """
-        return found_job(job_id, await self._reads.ask(job_id))
+        return await self._found(job_id, await self._reads.ask(job_id))
 
     async def read(self, job_id: str, timeout_s: float) -> Job:
         """A job as it stands when it ends, or at the end of the wait.
@@ -132,7 +137,11 @@ class Waits:
             raw = await self._ended(ended, timeout_s)
         finally:
             self.mailbox.forget(job_id, ended)
-        return await self.look(job_id) if raw is None else found_job(job_id, raw)
+        return await (self.look(job_id) if raw is None else self._found(job_id, raw))
+
+    async def _found(self, job_id: str, raw: Raw) -> Job:
+        size_bytes = sum(map(len, raw[1].values()))
+        return await self._threads.aside(size_bytes, found_job, job_id, raw)
 
     async def _ended(self, ended: _Ended, timeout_s: float) -> Raw | None:
         """What Redis holds of the job, if it ends in time."""

@@ -372,7 +372,7 @@ def test_a_call_is_answered_the_same_whichever_way_its_path_is_written(gateway: 
     for path in (JOBS, "/v1/models/%69ris/jobs", "/v1/models/iris/jobs?x=1"):
         answer = gateway.call("POST", path, BODY, {"X-Request-Id": "r-1"})
         assert (answer.status, answer.headers["x-request-id"]) == (202, "r-1")
-        asked = gateway.call("HEAD", answer.json["url"])  # Flask's, which has it do as for GET
+        asked = gateway.call("HEAD", answer.json["url"])
         shown = gateway.call("GET", answer.json["url"])
         assert (asked.status, asked.body, shown.status) == (200, b"", 200)
         assert asked.headers["content-length"] == str(len(shown.body))
@@ -390,6 +390,23 @@ def test_views_get_their_bodies_queries_and_fields(gateway: RunningGateway):
     assert gateway.call("PUT", ROUTE, b" " * (9 * 2**20)).status == 413
     assert gateway.call("PUT", ROUTE, b"{", {"Content-Type": "text/plain"}).status == 415
     assert gateway.call("POST", ROUTE, BODY).headers["allow"]
+
+
+def test_clients_that_leave_while_they_wait_harm_nobody(
+    redis: Redis, redis_url: str, tmp_path: Path
+):
+    publish(redis, "iris", "v1", active="v1")
+    body = json.dumps(BODY).encode()
+    sent = head(f"Content-Length: {len(body)}").replace(JOBS.encode(), PREDICT.encode()) + body
+    with running_gateway(redis_url, tmp_path) as gateway:
+        gone = [connected(gateway, sent) for _ in range(20)]
+        wait_until(lambda: len(queued(redis, "iris@v1")) == 20, 10)
+        for connection in gone:
+            connection.close()
+        with stand_in_worker(redis_url, "iris@v1"):
+            assert gateway.call("POST", PREDICT, BODY).json["result"] == RESULT
+        assert gateway.stop() == 0
+        assert {event["level"] for event in gateway.events()} == {"info"}
 
 
 def test_a_field_that_is_no_text_is_not_taken_for_none(gateway: RunningGateway, redis: Redis):
