@@ -10,7 +10,7 @@ from typing import TypeVar
 R = TypeVar("R")
 
 #: JSON of up to so many bytes is read and checked in a millisecond or less: a thread costs more.
-#: Bodies of a length up to this are read from the network without being counted.
+#: Bodies of up to this come in without being counted.
 SMALL_BYTES = 65_536
 
 #: Large bodies and results that are worked on at once; they share one lock of the interpreter's.
