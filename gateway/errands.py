@@ -106,11 +106,13 @@ class Errands(Generic[T, R]):
                 continue
             count = self._fit([item for _, item in waiting])
             group, waiting = waiting[:count], waiting[count:]
-            hang = self._run_group(group)
-            if hang is not None:
+            answers, hang = self._answers([item for _, item in group])
+            told = list(zip([future for future, _ in group], answers, strict=True))
+            if hang is not None:  # taken before anybody is told: whoever asks then is asked for
                 waiting += self._taken(may_wait=False)
-                self._handover.tell([(future, another(hang)) for future, _ in waiting])
+                told += [(future, another(hang)) for future, _ in waiting]
                 waiting = []
+            self._handover.tell(told)
 
     def _taken(self, *, may_wait: bool) -> list[_Asked[R, T]]:
         """All that has been asked; nothing, perhaps, where it is to be closed."""
@@ -121,17 +123,13 @@ class Errands(Generic[T, R]):
                 taken.append(self._asked.get_nowait())
         return [asked for asked in taken if asked is not None]
 
-    def _run_group(self, group: Sequence[_Asked[R, T]]) -> Unavailable | None:
-        """Ask, and hand the answers over; the error, where Redis hangs."""
+    def _answers(self, items: Sequence[T]) -> tuple[Sequence[R | Exception], ModelyardError | None]:
+        """What becomes of each item; and the error, where Redis hangs."""
         began = time.monotonic()
-        answers: Sequence[R | Exception]
         try:
-            answers = self._call([item for _, item in group])
+            return self._call(items), None
         except ModelyardError as error:
-            answers = [another(error) for _ in group]
+            has_hung = isinstance(error, Unavailable) and time.monotonic() - began > HANG_S
+            return [another(error) for _ in items], error if has_hung else None
         except Exception as error:  # a fault of ours: told to each, and the thread goes on
-            answers = [error] * len(group)
-        futures = [future for future, _ in group]
-        self._handover.tell(list(zip(futures, answers, strict=True)))
-        has_hung = time.monotonic() - began > HANG_S
-        return answers[0] if has_hung and isinstance(answers[0], Unavailable) else None
+            return [error] * len(items), None

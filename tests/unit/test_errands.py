@@ -104,6 +104,23 @@ def test_behind_a_redis_that_hangs_nothing_waits_twice(monkeypatch: pytest.Monke
     run(test())
 
 
+def test_whoever_asks_after_a_hang_was_told_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(errands, "HANG_S", -1.0)
+
+    async def test() -> None:
+        redis = Redis(Unavailable("Redis does not answer"))
+        redis.may_go_on.set()
+        with asking(redis) as made:
+            for number in range(200):
+                redis.error = Unavailable("Redis does not answer")
+                with pytest.raises(Unavailable):
+                    await made.ask(number)
+                redis.error = None
+                assert await made.ask(number) == 2 * number
+
+    run(test())
+
+
 def test_an_error_of_one_item_is_no_error_of_the_others():
     async def test() -> None:
         def refuse_odd(items: Sequence[int]) -> list[int | ModelyardError]:
