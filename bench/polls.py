@@ -1,7 +1,7 @@
 """Many clients that wait for a job over HTTP, while others ask whether the gateway lives.
 
-Each holds a connection and one of the gateway's threads. What must not happen: that each costs a
-connection to Redis, or that the gateway has no time for anybody else.
+Each holds a connection. What must not happen: that each costs a connection to Redis, too, or that
+the gateway has no time for anybody else.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from bench.yard import Yard, worker
 
 _HOST = "127.0.0.1"
 _WAIT_S = 30
-#: Threads beside those that wait, as in the gateway's own shares: a quarter never waits.
-_SHARE = 0.75
 #: Files that a process may have open: a connection each, and some.
 _FILES = 4096
 #: The gateway has taken all requests by then, in seconds.
@@ -51,14 +49,13 @@ def measure(yard: Yard, clients: int, looks: int) -> Waited:
     """Let so many clients wait, each for a job of its own, and look at ``/healthz`` meanwhile."""
     _raise_open_files()
     yard.clear()
-    threads = int(clients / _SHARE) + 8
     with yard.running(worker()) as process:
         handles = submitted(yard, [one_row()])
         handles[0].wait(60)
         process.freeze()
         handles = submitted(yard, [one_row()] * clients)
         before = _connections(yard)
-        with gateway(yard, gateway_threads=threads, gateway_waits=clients + 4) as port:
+        with gateway(yard, gateway_waits=clients + 4) as port:
             ids = [handle.id for handle in handles]
             return asyncio.run(_wait(yard, process.thaw, port, ids, looks, before))
 

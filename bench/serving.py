@@ -43,9 +43,9 @@ own runtime for scikit-learn. Both serve the estimator, ours what publishing has
 load is on the same cores, by {generator}."""
 
 _TEXT_OF_WAITS = """\
-Each waits for a job of its own with `GET /v1/jobs/{id}?wait=30` at one gateway process, which has
-as many threads (`MODELYARD_GATEWAY_THREADS`). /healthz is asked on a new connection each time. All
-told: from the moment that the worker begins to the last client's answer."""
+Each waits for a job of its own with `GET /v1/jobs/{id}?wait=30` at one gateway process. /healthz is
+asked on a new connection each time. All told: from the moment that the worker begins to the last
+client's answer."""
 
 
 @dataclass(frozen=True, slots=True)

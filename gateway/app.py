@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from flask_openapi.models.info import Info
@@ -13,7 +14,6 @@ from gateway.bodies import Problem
 from gateway.catalogue import catalogue
 from gateway.docs import Pages
 from gateway.health import health
-from gateway.intake import Intake
 from gateway.jobs import jobs
 from gateway.metrics import metrics, registry_for
 from gateway.routes import routes
@@ -23,7 +23,6 @@ from gateway.threads import Threads
 from gateway.waits import Waits
 from producer import extras
 from producer.client import Client
-from producer.mailbox import Mailbox
 from producer.settings import Settings
 
 _ABOUT = (
@@ -32,13 +31,13 @@ _ABOUT = (
 )
 
 
-def create_app(settings: Settings, client: Client, mailbox: Mailbox | None = None) -> OpenAPI:
-    """The gateway as a WSGI application.
+def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLoop) -> OpenAPI:
+    """The gateway as an application of Flask; `gateway.front` stands before it.
 
     Args:
-        settings: Bounds; how many threads there are to share out.
+        settings: Bounds.
         client: Submits and reads jobs, on the Redis that everything else is read from, too.
-        mailbox: Tells that jobs have ended; by default one on the client's Redis.
+        loop: The event loop that answers direct calls; it runs on another thread than views do.
     """
     app = OpenAPI(
         __name__,
@@ -52,11 +51,11 @@ def create_app(settings: Settings, client: Client, mailbox: Mailbox | None = Non
     app.url_map.merge_slashes = False  # a redirect would repeat the Host that a caller made up
     has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     registry = registry_for(client.redis, settings, has_files=has_files)
-    threads = Threads.of(settings)
-    waits = Waits(client, mailbox or Mailbox(client.url), threads.waits)
-    intake = Intake(settings.body_bytes, threads.readers)
-    attach(app, Services(settings, client, waits, intake, registry))
-    observe.install(app, None if has_files else registry, intake.drop)
+    observer = observe.Observer(None if has_files else registry)
+    threads = Threads(settings.gateway_threads)
+    waits = Waits(client, loop, threads, settings.gateway_waits)
+    attach(app, Services(settings, client, loop, waits, threads, observer, registry))
+    observe.install(app, observer)
     problems.install(app)
     for blueprint in (jobs, catalogue, routes, scaling, health, metrics):
         app.register_api(blueprint)

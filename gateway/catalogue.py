@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
-from gateway.intake import model_in_path, version_in_path
+from gateway.intake import asked, model_in_path, version_in_path
 from gateway.observe import note
 from gateway.services import services
 from gateway.survey import ModelSurvey, survey
@@ -47,7 +47,7 @@ def list_models() -> Response:
 )
 def get_model() -> Response:
     """One model."""
-    name = model_in_path()
+    name = model_in_path(asked())
     look = survey(services().redis, name)
     note(model=name)
     return _answer(_model(look.models[0], look.presence))
@@ -65,7 +65,7 @@ def get_model() -> Response:
 )
 def get_version() -> Response:
     """One version, with its whole manifest."""
-    ref = version_in_path()
+    ref = version_in_path(asked())
     look = survey(services().redis, ref.model)
     model = look.models[0]
     entry = model.versions.get(ref.version)

@@ -12,7 +12,7 @@ import click
 @click.option(
     "--threads",
     type=click.IntRange(4, 4096),
-    help="Requests that one process works on at once, waits included. [128]",
+    help="Calls that are not about jobs which one process works on at once. [32]",
 )
 @click.option("--redis-url", metavar="URL", help="Redis to use; by default the running yard's.")
 @click.option(

@@ -7,8 +7,10 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
+from gateway.call import Call, Reply, json_reply
+from gateway.direct import Directs, response
 from gateway.problems import problem
-from gateway.services import services
+from gateway.services import Services, services
 from gateway.survey import Survey, survey
 from producer import wire
 from producer.connect import redis_reachable
@@ -20,13 +22,15 @@ health = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
+direct = Directs(health)
+
 _OK = "ok"
 
 
-@health.get("/healthz", **describe.call("isAlive", answers={200: bodies.Health}))
-def healthz() -> Response:
+@direct("GET", "/healthz", **describe.call("isAlive", answers={200: bodies.Health}))
+async def healthz(_call: Call, _services: Services) -> Reply:
     """The process serves. Says nothing of Redis or the workers."""
-    return Response(b'{"status":"ok"}', mimetype="application/json")
+    return json_reply(b'{"status":"ok"}')
 
 
 @health.get(
@@ -47,9 +51,9 @@ def readyz() -> Response:
         body = wire.dumps({"status": "ready", "checks": checks})
         return Response(body, mimetype="application/json")
     detail = "; ".join(f"{name}: {checks[name]}" for name in missing)
-    response = problem(503, "not_ready", "Not ready", detail, checks=checks)
-    response.headers["Retry-After"] = "1"
-    return response
+    reply = problem(503, "not_ready", "Not ready", detail, checks=checks)
+    reply.headers.append(("Retry-After", "1"))
+    return response(reply)
 
 
 def _format_problem() -> str:

@@ -1,29 +1,33 @@
 """For clients: submit a job, wait for it, ask for it, cancel it.
 
-A request becomes a `producer.contract.Request`, one call of the client queues it, and the mailbox
-wakes the thread that waits when the job has ended.
+A request becomes a `producer.contract.Request`, then a draft that is checked against the version's
+signature, and one round trip queues it with others. All but cancelling is done on the event loop.
 """
 
 from __future__ import annotations
 
-import secrets
-
-from flask import Response, request
+from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
+from gateway.call import Call, Reply, json_reply
+from gateway.direct import Directs, response
 from gateway.intake import (
+    asked,
     job_id_in_path,
+    json_in_body,
     model_in_path,
     preferred_wait,
     seconds_in_query,
 )
-from gateway.observe import note
-from gateway.services import services
+from gateway.services import Services, services
+from gateway.threads import SMALL_BYTES
 from producer import errors, wire
 from producer.client import Handle
 from producer.contract import Job, JobStatus, Request
+from producer.ids import new_id
+from producer.submission import Draft
 
 _PREDICT_S = 30.0
 
@@ -44,9 +48,11 @@ jobs = APIBlueprint(
     __name__,
     abp_tags=[Tag(name="jobs", description="Submit jobs, wait for them, cancel them.")],
 )
+direct = Directs(jobs)
 
 
-@jobs.post(
+@direct(
+    "POST",
     "/v1/models/<model>/jobs",
     request_body=describe.body(bodies.JobRequest),
     **describe.call(
@@ -59,30 +65,31 @@ jobs = APIBlueprint(
         statuses=(415,),
     ),
 )
-def submit() -> Response:
+async def submit(call: Call, services: Services) -> Reply:
     """Queue a job.
 
     202 is a promise: the job ends exactly once, whatever is killed. With `Prefer: wait=SECONDS` the
     answer is 200 with the ended job, if it ends in time.
     """
-    wanted, job_id, wait_s = _request(), secrets.token_hex(16), preferred_wait()
-    waits = services().waits
+    request, wait_s = await _request(call, services), preferred_wait(call)
+    waits = services.waits
     with waits.slot() as may_wait:
+        draft = await _draft(call, services, request)
         outcome: Job | Handle
         if may_wait and wait_s > 0:
-            outcome = waits.submit(wanted, job_id, wait_s)
+            outcome = await waits.predict(draft, wait_s)
         else:
-            outcome, wait_s = services().client.submit_request(wanted, job_id), 0.0
-    job = outcome if isinstance(outcome, Job) else _accepted(outcome)
+            outcome, wait_s = await waits.submit(draft), 0.0
+    job = outcome if isinstance(outcome, Job) else await _accepted(outcome, services)
     is_asked = wait_s > 0 or (isinstance(outcome, Handle) and outcome.is_repeat)
-    response = answer(job, 200 if is_asked and job.status.is_terminal else 202)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    headers = [("Location", f"/v1/jobs/{job.id}")]
     if wait_s > 0:
-        response.headers["Preference-Applied"] = f"wait={wait_s:g}"
-    return response
+        headers.append(("Preference-Applied", f"wait={wait_s:g}"))
+    return _answer(call, job, 200 if is_asked and job.status.is_terminal else 202, headers)
 
 
-@jobs.post(
+@direct(
+    "POST",
     "/v1/models/<model>/predict",
     request_body=describe.body(bodies.JobRequest),
     **describe.call(
@@ -95,27 +102,29 @@ def submit() -> Response:
         statuses=(415,),
     ),
 )
-def predict() -> Response:
+async def predict(call: Call, services: Services) -> Reply:
     """Queue a job and wait for it.
 
     200 with the ended job, also if it failed: its `status` says so. 504 has the id of a job that
     did not end in time; it lives on.
     """
-    wanted, timeout_s = _request(), seconds_in_query("timeout", _PREDICT_S)
-    waits = services().waits
-    with waits.slot() as may_wait:
+    request = await _request(call, services)
+    timeout_s = seconds_in_query(call, "timeout", _PREDICT_S)
+    with services.waits.slot() as may_wait:
         if not may_wait:
             raise errors.Unavailable("too many requests wait here: try again, or submit and poll")
-        outcome = waits.submit(wanted, secrets.token_hex(16), timeout_s)
+        draft = await _draft(call, services, request)
+        outcome = await services.waits.predict(draft, timeout_s)
     if isinstance(outcome, Job):
-        return answer(outcome)
-    _note(outcome)
+        return _answer(call, outcome)
+    _note(call, outcome)
     raise errors.Timeout(
         f"job {outcome.id} did not end within {timeout_s:g} s; it lives on", outcome.id
     )
 
 
-@jobs.get(
+@direct(
+    "GET",
     "/v1/jobs/<job_id>",
     **describe.call(
         "getJob",
@@ -125,17 +134,17 @@ def predict() -> Response:
         refuses=(errors.UnknownJob, errors.InvalidInput, errors.Unavailable),
     ),
 )
-def get() -> Response:
+async def get(call: Call, services: Services) -> Reply:
     """The job as it is now, or as soon as it ends.
 
     With `wait`, the answer comes when the job ends, and at the end of the wait at the latest.
     """
-    job_id, wait_s = job_id_in_path(), seconds_in_query("wait", 0.0)
+    job_id, wait_s = job_id_in_path(call), seconds_in_query(call, "wait", 0.0)
+    waits = services.waits
     if wait_s == 0:
-        return answer(services().client.get(job_id))
-    waits = services().waits
+        return _answer(call, await waits.look(job_id))
     with waits.slot() as may_wait:
-        return answer(waits.read(job_id, wait_s if may_wait else 0.0))
+        return _answer(call, await waits.read(job_id, wait_s if may_wait else 0.0))
 
 
 @jobs.delete(
@@ -152,34 +161,55 @@ def cancel() -> Response:
 
     Repeating is fine. The output of a job that a worker has started is dropped.
     """
-    return answer(services().client.cancel(job_id_in_path()))
+    call = asked()
+    return response(_answer(call, services().client.cancel(job_id_in_path(call))))
 
 
-def answer(job: Job, status: int = 200) -> Response:
-    """A job as the body of a response."""
-    _note(job)
-    return Response(wire.dumps(job.to_dict()), status, mimetype="application/json")
+def _answer(
+    call: Call, job: Job, status: int = 200, headers: list[tuple[str, str]] | None = None
+) -> Reply:
+    _note(call, job)
+    return json_reply(wire.dumps(job.to_dict()), status, headers)
 
 
-def _note(job: Job | Handle) -> None:
-    note(job=job.id, model=job.model, version=job.version)
+def _note(call: Call, job: Job | Handle) -> None:
+    noted = call.noted
+    noted["job"], noted["model"], noted["version"] = job.id, job.model, job.version
 
 
-def _request() -> Request:
-    """The job that the request asks for; its rows are not looked at yet.
+async def _request(call: Call, services: Services) -> Request:
+    """The job that is asked for; its rows are not looked at yet.
 
     Raises:
         InvalidRequest: The body, or a member of it, is not as it must be.
         UnknownModel: The path names none.
     """
-    model = model_in_path()
-    wanted = bodies.check(bodies.JobRequest, services().intake.json())
-    return Request(model, idempotency_key=request.headers.get("Idempotency-Key"), **dict(wanted))
+    most_bytes = services.settings.body_bytes
+    return await services.threads.aside(len(call.body), _read, call, most_bytes)
 
 
-def _accepted(handle: Handle) -> Job:
+def _read(call: Call, most_bytes: int) -> Request:
+    model = model_in_path(call)
+    wanted = bodies.check(bodies.JobRequest, json_in_body(call, most_bytes))
+    key = call.fields.get("idempotency-key", None)
+    return Request(model, idempotency_key=key, **dict(wanted))
+
+
+async def _draft(call: Call, services: Services, request: Request) -> Draft:
+    """The same, checked against the signature that its rows will most likely meet.
+
+    Raises:
+        ModelyardError: It can be no job, or Redis does not answer.
+    """
+    job_id = new_id()
+    if len(call.body) <= SMALL_BYTES:
+        return await services.waits.draft(request, job_id)
+    return await services.threads.aside(len(call.body), services.client.draft, request, job_id)
+
+
+async def _accepted(handle: Handle, services: Services) -> Job:
     """The job as it stands; Redis has accepted it, so no later failure may hide it."""
     try:
-        return handle.get()
+        return await services.waits.look(handle.id)
     except errors.ModelyardError:
         return Job(handle.id, JobStatus.QUEUED, handle.model, handle.version, handle.queue)

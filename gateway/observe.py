@@ -1,23 +1,25 @@
 """What every request leaves behind: an id, one line in the log, one observation, safe headers.
 
-Stands around Flask as WSGI middleware, where it costs a third of what Flask's hooks cost and sees
-everything that leaves. The id is the caller's ``X-Request-Id`` if that is sane, and on every log
-line of the request. Labels of the observation are templates and fixed sets, never what a caller
-sent.
+Calls that the event loop answers are observed by `gateway.front`, all others by a WSGI middleware
+around Flask, where it costs a third of what Flask's hooks cost and sees everything that leaves. The
+id is the caller's ``X-Request-Id`` if that is sane, and on every log line of the request. Labels of
+the observation are templates and fixed sets, never what a caller sent.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 import structlog
 from flask import Flask, request
 from prometheus_client import CollectorRegistry, Histogram
+
+from gateway.call import Headers, Reply
+from producer.ids import new_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -27,42 +29,96 @@ _PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 #: Nothing here is a page but /docs, and that needs nothing from elsewhere.
-_HEADERS = (
+_HEADERS: Headers = [
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
-)
+]
 
-# What others leave for us in the request's environ.
+# What others leave for us in the environ of Flask's requests.
 _NOTED = "modelyard.noted"
 _ROUTE = "modelyard.route"
-_READ = "modelyard.read"
+
+#: The route of a request that no rule matches.
+UNMATCHED = "unmatched"
 
 _Environ = dict[str, Any]
-_Headers = list[tuple[str, str]]
-_Drop = Callable[[_Environ], None]
 _Wsgi = Callable[[_Environ, Callable[..., Any]], Iterable[bytes]]
 
-_log = structlog.get_logger("gateway.access")
+
+class Observation:
+    """One request, from when this is made; see `Observer.begin`.
+
+    Attributes:
+        request_id: The caller's, or a new one.
+        noted: What its line in the log says beside the usual.
+    """
+
+    __slots__ = ("_began", "_method", "_observer", "noted", "request_id")
+
+    def __init__(self, observer: Observer, method: str, given_id: str) -> None:
+        self._began = time.perf_counter()
+        self._observer = observer
+        self._method = method if method in _METHODS else "other"
+        self.noted: dict[str, Any] = {}
+        self.request_id = given_id if _SANE_ID.fullmatch(given_id) else new_id()
+        structlog.contextvars.bind_contextvars(request_id=self.request_id)
+
+    def headers(self, own: Headers) -> Headers:
+        """All headers of an answer that has some of its own."""
+        present = {name for name, _ in own}
+        safe = [pair for pair in _HEADERS if pair[0] not in present]
+        return [*own, *safe, ("X-Request-Id", self.request_id)]
+
+    def end(self, route: str, reply: Reply) -> Reply:
+        """The answer with all its headers, after it was counted and logged."""
+        self.tell(route, reply.status)
+        return reply._replace(headers=self.headers(reply.headers))
+
+    def tell(self, route: str, status: int) -> None:
+        """Count it, and log it."""
+        seconds = time.perf_counter() - self._began
+        self._observer.count(route, self._method, status, seconds)
+        ms = round(seconds * 1000, 3)
+        log = self._observer.log
+        log.info("request", method=self._method, route=route, status=status, ms=ms, **self.noted)
 
 
-def install(app: Flask, registry: CollectorRegistry | None, drop: _Drop) -> None:
-    """Observe every request of ``app``.
+class Observer:
+    """Where requests are counted and logged.
 
     Args:
-        app: The application.
-        registry: Where requests are counted; None where the processes' files are the registry.
-        drop: Reads the rest of a request's body, once the answer is out.
+        registry: Where they are counted; None where the processes' files are the registry.
     """
-    latency = Histogram(
-        "http_request_duration_seconds",
-        "How long requests took, waits included.",
-        ("route", "method", "status"),
-        buckets=_BOUNDS,
-        registry=registry,
-    )
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        self.log = structlog.get_logger("gateway.access").bind()  # once: each binding costs 10 us
+        self._latency = Histogram(
+            "http_request_duration_seconds",
+            "How long requests took, waits included.",
+            ("route", "method", "status"),
+            buckets=_BOUNDS,
+            registry=registry,
+        )
+        self._series: dict[tuple[str, str, int], Histogram] = {}
+
+    def begin(self, method: str, given_id: str) -> Observation:
+        """Observe a request from now on; its id may be the one that the caller gave."""
+        return Observation(self, method, given_id)
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        labels = (route, method, status)
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = self._latency.labels(*labels)
+        series.observe(seconds)
+
+
+def install(app: Flask, observer: Observer) -> None:
+    """Observe every request of ``app``."""
 
     def keep_route() -> None:
         rule = request.url_rule
@@ -70,17 +126,18 @@ def install(app: Flask, registry: CollectorRegistry | None, drop: _Drop) -> None
             request.environ[_ROUTE] = template(rule.rule)
 
     app.before_request(keep_route)
-    app.wsgi_app = Observer(app.wsgi_app, latency, drop)  # type: ignore[method-assign]  # as Flask has it
+    app.wsgi_app = _Middleware(app.wsgi_app, observer)  # type: ignore[method-assign]  # as Flask has it
+
+
+def noted() -> dict[str, Any]:
+    """What the line in the log of Flask's present request says beside the usual."""
+    found: dict[str, Any] = request.environ[_NOTED]
+    return found
 
 
 def note(**context: str | None) -> None:
-    """Put ``job``, ``model`` and ``version`` on the request's line in the log."""
+    """Put ``job``, ``model`` and ``version`` on that line."""
     request.environ[_NOTED] |= context
-
-
-def note_read() -> None:
-    """Say that the request's body was read to its end."""
-    request.environ[_READ] = True
 
 
 @cache
@@ -89,43 +146,26 @@ def template(rule: str) -> str:
     return _PLACEHOLDER.sub(r"{\1}", rule)
 
 
-class Observer:
-    """The middleware."""
-
-    def __init__(self, app: _Wsgi, latency: Histogram, drop: _Drop) -> None:
+class _Middleware:
+    def __init__(self, app: _Wsgi, observer: Observer) -> None:
         self._app = app
-        self._latency = latency
-        self._drop = drop
+        self._observer = observer
 
     def __call__(self, environ: _Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one request; the whole body at once, as granian sends that fastest."""
-        began = time.perf_counter()
-        noted: dict[str, Any] = {}
-        environ[_NOTED] = noted
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        status = ""
+        """Answer one request; the whole body at once."""
+        given_id = environ.get("HTTP_X_REQUEST_ID", "")
+        observed = self._observer.begin(environ["REQUEST_METHOD"], given_id)
+        environ[_NOTED] = observed.noted
+        status = 0
 
-        def start(line: str, headers: _Headers, *exc_info: Any) -> Any:
+        def start(line: str, headers: Headers, *exc_info: Any) -> Any:
             nonlocal status
-            status = line[:3]
-            present = {name for name, _ in headers}
-            headers += [pair for pair in _HEADERS if pair[0] not in present]
-            headers.append(("X-Request-Id", request_id))
-            return start_response(line, headers, *exc_info)
+            status = int(line[:3])
+            return start_response(line, observed.headers(headers), *exc_info)
 
         body = _whole(self._app(environ, start))
-        self._tell(environ, status, time.perf_counter() - began, noted)
-        return _and_then(body, self._drop, environ) if _has_more(environ) else [body]
-
-    def _tell(self, environ: _Environ, status: str, seconds: float, noted: dict[str, Any]) -> None:
-        route = environ.get(_ROUTE, "unmatched")
-        method = environ["REQUEST_METHOD"]
-        method = method if method in _METHODS else "other"
-        self._latency.labels(route, method, status).observe(seconds)
-        ms = round(seconds * 1000, 3)
-        _log.info("request", method=method, route=route, status=int(status), ms=ms, **noted)
+        observed.tell(environ.get(_ROUTE, UNMATCHED), status)
+        return [body]
 
 
 def _whole(pieces: Iterable[bytes]) -> bytes:
@@ -134,21 +174,3 @@ def _whole(pieces: Iterable[bytes]) -> bytes:
     finally:
         if hasattr(pieces, "close"):
             pieces.close()
-
-
-def _has_more(environ: _Environ) -> bool:
-    """Whether the request has a body that nobody has read to its end."""
-    if _READ in environ:
-        return False
-    declared = environ.get("CONTENT_LENGTH") or "0"
-    return declared != "0" or "HTTP_TRANSFER_ENCODING" in environ
-
-
-def _and_then(body: bytes, drop: _Drop, environ: _Environ) -> Iterator[bytes]:
-    """The answer, and then an end to the request.
-
-    Most clients send first and read then. Where the rest of a refused request is not read, they
-    find their connection reset, and may never see why.
-    """
-    yield body
-    drop(environ)

@@ -1,6 +1,6 @@
 """Errors as HTTP tells them: problem details (RFC 9457), from one table.
 
-Whatever leaves a view as an exception becomes an answer here: ours by the table, Flask's by their
+Whatever ends a call as an exception becomes an answer here: ours by the table, werkzeug's by their
 status, and any other one becomes a 500 with a fixed text, whose cause is in the log under the
 request's id.
 """
@@ -15,6 +15,7 @@ import structlog
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
+from gateway.call import Reply
 from producer import errors, wire
 
 _log = structlog.get_logger("gateway")
@@ -57,7 +58,7 @@ def code_of(status: int) -> str:
     return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
 
 
-def problem(status: int, code: str, title: str, detail: str, **members: Any) -> Response:
+def problem(status: int, code: str, title: str, detail: str, **members: Any) -> Reply:
     """A problem-details answer; ``members`` are added to the standard ones."""
     known = {
         "type": f"urn:modelyard:problem:{code}",
@@ -66,27 +67,40 @@ def problem(status: int, code: str, title: str, detail: str, **members: Any) -> 
         "detail": detail,
         "code": code,
     }
-    return Response(wire.dumps(known | members), status, mimetype="application/problem+json")
+    headers = [("Content-Type", "application/problem+json")]
+    return Reply(status, headers, wire.dumps(known | members))
 
 
 def install(app: Flask) -> None:
     """Answer every exception of ``app`` as a problem."""
-    app.register_error_handler(errors.ModelyardError, _of_ours)
-    app.register_error_handler(HTTPException, _of_flask)
-    app.register_error_handler(Exception, _of_unknown)
+
+    def handle(error: Exception) -> Response:
+        reply = problem_of(error)
+        return Response(reply.body, reply.status, reply.headers)
+
+    app.register_error_handler(Exception, handle)
 
 
-def _of_ours(error: errors.ModelyardError) -> Response:
+def problem_of(error: Exception) -> Reply:
+    """What an exception is answered with, whatever it is."""
+    if isinstance(error, errors.ModelyardError):
+        return _of_ours(error)
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    return _of_unknown(error)
+
+
+def _of_ours(error: errors.ModelyardError) -> Reply:
     found = status_of(type(error))
     if found is None:
         return _of_unknown(error)
     status, title = found
-    response = problem(status, error.code, title, error.message, **_members(error))
+    reply = problem(status, error.code, title, error.message, **_members(error))
     if isinstance(error, errors.QueueFull):
-        response.headers["Retry-After"] = str(error.retry_after_s)
+        reply.headers.append(("Retry-After", str(error.retry_after_s)))
     elif isinstance(error, errors.Unavailable):
-        response.headers["Retry-After"] = "1"
-    return response
+        reply.headers.append(("Retry-After", "1"))
+    return reply
 
 
 def _members(error: errors.ModelyardError) -> dict[str, Any]:
@@ -98,17 +112,15 @@ def _members(error: errors.ModelyardError) -> dict[str, Any]:
     return {}
 
 
-def _of_flask(error: HTTPException) -> Response:
+def _of_http(error: HTTPException) -> Reply:
     """404, 405, 415 and the like; the headers that go with them stay (``Allow``)."""
     status = error.code or 500
     title = HTTPStatus(status).phrase
-    response = problem(status, code_of(status), title, error.description or title)
-    for name, value in error.get_headers():
-        if name != "Content-Type":
-            response.headers[name] = value
-    return response
+    reply = problem(status, code_of(status), title, error.description or title)
+    own = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+    return reply._replace(headers=reply.headers + own)
 
 
-def _of_unknown(error: Exception) -> Response:
+def _of_unknown(error: Exception) -> Reply:
     _log.error("request failed", exc_info=error)
     return problem(500, "internal", "Internal error", _INTERNAL)

@@ -9,7 +9,14 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
-from gateway.intake import expected_revisions, model_in_path, seconds_in_query
+from gateway.call import Call
+from gateway.intake import (
+    asked,
+    expected_revisions,
+    json_in_body,
+    model_in_path,
+    seconds_in_query,
+)
 from gateway.observe import note
 from gateway.services import services
 from producer import errors, wire
@@ -38,7 +45,7 @@ routes = APIBlueprint(
 def get() -> Response:
     """The route in force, what the keys say, and what is wrong with them."""
     with redis_reachable():
-        return _answer(read_route(services().redis, model_in_path()))
+        return _answer(read_route(services().redis, model_in_path(asked())))
 
 
 @routes.put(
@@ -69,22 +76,23 @@ def put() -> Response:
     First every living pool loads the versions that are to get traffic; if one does not load, the
     route stays as it is. The change holds for every job that is accepted after the answer.
     """
-    model, warm_s = model_in_path(), seconds_in_query("wait", services().settings.warm_s)
-    asked = bodies.check(bodies.RouteChange, services().intake.json())
+    call, settings = asked(), services().settings
+    model, warm_s = model_in_path(call), seconds_in_query(call, "wait", settings.warm_s)
+    wanted = bodies.check(bodies.RouteChange, json_in_body(call, settings.body_bytes))
     with redis_reachable():
-        change = Change(model, asked.active, asked.weights, _revision(model))
+        change = Change(model, wanted.active, wanted.weights, _revision(call, model))
         route, warmth = flip(services().redis, change, warm_s)
         return _answer(route, warm=warmth.to_dict())
 
 
-def _revision(model: str) -> int | None:
+def _revision(call: Call, model: str) -> int | None:
     """The revision that the route must have; None where any will do.
 
     Raises:
         RevisionMismatch: It has none of those that the caller accepts.
         UnknownModel: No version of the model is published.
     """
-    accepted = expected_revisions()
+    accepted = expected_revisions(call)
     if accepted is None or len(accepted) == 1:
         return next(iter(accepted)) if accepted else None
     present = read_route(services().redis, model).revision

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import multiprocessing
 import os
 import resource
@@ -27,7 +26,6 @@ from typing import Any
 
 import structlog
 
-from gateway.threads import Threads
 from producer import connect, endpoint, logs, signals, yard
 from producer.settings import Settings
 
@@ -65,14 +63,14 @@ def serve(settings: Settings) -> None:
     with _metrics_folder() as folder:
         # Read by prometheus_client when it is imported, so it comes before the application.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        import gateway.app  # noqa: F401  # once, before the workers are forked
+        import gateway.front  # noqa: F401  # once, before the workers are forked
 
         server = _server(settings)
         _log.info(
             "gateway is listening",
             address=endpoint.address(settings.host, settings.port),
             processes=settings.gateway_processes,
-            threads=settings.gateway_threads,
+            waits=settings.gateway_waits,
             redis=settings.redis_url,
         )
         server.serve(target_loader=load_app, wrap_loader=False)
@@ -86,20 +84,21 @@ def load_app() -> Any:
         ConfigurationError: The environment's settings cannot be used.
     """
     from gateway.app import create_app
-    from gateway.services import services_of
+    from gateway.front import Front
     from producer.client import Client
 
     settings = Settings.load()
     logs.configure(settings)
     _die_with_parent()
-    app = create_app(settings, Client(settings=settings))
-    _end_on_stop(services_of(app).waits.end_within)
-    return app
+    return Front(
+        lambda loop: create_app(settings, Client(settings=settings), loop),
+        lambda services: _end_on_stop(services.waits.end_within),
+    )
 
 
 def _server(settings: Settings) -> Any:
     from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
+    from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
 
@@ -107,9 +106,9 @@ def _server(settings: Settings) -> Any:
         "gateway",
         address=_ip(settings.host),
         port=settings.port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
+        loop=Loops.asyncio,  # the one that is tested, whatever else is installed
         workers=settings.gateway_processes,
-        blocking_threads=Threads.of(settings).total,
         backpressure=_CONNECTIONS,
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(
@@ -122,7 +121,6 @@ def _server(settings: Settings) -> Any:
         log_level=LogLevels.warning,
         log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
-    logging.getLogger("_granian").addFilter(_is_news)
     server.on_startup(lambda: _listen_to_signals(server))
     return server
 
@@ -142,11 +140,6 @@ def _listen_to_signals(server: Any) -> None:
 def _ip(host: str) -> str:
     """The address that a name stands for; granian takes no names."""
     return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not what granian says of the number of threads: most of them wait, and are meant to."""
-    return "Python threads" not in record.getMessage()
 
 
 def _raise_open_files() -> None:
@@ -202,18 +195,20 @@ def _die_with_parent() -> None:
 def _end_on_stop(end_waits: Callable[[float], None]) -> None:
     """End waits when a signal to stop comes; granian handles the signal, and tells nobody.
 
-    A process whose parent is gone, so that nobody kills it, ends itself.
+    It has the event loop read signals from a descriptor, so that a handler of ours may stand beside
+    it. A process whose parent is gone, so that nobody kills it, ends itself.
     """
 
-    def end() -> None:
-        # The handler that stops granian runs in the main thread, which may not have woken.
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+    def end(_number: int, _frame: object) -> None:
         end_waits(WAITS_END_S)
+        threading.Thread(target=give_up, name="stop", daemon=True).start()
+
+    def give_up() -> None:
         time.sleep(KILL_S + 1)
         os._exit(1)
 
-    signal.signal(signal.SIGURG, lambda *_: None)
-    _on_stop(end)
+    for number in _STOPS:
+        signal.signal(number, end)
 
 
 def _on_stop(act: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,7 +10,8 @@ from flask import Flask, current_app
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from gateway.intake import Intake
+from gateway.observe import Observer
+from gateway.threads import Threads
 from gateway.waits import Waits
 from producer.client import Client
 from producer.settings import Settings
@@ -19,26 +21,35 @@ _EXTENSION = "modelyard"
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One application's parts, all safe for threads.
+    """One application's parts.
 
     Attributes:
         settings: Bounds.
-        client: Submits and reads jobs.
-        waits: Waits for jobs.
-        intake: Reads bodies.
+        client: Submits and reads jobs; safe for threads.
+        loop: The event loop that answers direct calls,
+        waits: and that waits for jobs.
+        threads: What it has others do.
+        observer: Counts and logs requests.
         registry: What ``/metrics`` shows.
     """
 
     settings: Settings
     client: Client
+    loop: asyncio.AbstractEventLoop
     waits: Waits
-    intake: Intake
+    threads: Threads
+    observer: Observer
     registry: CollectorRegistry
 
     @property
     def redis(self) -> Redis:
         """The client's Redis, for reading how the yard stands."""
         return self.client.redis
+
+    def close(self) -> None:
+        """End the threads; nobody waits for a job any more."""
+        self.waits.close()
+        self.threads.close()
 
 
 def attach(app: Flask, services: Services) -> None:

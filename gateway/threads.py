@@ -1,29 +1,41 @@
-"""How the threads of one process are shared out, so that slow clients cannot take all of them."""
+"""Threads beside the event loop: for Flask's views, and for what would hold the loop up."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from producer.settings import Settings
+R = TypeVar("R")
+
+#: JSON of up to so many bytes is read and checked in a millisecond or less: a thread costs more.
+#: Bodies of up to this come in without being counted.
+SMALL_BYTES = 65_536
+
+#: Large bodies and results that are worked on at once; they share one lock of the interpreter's.
+_ASIDE = 4
 
 
-@dataclass(frozen=True, slots=True)
 class Threads:
-    """The threads of one gateway process.
+    """The threads of one gateway process; started as they are needed.
 
-    Attributes:
-        total: All of them.
-        waits: Those that may wait for a job at once.
-        readers: Those that may read a body at once; a client that sends slowly holds one.
+    Args:
+        views: Flask's views that may run at once.
     """
 
-    total: int
-    waits: int
-    readers: int
+    def __init__(self, views: int) -> None:
+        self.views = ThreadPoolExecutor(views, "view")
+        self._aside = ThreadPoolExecutor(_ASIDE, "aside")
 
-    @classmethod
-    def of(cls, settings: Settings) -> Threads:
-        """``gateway_threads``, a quarter of them never waiting, and the readers on top."""
-        readers = max(2, settings.gateway_threads // 2)
-        waits = min(settings.gateway_waits, settings.gateway_threads * 3 // 4)
-        return cls(settings.gateway_threads + readers, waits, readers)
+    async def aside(self, size_bytes: int, work: Callable[..., R], *arguments: object) -> R:
+        """What ``work`` gives: at once for a small piece, in a thread for a large one."""
+        if size_bytes <= SMALL_BYTES:
+            return work(*arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._aside, work, *arguments)
+
+    def close(self) -> None:
+        """End them, after what they are at."""
+        self.views.shutdown()
+        self._aside.shutdown()

@@ -1,100 +1,199 @@
-"""Waiting for jobs: so many requests at once, each for so long, and all of them end on SIGTERM."""
+"""Waiting for jobs: so many calls at once, each for so long, and all of them end on SIGTERM.
+
+Everything here runs on the event loop: a call that waits is a future, and costs no thread. What is
+asked of Redis goes there in groups (`gateway.errands`), and the mailbox's thread tells which jobs
+have ended.
+"""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
-from producer.client import Client, Handle, Pending
+from gateway.errands import Errands, Handover
+from gateway.threads import Threads
+from producer.client import Client, Handle
 from producer.contract import Job, Request
-from producer.errors import ModelyardError
-from producer.mailbox import Mailbox, Waiter
+from producer.errors import ModelyardError, Unavailable
+from producer.mailbox import Mailbox
+from producer.results import Raw, found_job
+from producer.submission import CHUNK, Draft, first_chunk
 
-#: How often a waiting thread looks whether the process is to stop.
-_SLICE_S = 0.5
+#: A wait's future: what Redis holds of the ended job; None if there is nothing to wait for.
+_Ended = asyncio.Future[Raw | None]
 
 
 class Waits:
-    """Waits for jobs; safe for threads.
+    """Submits jobs, reads them and waits for them, on one event loop.
 
     Args:
         client: Submits and reads jobs.
-        mailbox: Tells that jobs have ended.
-        most: Requests that may wait at once.
+        loop: The event loop.
+        threads: Where large results are decoded.
+        most: Calls that may wait at once.
     """
 
-    def __init__(self, client: Client, mailbox: Mailbox, most: int) -> None:
+    def __init__(
+        self, client: Client, loop: asyncio.AbstractEventLoop, threads: Threads, most: int
+    ) -> None:
         self._client = client
-        self._mailbox = mailbox
-        self._slots = threading.BoundedSemaphore(most)
+        self._loop = loop
+        self._threads = threads
+        handover = Handover(loop)
+        self._drafts = Errands("drafts", handover, self._draft)
+        self._commits = Errands("commits", handover, client.submit_drafts, first_chunk)
+        self._reads = Errands("reads", handover, client.read, lambda ids: min(len(ids), CHUNK))
+        self.mailbox: Mailbox[_Ended] = Mailbox(client.url, handover.tell)
+        self._left = most
+        self._waiting: set[_Ended] = set()
         self._ends = float("inf")
+
+    def close(self) -> None:
+        """End all threads; nobody waits any more."""
+        self.mailbox.close()
+        for errands in (self._drafts, self._commits, self._reads):
+            errands.close()
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
-        """Whether the request may wait; it holds the slot while inside."""
-        is_granted = self._slots.acquire(blocking=False)
+        """Whether the call may wait; it holds the slot while inside."""
+        is_granted = self._left > 0
+        self._left -= is_granted
         try:
             yield is_granted
         finally:
-            if is_granted:
-                self._slots.release()
+            self._left += is_granted
 
     def end_within(self, seconds: float) -> None:
-        """Let every wait, also those that are yet to come, end in so many seconds."""
-        self._ends = min(self._ends, time.monotonic() + seconds)
+        """Let all waits, also those that are yet to come, end by then; safe for threads."""
+        self._loop.call_soon_threadsafe(self._end_within, seconds)
 
-    def submit(self, request: Request, job_id: str, timeout_s: float) -> Job | Handle:
-        """Queue a job and wait for it: the ended job, or the handle of one that lives on.
+    async def draft(self, request: Request, job_id: str) -> Draft:
+        """The request, checked.
 
-        The wait is set up before the job exists, so that its end cannot be missed, and the thread
-        sleeps once for both: a submission that goes well does not wake it.
+        Raises:
+            ModelyardError: As `Client.draft`; no job was made.
+        """
+        return self._client.draft_at_once(request, job_id) or await self._drafts.ask(
+            (request, job_id)
+        )
+
+    async def submit(self, draft: Draft) -> Handle:
+        """Queue a job.
 
         Raises:
             ModelyardError: As `Client.submit_request`; no job was made.
         """
-        with self._mailbox.expect(job_id) as waiter:
-            pending = self._client.begin(request, job_id, waiter.latch)
-            job = self._wait(waiter, timeout_s, pending)
-            if job is not None:
-                return job
-            handle = pending.handle()
-        if handle.is_repeat:
-            job = self.read(handle.id, timeout_s)
-            return job if job.status.is_terminal else handle
-        return self._last_look(handle.id) or handle
+        return await self._commits.ask(draft)
 
-    def read(self, job_id: str, timeout_s: float) -> Job:
+    async def predict(self, draft: Draft, timeout_s: float) -> Job | Handle:
+        """Queue a job and wait for it: the ended job, or the handle of one that lives on.
+
+        The wait is set up before the job exists, so that its end cannot be missed.
+
+        Raises:
+            ModelyardError: As `Client.submit_request`; no job was made.
+        """
+        ended: _Ended = self._loop.create_future()
+        self.mailbox.expect(draft.id, ended)
+        try:
+            committed = self._commits.ask(draft)
+            committed.add_done_callback(partial(_end_if_settled, ended))
+            raw = await self._ended(ended, timeout_s)
+        finally:
+            self.mailbox.forget(draft.id, ended)
+        if raw is not None:
+            return await self._found(draft.id, raw)
+        handle = await committed
+        if handle.is_repeat:
+            job = await self.read(handle.id, timeout_s)
+            return job if job.status.is_terminal else handle
+        return await self._last_look(handle.id) or handle
+
+    async def look(self, job_id: str) -> Job:
+        """A job as it stands.
+
+        Raises:
+            UnknownJob: There is none, or its result has expired.
+            Unavailable: Redis does not answer.
+        """
+        return await self._found(job_id, await self._reads.ask(job_id))
+
+    async def read(self, job_id: str, timeout_s: float) -> Job:
         """A job as it stands when it ends, or at the end of the wait.
 
         Raises:
             UnknownJob: There is none, or its result has expired.
             Unavailable: Redis does not answer.
         """
-        with self._mailbox.expect(job_id) as waiter:
-            job = self._client.get(job_id)
+        ended: _Ended = self._loop.create_future()
+        self.mailbox.expect(job_id, ended)
+        try:
+            job = await self.look(job_id)
             if job.status.is_terminal:
                 return job
-            return self._wait(waiter, timeout_s) or self._client.get(job_id)
+            raw = await self._ended(ended, timeout_s)
+        finally:
+            self.mailbox.forget(job_id, ended)
+        return await (self.look(job_id) if raw is None else self._found(job_id, raw))
 
-    def _wait(self, waiter: Waiter, timeout_s: float, pending: Pending | None = None) -> Job | None:
-        """The job, if it ends in time; None, too, where it was refused or is a repeat."""
-        until = time.monotonic() + timeout_s
-        while (left_s := min(until, self._ends) - time.monotonic()) > 0:
-            job = waiter.wait(min(left_s, _SLICE_S))
-            if job is not None:
-                return job
-            if pending is not None:
-                pending.advance()
-                if pending.is_settled:
-                    return None
-        return None
+    async def _found(self, job_id: str, raw: Raw) -> Job:
+        size_bytes = sum(map(len, raw[1].values()))
+        return await self._threads.aside(size_bytes, found_job, job_id, raw)
 
-    def _last_look(self, job_id: str) -> Job | None:
+    async def _ended(self, ended: _Ended, timeout_s: float) -> Raw | None:
+        """What Redis holds of the job, if it ends in time."""
+        until = min(self._loop.time() + timeout_s, self._ends)
+        timer = self._loop.call_at(until, _end, ended)
+        self._waiting.add(ended)
+        try:
+            return await ended
+        finally:
+            timer.cancel()
+            self._waiting.discard(ended)
+
+    async def _last_look(self, job_id: str) -> Job | None:
         """The job, if it has ended although nobody said so; the caller knows it is accepted."""
         try:
-            job = self._client.get(job_id)
+            job = await self.look(job_id)
         except ModelyardError:
             return None
         return job if job.status.is_terminal else None
+
+    def _draft(self, asked: Sequence[tuple[Request, str]]) -> list[Draft | ModelyardError]:
+        """What becomes of each request, on a thread that may wait for Redis.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        return [self._drafted(request, job_id) for request, job_id in asked]
+
+    def _drafted(self, request: Request, job_id: str) -> Draft | ModelyardError:
+        try:
+            return self._client.draft(request, job_id)
+        except Unavailable:
+            raise
+        except ModelyardError as error:
+            return error
+
+    def _end_within(self, seconds: float) -> None:
+        self._ends = min(self._ends, self._loop.time() + seconds)
+        self._loop.call_at(self._ends, self._end_all)
+
+    def _end_all(self) -> None:
+        for ended in list(self._waiting):
+            _end(ended)
+
+
+def _end(ended: _Ended) -> None:
+    """End a wait without its job."""
+    if not ended.done():
+        ended.set_result(None)
+
+
+def _end_if_settled(ended: _Ended, committed: asyncio.Future[Handle]) -> None:
+    """End a wait whose job was refused, or is an earlier request's."""
+    if committed.cancelled() or committed.exception() is not None or committed.result().is_repeat:
+        _end(ended)

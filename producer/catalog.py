@@ -22,6 +22,7 @@ from producer.errors import UnknownModel, UnknownVersion
 from producer.scripting import Script
 
 _REGISTER = Script("producer", "register")
+_NEVER: tuple[float, dict[str, Entry]] = (float("-inf"), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +100,20 @@ class Catalog:
         Raises:
             UnknownModel: None is published.
         """
-        now = self._clock()
-        known = self._read.get(model)
-        if fresh or known is None or now - known[0] > self._ttl_s:
-            entries = read_versions(self._redis, model)
-            if not entries:
+        known = None if fresh else self.known(model)
+        if known is None:
+            now = self._clock()
+            known = read_versions(self._redis, model)
+            if not known:
                 self._read.pop(model, None)
                 raise UnknownModel(f"no version of model {model!r} is published")
-            known = (now, entries)
-            self._read[model] = known
-        return known[1]
+            self._read[model] = (now, known)
+        return known
+
+    def known(self, model: str) -> dict[str, Entry] | None:
+        """The versions of a model as read in the last second; None if they were not."""
+        read_at, entries = self._read.get(model, _NEVER)
+        return entries if self._clock() - read_at <= self._ttl_s else None
 
     def entry(self, ref: ModelRef) -> Entry:
         """One version.

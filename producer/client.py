@@ -19,8 +19,7 @@ from producer.catalog import Catalog
 from producer.connect import redis_reachable
 from producer.contract import Job, ModelRef, Request, check_job_id
 from producer.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
-from producer.grouping import Group, Ticket
-from producer.latch import Latch
+from producer.grouping import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.settings import Settings
 from producer.submission import (
@@ -36,9 +35,6 @@ from producer.submission import (
 
 #: How long one blocking read waits before the job itself is looked at.
 _SLICE_S = 1.0
-
-#: How often a thread that waits for its job looks whether others have submitted it.
-_ASIDE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +70,6 @@ class Handle(Accepted):
         return self.client.cancel(self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A submission on its way; made by `Client.begin`."""
-
-    client: Client
-    ticket: Ticket[Draft, Outcome]
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether there is nothing to wait for: it was refused, or an earlier request made it."""
-        ticket = self.ticket
-        return ticket.is_done and (ticket.error is not None or not _is_new(ticket.result()))
-
-    def advance(self) -> None:
-        """Submit, if it is this thread's turn; to be called whenever the latch is set."""
-        self.client._commits.advance(self.ticket)
-
-    def handle(self) -> Handle:
-        """The accepted job, once the submission is done.
-
-        Raises:
-            ModelyardError: As `Client.submit`.
-        """
-        while not self.ticket.is_done:
-            self.ticket.latch.wait(_ASIDE_S)  # nobody sets it just because all went well
-            self.advance()
-        return self.client._accepted(self.ticket.result())
-
-
 class Client:
     """Submits jobs to one Redis; safe for threads.
 
@@ -122,7 +89,7 @@ class Client:
         self._blocking: Redis = connect.blocking(self.url, _SLICE_S)
         self._submission = Submission(self.redis, self.catalog, self.settings)
         self._commits = Group(self._submission.submit, first_chunk)
-        self._reads = Group(self._read, lambda ids: min(len(ids), CHUNK))
+        self._reads = Group(self.read, lambda ids: min(len(ids), CHUNK))
 
     def close(self) -> None:
         """Give the connections back."""
@@ -163,14 +130,29 @@ class Client:
         """As `submit`, from a `Request`; ``job_id`` lets a caller wait before it submits."""
         return self._accepted(self._commits.ask(self._submission.draft(request, job_id)))
 
-    def begin(self, request: Request, job_id: str, latch: Latch) -> Pending:
-        """As `submit_request`, for a thread that waits for the job's end with ``latch``, too.
+    def draft(self, request: Request, job_id: str | None = None) -> Draft:
+        """The request, checked: what `submit_drafts` takes.
 
-        The latch is set when the job is refused, when it is a repeat, when it is this thread's turn
-        to submit what several threads have brought, and never just because all went well.
+        Raises:
+            ModelyardError: As `submit`; nothing was queued.
         """
-        draft = self._submission.draft(request, job_id)
-        return Pending(self, self._commits.bring(draft, latch, _is_new))
+        return self._submission.draft(request, job_id)
+
+    def draft_at_once(self, request: Request, job_id: str) -> Draft | None:
+        """As `draft`, but None where Redis would have to be asked, as it is to refuse rows.
+
+        Raises:
+            ModelyardError: The request cannot become a job, whatever Redis says.
+        """
+        return self._submission.draft_at_once(request, job_id)
+
+    def submit_drafts(self, drafts: Sequence[Draft]) -> list[Handle | ModelyardError]:
+        """Queue as many drafts as `first_chunk` says, at most; for each its handle, or a refusal.
+
+        Raises:
+            Unavailable: Redis does not answer. Jobs may have been queued; repeating is safe.
+        """
+        return [self._handle(outcome) for outcome in self._submission.submit(drafts)]
 
     def submit_many(self, requests: Iterable[Request]) -> list[Handle | ModelyardError]:
         """Queue many jobs in few round trips; for each its handle, or why it was refused.
@@ -196,6 +178,15 @@ class Client:
             Unavailable: Redis does not answer.
         """
         return found_job(job_id, self._reads.ask(check_job_id(job_id)))
+
+    def read(self, job_ids: Sequence[str]) -> list[Raw]:
+        """Several jobs as they stand, at most `CHUNK`, for `producer.results.found_job`.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        with redis_reachable():
+            return read_raw(self.redis, job_ids)
 
     def wait(self, job_id: str, timeout_s: float = 30.0) -> Job:
         """The ended job, as soon as it ends.
@@ -250,10 +241,6 @@ class Client:
         with redis_reachable():
             return resolve(self.redis, model, version, point)
 
-    def _read(self, job_ids: Sequence[str]) -> list[Raw]:
-        with redis_reachable():
-            return read_raw(self.redis, job_ids)
-
     def _drafted(self, request: Request) -> Draft | ModelyardError:
         """The request as a draft, or why it can be none.
 
@@ -295,8 +282,3 @@ class Client:
                 client=self,
             )
         return outcome
-
-
-def _is_new(outcome: Outcome) -> bool:
-    """Whether whoever waits for the job's end need not be told."""
-    return isinstance(outcome, Accepted) and not outcome.is_repeat

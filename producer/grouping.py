@@ -2,7 +2,8 @@
 
 A thread that finds nobody at it asks at once, alone, so that an idle process pays nothing. What
 other threads bring meanwhile waits, and when the round trip is over one of them takes all of it in
-the next. No thread of its own, no timer: the slower Redis answers, the larger the groups.
+the next. No thread of its own, no timer: the slower Redis answers, the larger the groups. An event
+loop has `gateway.errands` instead.
 """
 
 from __future__ import annotations
@@ -20,36 +21,24 @@ R = TypeVar("R")
 
 #: A call that took this long and failed has met a Redis that hangs: those who wait behind it are
 #: told so, too, in place of each waiting as long again.
-_HANG_S = 0.4
+HANG_S = 0.4
 
 
-class Ticket(Generic[T, R]):
-    """What one thread asks, and what it is told; made by `Group.bring`.
+class _Ticket(Generic[T, R]):
+    """What one thread asks, and what it is told."""
 
-    Attributes:
-        is_done: Whether the answer, or the error, is there.
-    """
+    __slots__ = ("answer", "error", "is_done", "item", "latch")
 
-    __slots__ = ("answer", "error", "has_turn", "is_done", "is_quiet", "item", "latch")
-
-    def __init__(self, item: T, latch: Latch, is_quiet: Callable[[R], bool]) -> None:
+    def __init__(self, item: T) -> None:
         self.item = item
-        self.latch = latch
-        self.is_quiet = is_quiet
+        self.latch = Latch()
         self.answer: R | None = None
         self.error: ModelyardError | None = None
         self.is_done = False
-        self.has_turn = False
 
     def tell(self, error: ModelyardError | None, answer: R | None = None) -> None:
-        """Set what it is told, and wake its thread unless the answer needs none."""
+        """Set what it is told, and wake its thread."""
         self.answer, self.error, self.is_done = answer, error, True
-        if error is not None or not self.is_quiet(answer):  # type: ignore[arg-type]  # an answer
-            self.latch.set()
-
-    def take_turn(self) -> None:
-        """Let its thread go on waiting."""
-        self.has_turn = True
         self.latch.set()
 
     def result(self) -> R:
@@ -77,7 +66,7 @@ class Group(Generic[T, R]):
         self._call = call
         self._fit = fit
         self._lock = threading.Lock()
-        self._waiting: list[Ticket[T, R]] = []
+        self._waiting: list[_Ticket[T, R]] = []
         self._is_busy = False
 
     def ask(self, item: T) -> R:
@@ -86,38 +75,16 @@ class Group(Generic[T, R]):
         Raises:
             ModelyardError: As ``call`` does, for all items of a group.
         """
-        ticket = self.bring(item, Latch())
-        while not ticket.is_done:
-            ticket.latch.wait()
-            self.advance(ticket)
-        return ticket.result()
-
-    def bring(
-        self, item: T, latch: Latch, is_quiet: Callable[[R], bool] = lambda answer: False
-    ) -> Ticket[T, R]:
-        """Ask for one item, and let its thread wait for something else with the same latch.
-
-        Whenever the latch is set and the ticket is not done, call `advance`: it may be its turn,
-        and others wait behind it.
-
-        Args:
-            item: What to ask.
-            latch: What its thread waits on.
-            is_quiet: Whether an answer need not wake it.
-        """
-        ticket: Ticket[T, R] = Ticket(item, latch, is_quiet)
+        ticket: _Ticket[T, R] = _Ticket(item)
         with self._lock:
             self._waiting.append(ticket)
             is_leader = not self._is_busy
             self._is_busy = True
-        if is_leader:
+        if not is_leader:
+            ticket.latch.wait()  # until it is told, or it is its turn to ask for those behind it
+        if not ticket.is_done:
             self._lead()
-        return ticket
-
-    def advance(self, ticket: Ticket[T, R]) -> None:
-        """Take the ticket's turn, if it has come."""
-        if ticket.has_turn and not ticket.is_done:
-            self._lead()
+        return ticket.result()
 
     @property
     def waiting(self) -> int:
@@ -138,13 +105,13 @@ class Group(Generic[T, R]):
             error = raised
         finally:
             took_s = time.monotonic() - began
-            self._pass_on(error if isinstance(error, Unavailable) and took_s > _HANG_S else None)
+            self._pass_on(error if isinstance(error, Unavailable) and took_s > HANG_S else None)
             if error is None:
                 for ticket, answer in zip(group, answers, strict=True):
                     ticket.tell(None, answer)
             else:
                 for ticket in group:
-                    ticket.tell(_copy(error))
+                    ticket.tell(another(error))
 
     def _pass_on(self, hang: Unavailable | None) -> None:
         """Give the turn to the next thread; if Redis hangs, tell so to all who wait."""
@@ -154,11 +121,12 @@ class Group(Generic[T, R]):
             heir = self._waiting[0] if self._waiting else None
             self._is_busy = heir is not None
         if heir is not None:
-            heir.take_turn()
-        for ticket in told:
-            ticket.tell(_copy(hang))
+            heir.latch.set()
+        if hang is not None:
+            for ticket in told:
+                ticket.tell(another(hang))
 
 
-def _copy(error: ModelyardError | None) -> ModelyardError | None:
-    """The same error for another thread: one that is raised twice mixes up its tracebacks."""
-    return None if error is None else type(error)(*error.args)
+def another(error: ModelyardError) -> ModelyardError:
+    """The same error for another caller: one that is raised twice mixes up its tracebacks."""
+    return type(error)(*error.args)

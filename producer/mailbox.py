@@ -1,9 +1,10 @@
 """Many waits, one connection: how a gateway process learns that jobs have ended.
 
-Every end of a job is published on one channel. One thread listens for all waiters of the process
-and reads, in one round trip, those jobs that somebody here waits for; each waiter's own thread
-decodes its job. What was missed (a lost message, a job ended by a stock ``rq worker``) is found by
-looking again every half second, so the channel makes it fast and the look makes it sure.
+Every end of a job is published on one channel. One thread listens for all waiters of the process,
+reads in one round trip those jobs that somebody here waits for, and hands over all of them at once;
+whoever waits decodes its job. What was missed (a lost message, a job ended by a stock
+``rq worker``) is found by looking again every half second, so the channel makes it fast and the
+look makes it sure.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import connect, keys
-from producer.contract import Job
-from producer.latch import Latch
-from producer.results import Raw, decode_job, read_raw
+from producer.results import Raw, read_raw
+from producer.submission import CHUNK
 from producer.subscription import Subscription
 
 #: How often all waiting jobs are looked at, in case a message was lost.
@@ -28,65 +28,44 @@ LOOK_S = 0.5
 
 _log = logging.getLogger(__name__)
 
-
-class Waiter:
-    """One thread's wait for one job; made by `Mailbox.expect`.
-
-    Attributes:
-        job_id: The job.
-        latch: What the thread waits on, also for what comes before the job's end.
-    """
-
-    __slots__ = ("_raw", "job_id", "latch")
-
-    def __init__(self, job_id: str) -> None:
-        self.job_id = job_id
-        self.latch = Latch()
-        self._raw: Raw | None = None
-
-    def wait(self, timeout_s: float) -> Job | None:
-        """The ended job; None if it does not end in ``timeout_s`` seconds, or the latch was set."""
-        if self._raw is None:
-            self.latch.wait(timeout_s)
-        return None if self._raw is None else decode_job(self.job_id, self._raw)
-
-    def deliver(self, raw: Raw) -> None:
-        """Wake the waiting thread."""
-        self._raw = raw
-        self.latch.set()
+#: Whoever waits: what it is told by is its own business.
+W = TypeVar("W")
 
 
-class Mailbox:
+class Mailbox(Generic[W]):
     """Listens on a thread of its own from the first wait on; safe for threads.
 
     Args:
         url: The Redis to listen on.
+        tell: Told, on that thread, of those whose jobs have ended, with what Redis holds of them.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tell: Callable[[Sequence[tuple[W, Raw]]], None]) -> None:
         self._url = url
+        self._tell = tell
         self._lock = threading.Lock()
-        self._waiters: dict[str, list[Waiter]] = {}
+        self._waiters: dict[str, tuple[W, ...]] = {}
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    @contextmanager
-    def expect(self, job_id: str) -> Iterator[Waiter]:
-        """A waiter for ``job_id``, which may be submitted after this call: nothing is missed."""
-        waiter = Waiter(job_id)
+    def expect(self, job_id: str, waiter: W) -> None:
+        """Wait for ``job_id``, which may be submitted after this call: nothing is missed."""
         with self._lock:
-            self._waiters.setdefault(job_id, []).append(waiter)
+            self._waiters[job_id] = (*self._waiters.get(job_id, ()), waiter)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
                 self._thread.start()
-        try:
-            yield waiter
-        finally:
-            self._forget(waiter)
+
+    def forget(self, job_id: str, waiter: W) -> None:
+        """End a wait, whether it was told or not."""
+        with self._lock:
+            left = tuple(one for one in self._waiters.pop(job_id, ()) if one is not waiter)
+            if left:
+                self._waiters[job_id] = left
 
     @property
     def waiting(self) -> int:
-        """How many threads wait."""
+        """How many wait."""
         return sum(map(len, list(self._waiters.values())))
 
     def close(self) -> None:
@@ -94,14 +73,6 @@ class Mailbox:
         self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=2 * LOOK_S)
-
-    def _forget(self, waiter: Waiter) -> None:
-        with self._lock:
-            left = [other for other in self._waiters.get(waiter.job_id, []) if other is not waiter]
-            if left:
-                self._waiters[waiter.job_id] = left
-            else:
-                self._waiters.pop(waiter.job_id, None)
 
     def _run(self) -> None:
         pause_s = 0.05
@@ -128,16 +99,18 @@ class Mailbox:
                     ended, looked = list(self._waiters), now
                 self._deliver(reader, ended)
 
-    def _deliver(self, reader: Redis, job_ids: list[str]) -> None:
+    def _deliver(self, reader: Redis, job_ids: Iterable[str]) -> None:
         wanted = [job_id for job_id in job_ids if job_id in self._waiters]
-        if not wanted:
-            return
-        for job_id, raw in zip(wanted, read_raw(reader, wanted), strict=True):
-            if raw[0][0] in _ENDED:
-                with self._lock:
-                    waiters = list(self._waiters.get(job_id, ()))
-                for waiter in waiters:
-                    waiter.deliver(raw)
+        for begin in range(0, len(wanted), CHUNK):
+            chunk = wanted[begin : begin + CHUNK]
+            told = [
+                (waiter, raw)
+                for job_id, raw in zip(chunk, read_raw(reader, chunk), strict=True)
+                if raw[0][0] in _ENDED
+                for waiter in self._waiters.get(job_id, ())
+            ]
+            if told:
+                self._tell(told)
 
 
 _ENDED = frozenset({b"finished", b"failed", b"canceled", b"stopped"})

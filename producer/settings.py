@@ -51,17 +51,18 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the gateway listens on.")
     gateway_processes: int = Field(default=1, ge=1, le=64, description="Gateway processes.")
     gateway_threads: int = Field(
-        default=128,
+        default=32,
         ge=4,
         le=4096,
-        description="Requests that one gateway process works on at once, waits included.",
+        description="Calls that are not about jobs (models, routes, metrics) which one gateway "
+        "process works on at once.",
     )
     gateway_waits: int = Field(
-        default=96,
+        default=1000,
         ge=1,
         le=4000,
-        description="Of these, requests that may wait for a job at once; one more gets its answer "
-        "without waiting, and `predict` gets 503.",
+        description="Calls that may wait for a job at once in one gateway process; one more gets "
+        "its answer without waiting, and `predict` gets 503.",
     )
     pool_min: int = Field(
         default=1, ge=0, le=1024, description="Workers that the pool keeps running."

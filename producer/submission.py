@@ -9,15 +9,14 @@ job's id is chosen here, so that repeating a call whose answer was lost queues n
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 
 from producer import wire
-from producer.catalog import Catalog
+from producer.catalog import Catalog, Entry
 from producer.connect import redis_reachable
 from producer.contract import ModelRef, Request, Signature, check_name
 from producer.errors import (
@@ -31,6 +30,7 @@ from producer.errors import (
     UnknownModel,
     UnknownVersion,
 )
+from producer.ids import new_id
 from producer.payload import encode_call
 from producer.routing import point_of
 from producer.rows import check_outputs, check_rows
@@ -118,18 +118,38 @@ class Submission:
         _check_request(request)
         point = point_of(request.model, request.routing_key)
         with redis_reachable():
-            entries = self._catalog.versions(request.model)
-            guess = self._chosen.get((request.model, request.version), request.version or "")
-            entry = entries.get(guess) or entries[max(entries)]
+            signature = self._guess(request, self._catalog.versions(request.model)).signature
             try:
-                arguments = self._arguments(request, entry.signature)
+                arguments = self._arguments(request, signature)
             except ModelyardError:
                 # The guess may be wrong: look which version it really is before refusing the rows.
                 ref = resolve(self._redis, request.model, request.version, point)
-                entry = self._catalog.entry(ref)
-                arguments = self._arguments(request, entry.signature)
-        job_id = job_id or secrets.token_hex(16)
-        return _drafted(request, job_id, point, entry.signature, arguments)
+                signature = self._catalog.entry(ref).signature
+                arguments = self._arguments(request, signature)
+        return _drafted(request, job_id or new_id(), point, signature, arguments)
+
+    def draft_at_once(self, request: Request, job_id: str) -> Draft | None:
+        """As `draft`, but None where Redis would have to be asked: for an event loop.
+
+        Raises:
+            ModelyardError: The request cannot become a job, whatever Redis says.
+        """
+        _check_request(request)
+        entries = self._catalog.known(request.model)
+        if entries is None:
+            return None
+        signature = self._guess(request, entries).signature
+        try:
+            arguments = self._arguments(request, signature)
+        except ModelyardError:
+            return None
+        point = point_of(request.model, request.routing_key)
+        return _drafted(request, job_id, point, signature, arguments)
+
+    def _guess(self, request: Request, entries: Mapping[str, Entry]) -> Entry:
+        """The version that the request will most likely meet."""
+        guess = self._chosen.get((request.model, request.version), request.version or "")
+        return entries.get(guess) or entries[max(entries)]
 
     def _arguments(self, request: Request, signature: Signature) -> list[Argument]:
         """What the submitting script takes behind the point: signature, rows, ..., data.

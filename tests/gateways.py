@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -18,9 +19,9 @@ from flask import Flask
 from redis import Redis
 
 from gateway.app import create_app
+from gateway.services import services_of
 from producer import keys, tether
 from producer.connect import steady
-from producer.mailbox import Mailbox
 from producer.settings import Settings
 from tests.stand_ins import finish, new_client, queued
 from tests.waiting import wait_until
@@ -34,15 +35,28 @@ RESULT = {
 
 
 @contextmanager
-def new_app(url: str, mailbox: Mailbox | None = None, **settings: Any) -> Iterator[Flask]:
+def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="loop")
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def new_app(url: str, **settings: Any) -> Iterator[Flask]:
     """The application in this process, on a Redis that need not be there."""
-    own = mailbox or Mailbox(url)
-    with new_client(url, **settings) as client:
+    with new_client(url, **settings) as client, running_loop() as loop:
+        app = create_app(client.settings, client, loop)
         try:
-            yield create_app(client.settings, client, own)
+            yield app
         finally:
-            if mailbox is None:
-                own.close()
+            services_of(app).close()
 
 
 @contextmanager

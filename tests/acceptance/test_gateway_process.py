@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from redis import Redis
 
 from producer import keys
 from producer.settings import Settings
-from tests.gateways import RESULT, RunningGateway, running_gateway, stand_in_worker
+from tests.gateways import RESULT, Answer, RunningGateway, running_gateway, stand_in_worker
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued
 from tests.waiting import ends_soon, wait_until
@@ -28,6 +29,7 @@ from tests.yards import clean_environ
 
 JOBS = "/v1/models/iris/jobs"
 PREDICT = "/v1/models/iris/predict"
+ROUTE = "/v1/models/iris/route"
 BODY = {"instances": [ROW]}
 
 
@@ -163,21 +165,22 @@ def test_a_url_that_is_none_is_one_line_and_status_1(url):
 
 
 def test_many_long_polls_do_not_hold_up_a_short_request(
-    gateway: RunningGateway, redis: Redis, redis_url: str, threads: ThreadPoolExecutor
+    redis: Redis, redis_url: str, tmp_path: Path, threads: ThreadPoolExecutor
 ):
-    job_id = gateway.call("POST", JOBS, BODY).json["id"]
-    polls = [threads.submit(gateway.call, "GET", f"/v1/jobs/{job_id}?wait=30") for _ in range(96)]
-    wait_until(lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1, 60)
-    # Once the bound is reached, one more wait is answered at once.
-    wait_until(
-        lambda: gateway.call("GET", f"/v1/jobs/{job_id}?wait=0.2").json["status"] == "queued", 10
-    )
-    with ends_soon(15):
-        for _ in range(50):
-            assert gateway.call("GET", "/healthz").status == 200
-    with stand_in_worker(redis_url, "iris@v1"):
-        assert {poll.result(20).json["status"] for poll in polls} <= {"finished", "queued"}
-    assert sum(poll.result().json["status"] == "finished" for poll in polls) >= 90
+    publish(redis, "iris", "v1", active="v1")
+    with running_gateway(redis_url, tmp_path, gateway_waits=96) as gateway:
+        job_id = gateway.call("POST", JOBS, BODY).json["id"]
+        path = f"/v1/jobs/{job_id}"
+        polls = [threads.submit(gateway.call, "GET", f"{path}?wait=30") for _ in range(96)]
+        wait_until(lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1, 60)
+        # Once the bound is reached, one more wait is answered at once.
+        wait_until(lambda: gateway.call("GET", f"{path}?wait=0.2").json["status"] == "queued", 10)
+        with ends_soon(15):
+            for _ in range(50):
+                assert gateway.call("GET", "/healthz").status == 200
+        with stand_in_worker(redis_url, "iris@v1"):
+            assert {poll.result(20).json["status"] for poll in polls} <= {"finished", "queued"}
+        assert sum(poll.result().json["status"] == "finished" for poll in polls) >= 90
 
 
 def test_sigterm_ends_waits_within_a_bound_and_their_jobs_live_on(
@@ -295,18 +298,38 @@ def test_a_body_that_ends_too_soon_makes_no_job(gateway: RunningGateway, redis: 
     assert not redis.keys("rq:job:*")
 
 
-def test_clients_that_send_nothing_hold_up_nobody_without_a_body(gateway: RunningGateway):
-    stalled = [connected(gateway, head("Content-Length: 100") + b"{") for _ in range(300)]
+@pytest.mark.parametrize("length", [100, 1_000_000])
+def test_clients_that_send_nothing_hold_up_nobody(gateway: RunningGateway, length):
+    stalled = [connected(gateway, head(f"Content-Length: {length}") + b"{") for _ in range(300)]
     try:
-        wait_until(lambda: gateway.call("POST", JOBS, BODY).status == 503, 60)
         for _ in range(20):
             with ends_soon():
                 assert gateway.call("GET", "/healthz").status == 200
                 assert gateway.call("GET", "/v1/models/iris").status == 200
+                assert gateway.call("POST", JOBS, BODY).status == 202
     finally:
         for connection in stalled:
             connection.close()
-    wait_until(lambda: gateway.call("POST", JOBS, BODY).status == 202, 60)
+
+
+def test_large_bodies_come_in_a_few_at_once(gateway: RunningGateway):
+    large = b" " * 100_000 + json.dumps(BODY).encode()
+    assert gateway.call("POST", JOBS, large).status == 202
+    stalled = [connected(gateway, head("Content-Length: 1000000") + b"{") for _ in range(40)]
+    try:
+        refused = wait_until(lambda: one_with(503, gateway.call("POST", JOBS, large)), 60)
+        assert refused.json["code"] == "unavailable"
+        assert refused.headers["retry-after"] == "1"
+        wait_until(lambda: one_with(503, gateway.call("PUT", ROUTE, large)), 60)
+    finally:
+        for connection in stalled:
+            connection.close()
+    wait_until(lambda: one_with(202, gateway.call("POST", JOBS, large)), 60)
+
+
+def one_with(status: int, answer: Answer) -> Answer | None:
+    """The answer, if it has the status."""
+    return answer if answer.status == status else None
 
 
 def test_it_stops_although_clients_are_in_the_middle_of_a_body(gateway: RunningGateway):
@@ -334,6 +357,66 @@ def test_what_is_no_http_harms_nobody(gateway: RunningGateway, sent):
     with connected(gateway, sent) as connection, suppress(OSError):
         connection.recv(1000)
     assert gateway.call("GET", "/healthz").status == 200
+
+
+# What is answered directly, and what by a view
+
+
+def test_a_call_is_answered_the_same_whichever_way_its_path_is_written(gateway: RunningGateway):
+    for path in (JOBS, "/v1/models/%69ris/jobs", "/v1/models/iris/jobs?x=1"):
+        answer = gateway.call("POST", path, BODY, {"X-Request-Id": "r-1"})
+        assert (answer.status, answer.headers["x-request-id"]) == (202, "r-1")
+        asked = gateway.call("HEAD", answer.json["url"])
+        shown = gateway.call("GET", answer.json["url"])
+        assert (asked.status, asked.body, shown.status) == (200, b"", 200)
+        assert asked.headers["content-length"] == str(len(shown.body))
+        differ = {"date", "x-request-id"}
+        assert asked.headers.keys() == shown.headers.keys()
+        assert {k: v for k, v in asked.headers.items() if k not in differ} == {
+            k: v for k, v in shown.headers.items() if k not in differ
+        }
+
+
+def test_views_get_their_bodies_queries_and_fields(gateway: RunningGateway):
+    put = gateway.call("PUT", ROUTE + "?wait=0", {"active": "v1"})
+    assert (put.status, put.json["warm"]["state"]) == (200, "skipped")
+    assert gateway.call("PUT", ROUTE, {"active": "v1"}, {"If-Match": '"99"'}).status == 412
+    assert gateway.call("PUT", ROUTE, b" " * (9 * 2**20)).status == 413
+    assert gateway.call("PUT", ROUTE, b"{", {"Content-Type": "text/plain"}).status == 415
+    assert gateway.call("POST", ROUTE, BODY).headers["allow"]
+
+
+def test_clients_that_leave_while_they_wait_harm_nobody(
+    redis: Redis, redis_url: str, tmp_path: Path
+):
+    publish(redis, "iris", "v1", active="v1")
+    body = json.dumps(BODY).encode()
+    sent = head(f"Content-Length: {len(body)}").replace(JOBS.encode(), PREDICT.encode()) + body
+    with running_gateway(redis_url, tmp_path) as gateway:
+        gone = [connected(gateway, sent) for _ in range(20)]
+        wait_until(lambda: len(queued(redis, "iris@v1")) == 20, 10)
+        for connection in gone:
+            connection.close()
+        with stand_in_worker(redis_url, "iris@v1"):
+            assert gateway.call("POST", PREDICT, BODY).json["result"] == RESULT
+        assert gateway.stop() == 0
+        assert {event["level"] for event in gateway.events()} == {"info"}
+
+
+def test_a_field_that_is_no_text_is_not_taken_for_none(gateway: RunningGateway, redis: Redis):
+    body = json.dumps(BODY).encode()
+    sent = head(f"Idempotency-Key: caf\u00e9\r\nContent-Length: {len(body)}")
+    assert reply(connected(gateway, sent + body)).split()[1] == b"422"
+    assert not redis.keys("rq:job:*")
+
+
+def test_a_large_body_is_as_good_as_a_small_one(gateway: RunningGateway, redis_url: str):
+    rows = [ROW] * 10_000
+    with stand_in_worker(redis_url, "iris@v1", result={"predictions": ["x" * 50] * 10_000}):
+        answer = gateway.call("POST", PREDICT, {"instances": rows})
+    assert (answer.status, len(answer.json["result"]["predictions"])) == (200, 10_000)
+    wrong = gateway.call("POST", JOBS, {"instances": [*rows[1:], ["x"] * 4]})
+    assert (wrong.status, wrong.json["errors"][0]["loc"]) == (422, ["instances", 9_999, 0])
 
 
 # The check of a container

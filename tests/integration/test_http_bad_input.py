@@ -14,9 +14,7 @@ from redis import Redis
 from gateway import bodies
 from producer import keys
 from producer.contract import Column, Output, Signature
-from producer.mailbox import Mailbox
 from tests.gateways import new_app
-from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, ROW, TEXT, publish
 
 NARROW_FLOATS = Signature(
@@ -29,22 +27,13 @@ CELL = '{{"instances": [[1, 2, 3, 4], [{}, 2, 3, 4]]}}'
 GOOD = {"instances": [ROW]}
 
 
-@pytest.fixture(scope="module")
-def mailbox(redis_server: RedisServer) -> Iterator[Mailbox]:
-    """One for all tests here: to close one takes as long as its thread listens."""
-    redis_server.start()
-    made = Mailbox(redis_server.url)
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def http(redis: Redis, redis_url: str, mailbox: Mailbox) -> Iterator[FlaskClient]:
+def http(redis: Redis, redis_url: str) -> Iterator[FlaskClient]:
     publish(redis, "iris", "v1", signature=IRIS, active="v1")
     publish(redis, "iris", "v2", signature=NARROW_FLOATS, active="v1")
     publish(redis, "sentiment", "v1", signature=TEXT, active="v1")
     publish(redis, "idle", "v1", signature=IRIS)
-    with new_app(redis_url, mailbox, rows=10, body_bytes=4096, queue_bound=2) as app:
+    with new_app(redis_url, rows=10, body_bytes=4096, queue_bound=2) as app:
         yield app.test_client()
 
 

@@ -15,7 +15,6 @@ from redis import Redis
 from gateway import bodies
 from gateway.services import services_of
 from producer import keys, submission
-from producer.mailbox import Mailbox
 from tests.gateways import RESULT, new_app, stand_in_worker
 from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, NARROW, ROW, commands_sent, fail, finish, publish, queued, start
@@ -205,9 +204,8 @@ def test_a_prediction_whose_end_nobody_told_of_is_found(
 def deaf(redis: Redis, redis_url: str) -> Iterator[Any]:
     """A gateway that nobody tells of any job's end."""
     publish(redis, "iris", "v1", active="v1")
-    mailbox = Mailbox(redis_url)
-    mailbox.close()
-    with new_app(redis_url, mailbox) as app:
+    with new_app(redis_url) as app:
+        services_of(app).waits.mailbox.close()
         yield app.test_client()
 
 

@@ -23,18 +23,6 @@ from tests.stand_ins import ROW, publish
 
 
 @pytest.fixture
-def app(redis: Redis, redis_url: str) -> Iterator[Flask]:
-    publish(redis, "iris", "v1", active="v1")
-    with new_app(redis_url) as made:
-        yield made
-
-
-@pytest.fixture
-def http(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-@pytest.fixture
 def logged() -> Iterator[io.StringIO]:
     """What is logged during the test."""
     root = logging.getLogger()
@@ -44,6 +32,18 @@ def logged() -> Iterator[io.StringIO]:
     yield stream
     root.handlers, root.level = handlers, level
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def app(redis: Redis, redis_url: str, logged: io.StringIO) -> Iterator[Flask]:
+    publish(redis, "iris", "v1", active="v1")
+    with new_app(redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def http(app: Flask) -> FlaskClient:
+    return app.test_client()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -100,10 +100,10 @@ def test_a_request_leaves_one_line_with_its_job(http, logged: io.StringIO):
 def test_an_unknown_error_is_in_the_log_under_the_requests_id(
     app: Flask, logged: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(_job_id: str) -> None:
+    async def fail(_job_id: str) -> None:
         raise RuntimeError("a cause that callers must not see")
 
-    monkeypatch.setattr(services_of(app).client, "get", fail)
+    monkeypatch.setattr(services_of(app).waits, "look", fail)
     response: Any = app.test_client().get("/v1/jobs/abc", headers={"X-Request-Id": "r-2"})
     assert (response.status_code, response.json["code"]) == (500, "internal")
     assert "cause" not in response.get_data(as_text=True)

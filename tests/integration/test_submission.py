@@ -68,6 +68,23 @@ def test_a_submission_is_one_round_trip(client: Client, redis: Redis):
     assert [command.split()[0] for command in sent] == ["EVALSHA"]
 
 
+def test_a_draft_at_once_asks_redis_nothing(client: Client, redis: Redis):
+    good, bad = Request("iris", [ROW], routing_key="u"), Request("iris", [[1, 2]])
+    assert client.draft_at_once(good, "job-1") is None, "the catalogue has not been read"
+    drafted = client.draft(good, "job-1")
+    with commands_sent(redis) as sent:
+        assert client.draft_at_once(good, "job-1") == drafted
+        assert client.draft_at_once(bad, "job-1") is None, "Redis may name another version"
+        with pytest.raises(InvalidName):
+            client.draft_at_once(Request("IRIS", [ROW]), "job-1")
+    assert sent == []
+    with pytest.raises(InvalidInput):
+        client.draft(bad, "job-1")
+    (handle,) = client.submit_drafts([drafted])
+    assert isinstance(handle, Handle)
+    assert (handle.id, queued(redis, "iris@v1")) == ("job-1", ["job-1"])
+
+
 def test_many_submissions_are_one_round_trip_for_each_chunk(client: Client, redis: Redis):
     client.submit("iris", instances=[ROW])
     with commands_sent(redis) as sent:

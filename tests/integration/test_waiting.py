@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from producer.errors import (
     UnknownJob,
 )
 from producer.mailbox import LOOK_S, Mailbox
+from producer.results import Raw, decode_job
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, fail, finish, new_client, publish, start
 from tests.waiting import ends_soon, wait_until
@@ -37,9 +39,46 @@ def client(redis: Redis, redis_url: str) -> Iterator[Client]:
         yield made
 
 
+class Told:
+    """A thread's wait for one job."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self._event = threading.Event()
+        self._raw: Raw | None = None
+
+    def wait(self, timeout_s: float) -> Job | None:
+        self._event.wait(timeout_s)
+        return None if self._raw is None else decode_job(self.job_id, self._raw)
+
+    def tell(self, raw: Raw) -> None:
+        self._raw = raw
+        self._event.set()
+
+
+def new_mailbox(url: str) -> Mailbox[Told]:
+    """A mailbox for threads."""
+
+    def tell(told: Sequence[tuple[Told, Raw]]) -> None:
+        for waiter, raw in told:
+            waiter.tell(raw)
+
+    return Mailbox(url, tell)
+
+
+@contextmanager
+def expecting(mailbox: Mailbox[Told], job_id: str) -> Iterator[Told]:
+    waiter = Told(job_id)
+    mailbox.expect(job_id, waiter)
+    try:
+        yield waiter
+    finally:
+        mailbox.forget(job_id, waiter)
+
+
 @pytest.fixture
-def mailbox(redis_url: str) -> Iterator[Mailbox]:
-    made = Mailbox(redis_url)
+def mailbox(redis_url: str) -> Iterator[Mailbox[Told]]:
+    made = new_mailbox(redis_url)
     yield made
     made.close()
 
@@ -199,17 +238,17 @@ def test_a_redis_that_dies_during_a_wait_is_unavailable_and_the_client_works_aga
 # The mailbox
 
 
-def wait_in(mailbox: Mailbox, job_id: str, timeout_s: float = 10) -> Job | None:
-    with mailbox.expect(job_id) as waiter:
+def wait_in(mailbox: Mailbox[Told], job_id: str, timeout_s: float = 10) -> Job | None:
+    with expecting(mailbox, job_id) as waiter:
         return waiter.wait(timeout_s)
 
 
-def all_wait(mailbox: Mailbox, count: int) -> None:
+def all_wait(mailbox: Mailbox[Told], count: int) -> None:
     wait_until(lambda: mailbox.waiting == count)
 
 
 def test_many_threads_wait_on_one_connection(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
 ):
     ids = [submitted(client) for _ in range(50)]
     waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
@@ -228,7 +267,7 @@ def test_many_threads_wait_on_one_connection(
 def test_a_message_wakes_the_waiter_before_the_next_look(
     client: Client,
     redis: Redis,
-    mailbox: Mailbox,
+    mailbox: Mailbox[Told],
     threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -245,7 +284,7 @@ def test_a_message_wakes_the_waiter_before_the_next_look(
 
 
 def test_a_message_with_many_ids_wakes_all_of_them(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
 ):
     ids = [submitted(client) for _ in range(3)]
     waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
@@ -257,7 +296,7 @@ def test_a_message_with_many_ids_wakes_all_of_them(
 
 
 def test_several_threads_may_wait_for_the_same_job(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
     waiting = [threads.submit(wait_in, mailbox, job_id) for _ in range(5)]
@@ -267,7 +306,7 @@ def test_several_threads_may_wait_for_the_same_job(
 
 
 def test_a_lost_message_is_found_by_the_look(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
     waiting = threads.submit(wait_in, mailbox, job_id)
@@ -279,7 +318,9 @@ def test_a_lost_message_is_found_by_the_look(
     assert job.result == RESULT
 
 
-def test_a_job_that_ended_before_the_wait_is_found(client: Client, redis: Redis, mailbox: Mailbox):
+def test_a_job_that_ended_before_the_wait_is_found(
+    client: Client, redis: Redis, mailbox: Mailbox[Told]
+):
     job_id = submitted(client)
     finish(redis, job_id, RESULT)
     job = wait_in(mailbox, job_id, 5)
@@ -288,21 +329,21 @@ def test_a_job_that_ended_before_the_wait_is_found(client: Client, redis: Redis,
 
 
 def test_a_job_submitted_after_the_wait_began_is_not_missed(
-    client: Client, redis: Redis, mailbox: Mailbox
+    client: Client, redis: Redis, mailbox: Mailbox[Told]
 ):
-    with mailbox.expect("chosen-id") as waiter:
+    with expecting(mailbox, "chosen-id") as waiter:
         client.submit_request(Request("iris", [ROW]), "chosen-id")
         finish(redis, "chosen-id", RESULT)
         assert waiter.wait(5) is not None
 
 
-def test_a_wait_that_times_out_gives_none_and_is_forgotten(client: Client, mailbox: Mailbox):
+def test_a_wait_that_times_out_gives_none_and_is_forgotten(client: Client, mailbox: Mailbox[Told]):
     assert wait_in(mailbox, submitted(client), 0.05) is None
     assert mailbox.waiting == 0
 
 
 def test_failures_and_cancellations_wake_too(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
 ):
     failed, canceled = submitted(client), submitted(client)
     waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in (failed, canceled)]
@@ -315,7 +356,11 @@ def test_failures_and_cancellations_wake_too(
 
 @pytest.mark.parametrize("garbage", [b"\xff\xfe\x00", b"", b" ", b"x" * 100_000, b"a b\nc\0d"])
 def test_garbage_on_the_channel_stops_nobody(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor, garbage: bytes
+    client: Client,
+    redis: Redis,
+    mailbox: Mailbox[Told],
+    threads: ThreadPoolExecutor,
+    garbage: bytes,
 ):
     job_id = submitted(client)
     waiting = threads.submit(wait_in, mailbox, job_id)
@@ -327,7 +372,7 @@ def test_garbage_on_the_channel_stops_nobody(
 
 
 def test_a_message_about_a_job_that_goes_on_wakes_nobody(
-    client: Client, redis: Redis, mailbox: Mailbox, threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
     waiting = threads.submit(wait_in, mailbox, job_id, 2 * LOOK_S)
@@ -338,7 +383,7 @@ def test_a_message_about_a_job_that_goes_on_wakes_nobody(
 
 
 def test_waits_survive_a_restart_of_redis(
-    client: Client, redis: Redis, mailbox: Mailbox, redis_server: RedisServer
+    client: Client, redis: Redis, mailbox: Mailbox[Told], redis_server: RedisServer
 ):
     """The server forgets everything; what counts is that the same waits end when jobs do."""
     results: list[Future[Job | None]] = []
@@ -361,7 +406,7 @@ def test_a_mailbox_may_be_made_while_redis_is_away(
     redis: Redis, redis_url: str, redis_server: RedisServer
 ):
     redis_server.kill()
-    mailbox = Mailbox(redis_url)
+    mailbox = new_mailbox(redis_url)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(wait_in, mailbox, "the-job", 20)
         all_wait(mailbox, 1)
@@ -377,7 +422,7 @@ def test_a_closed_mailbox_leaves_no_thread_and_no_connection(
     client: Client, redis: Redis, redis_url: str
 ):
     before = set(threading.enumerate())
-    mailbox = Mailbox(redis_url)
+    mailbox = new_mailbox(redis_url)
     wait_in(mailbox, submitted(client), 0)
     wait_until(is_subscribed(redis))
     mailbox.close()
@@ -387,6 +432,6 @@ def test_a_closed_mailbox_leaves_no_thread_and_no_connection(
 
 def test_a_mailbox_nobody_waits_in_has_no_thread(redis_url: str):
     before = threading.active_count()
-    mailbox = Mailbox(redis_url)
+    mailbox = new_mailbox(redis_url)
     assert threading.active_count() == before
     mailbox.close()

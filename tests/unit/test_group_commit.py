@@ -6,9 +6,8 @@ import threading
 from collections.abc import Sequence
 
 from producer.contract import Request
-from producer.errors import ModelyardError, QueueFull, Unavailable
+from producer.errors import ModelyardError, Unavailable
 from producer.grouping import Group
-from producer.latch import Latch
 from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.versions import signature_of
 from tests.waiting import wait_until
@@ -96,7 +95,7 @@ def test_an_outage_is_told_to_each_of_the_group_and_does_not_block_the_next() ->
 
 
 def test_behind_a_redis_that_hangs_nobody_waits_twice(monkeypatch) -> None:
-    monkeypatch.setattr("producer.grouping._HANG_S", -1.0)  # each call takes too long
+    monkeypatch.setattr("producer.grouping.HANG_S", -1.0)  # each call takes too long
     redis = Redis(Unavailable("Redis does not answer"))
     outcomes = submit_in_threads(
         Group(redis, first_chunk), [draft(number) for number in range(5)], redis
@@ -114,37 +113,3 @@ def test_chunks_are_bounded_in_bytes_too_and_keep_the_order() -> None:
 
 def test_a_draft_over_the_bound_goes_alone() -> None:
     assert [len(chunk) for chunk in chunked([draft(1), draft(2, 10 * CHUNK_BYTES)])] == [1, 1]
-
-
-class TestAThreadThatWaitsForSomethingElseToo:
-    def test_is_not_woken_where_all_went_well(self):
-        commits, latch = Commits(accept, first_chunk), Latch()
-        ticket = commits.bring(draft(1), latch, lambda outcome: isinstance(outcome, Accepted))
-        assert ticket.is_done
-        assert not latch.wait(0)
-
-    def test_is_woken_by_an_answer_that_is_not_quiet(self):
-        refused = QueueFull("full")
-        commits, latch = Commits(lambda drafts: [refused], first_chunk), Latch()
-        ticket = commits.bring(draft(1), latch, lambda outcome: isinstance(outcome, Accepted))
-        assert latch.wait(0)
-        assert ticket.result() is refused
-
-    def test_takes_its_turn_for_those_behind_it(self):
-        redis, first_latch, second_latch = Redis(), Latch(), Latch()
-        commits = Commits(redis, first_chunk)
-        leader = threading.Thread(target=commits.bring, args=(draft(1), first_latch))
-        leader.start()
-        wait_until(lambda: redis.groups)
-        ticket = commits.bring(draft(2), second_latch)
-        redis.may_go_on.set()
-        assert second_latch.wait(10), "its turn wakes it"
-        assert not ticket.is_done
-        commits.advance(ticket)
-        leader.join(20)
-        assert ticket.is_done
-        assert redis.groups == [["job1"], ["job2"]]
-
-
-def accept(drafts: Sequence[Draft]) -> list[Outcome]:
-    return [Accepted(one.id, "echo", "v1", "echo@v1", False) for one in drafts]
