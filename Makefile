@@ -27,9 +27,9 @@ help: ## Show this list.
 run: $(VENV)/run.stamp ## Start Redis, the gateway and workers here; Ctrl-C stops them.
 	@exec $(PY) -I -S producer/tether.py 15 $$PPID $(VENV)/bin/modelyard up $(ARGS)
 
-# Most tests wait for processes, so three run side by side on two cores.
+# Most tests wait for processes, so three files run side by side on two cores, in our own order.
 test: $(VENV)/dev.stamp ## Run every test that this machine can run.
-	@$(PY) -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+	@$(PY) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: $(VENV)/dev.stamp ## Run the tests, and show which branches none of them takes.
 	@$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)

@@ -18,7 +18,7 @@ from bench.report import Goal, Section, Table
 from bench.yard import Yard, open_yard, stock_worker, worker
 from producer.contract import ModelRef
 from producer.scripting import Script
-from worker.lease import CHUNK
+from worker.endings import CHUNK
 
 _MODEL = ModelRef("iris", "v1")
 _QUEUE = str(_MODEL)

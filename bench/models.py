@@ -19,7 +19,7 @@ from bench.measure import Spread, ratio
 from bench.progress import say
 from bench.report import OURS, Chart, Goal, Section, Table
 from bench.yard import Yard, open_yard, stock_worker, worker
-from models import compile as compiling
+from models.comparison import speeds
 from models.manifest import Manifest
 from models.publish import publish
 from models.repository import open_repository
@@ -143,7 +143,7 @@ def _round(yard: Yard, name: str, model: Fitted, measured: _Measured) -> None:
         for role, version in (("original", _ORIGINAL), ("candidate", _COMPILED))
     }
     rows = [row if isinstance(row, list) else [row] for row in model.rows[:256]]
-    rates = compiling.speeds(loaded, rows)
+    rates = speeds(loaded, rows)
     for role, version in (("original", _ORIGINAL), ("candidate", _COMPILED)):
         for size in _SIZES:
             measured.bare[version][size].append(rates[role][str(size)])

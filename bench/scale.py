@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from bench.bare import rows_s
 from bench.contest import Contest, take_turns
 from bench.jobs import Drained, drain, one_row
 from bench.measure import Spread, ratio
@@ -29,7 +30,9 @@ _COMPILED_FOREST = ModelRef("iris", "v2")
 _TEXT = """\
 One-row jobs, queued beforehand. `forest@v1` is a forest of 100 trees, not compiled, whose predict
 is the cost; `iris@v1` is a logistic regression, whose predict costs next to nothing in a batch.
-Redis' share is of one core, its limit: where it nears 1, no worker adds anything."""
+Redis' share is of one core, its limit: where it nears 1, no worker adds anything. "Bare" are
+processes that do nothing but predict the same rows: what a second one of these adds is all that a
+second worker could, if the queue cost nothing."""
 
 _TEXT_OF_VERSIONS = """\
 The same number of jobs for 1, 10 and 100 versions, which are copies of `iris@v1`, in turn; one
@@ -61,6 +64,7 @@ def run(quick: bool) -> Section:
             for ref in (_FOREST, _REGRESSION)
             for count in (1, 2)
         }
+        systems |= {f"bare, {count}": partial(_of_bare, yard, count) for count in (1, 2)}
         systems |= {
             f"{count} versions": partial(_of_versions, yard, count, sizes.regression)
             for count in _VERSIONS
@@ -100,6 +104,10 @@ def _of_workers(yard: Yard, ref: ModelRef, workers: int, count: int) -> Drained:
     return drain(yard, running, [one_row(ref.model, ref.version)] * count)
 
 
+def _of_bare(yard: Yard, processes: int) -> Drained:
+    return Drained(rows_s(yard.artefact(_COMPILED_FOREST), processes), 0.0, {})
+
+
 def _of_versions(yard: Yard, versions: int, count: int) -> Drained:
     requests = [one_row(_COPIES, f"v{number}") for number in range(versions)]
     return drain(yard, [yard.running(worker())], requests * (count // versions))
@@ -108,7 +116,9 @@ def _of_versions(yard: Yard, versions: int, count: int) -> Drained:
 def _section(contest: Contest[Drained]) -> Section:
     speeds = {name: Spread.of(d.jobs_s for d in of) for name, of in contest.turns.items()}
     workers = [
-        _worker_row(contest, ref, count) for ref in (_FOREST, _REGRESSION) for count in (1, 2)
+        _worker_row(contest, name, count)
+        for name in (str(_FOREST), "bare", str(_REGRESSION))
+        for count in (1, 2)
     ]
     base = speeds[f"{_VERSIONS[0]} versions"]
     relative = {count: ratio(speeds[f"{count} versions"], base) for count in _VERSIONS}
@@ -121,13 +131,14 @@ def _section(contest: Contest[Drained]) -> Section:
         Table(["versions", "of one version", "jobs/s"], versions, _TEXT_OF_VERSIONS),
     ]
     second = ratio(speeds[f"{_FOREST}, 2"], speeds[f"{_FOREST}, 1"]).median
+    ceiling = ratio(speeds["bare, 2"], speeds["bare, 1"]).median
     medians = [relative[count].median for count in _VERSIONS]
     apart = 1 - min(medians) / max(medians)
     goals = [
         Goal(
             "two workers, where the model is the cost",
             f"at least {_WORKERS_RATIO} x one",
-            f"{second:.2f} x",
+            f"{second:.2f} x (bare predicts {ceiling:.2f} x)",
             second >= _WORKERS_RATIO,
         ),
         Goal(
@@ -140,10 +151,10 @@ def _section(contest: Contest[Drained]) -> Section:
     return Section("More workers, more versions", _TEXT, tables, goals)
 
 
-def _worker_row(contest: Contest[Drained], ref: ModelRef, count: int) -> list[str]:
-    turns = contest.turns[f"{ref}, {count}"]
-    alone = Spread.of(one.jobs_s for one in contest.turns[f"{ref}, 1"])
+def _worker_row(contest: Contest[Drained], name: str, count: int) -> list[str]:
+    turns = contest.turns[f"{name}, {count}"]
+    alone = Spread.of(one.jobs_s for one in contest.turns[f"{name}, 1"])
     speed = Spread.of(one.jobs_s for one in turns)
     share = Spread.of(one.redis_us * one.jobs_s / 1e6 for one in turns)
     of_one = "1" if count == 1 else f"{ratio(speed, alone).show(2)} x"
-    return [str(ref), str(count), of_one, speed.show(), share.show(2)]
+    return [name, str(count), of_one, speed.show(), share.show(2)]

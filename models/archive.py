@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from models.files import open_folder, read_at
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.repository import Repository
-from models.stores.folder import read_file
 from producer.contract import ModelRef
 from producer.errors import ConfigurationError, InvalidManifest
 
@@ -110,10 +110,13 @@ def _checked(file: File, read: Callable[[str, int], bytes | None]) -> bytes:
 
 
 def _from_folder(folder: Path, name: str, most: int) -> bytes | None:
+    opened = open_folder(folder)
     try:
-        return read_file(folder, name, most)
+        return read_at(opened, name, most)
     except FileNotFoundError:
         return None
+    finally:
+        os.close(opened)
 
 
 def _members(source: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from producer.contract import ModelRef
-from producer.errors import ModelUnavailable, ModelyardError, VersionGone
+from producer.errors import ModelUnavailable, ModelyardError, VersionGone, described
 
 if TYPE_CHECKING:
     from models.runtimes import Loaded
@@ -209,8 +209,7 @@ class ModelCache:
         except ModelyardError as error:
             raise ModelUnavailable(f"{ref}: {error.message}") from error
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise ModelUnavailable(f"{ref}: does not load: {what}") from error
+            raise ModelUnavailable(f"{ref}: does not load: {described(error)}") from error
         if model.size_bytes > self._limit_bytes:
             raise ModelUnavailable(
                 f"{ref}: needs {model.size_bytes} bytes, the bound of the model cache is "

@@ -13,27 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.commands.shared import redis_of, repository_of
+from models.commands.shared import (
+    activating,
+    check_argument,
+    common,
+    redis_of,
+    repository_of,
+    version,
+)
 from producer import wire
-from producer.contract import check_name
-from producer.errors import InvalidName, InvalidRequest
+from producer.commands.shared import examples as usage
+from producer.commands.shared import print_json
+from producer.errors import InvalidRequest
 from producer.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from models.repository import Repository
-
-_STORE = click.option("--store", help="Where the artefacts lie: a folder or a URL.")
-_REDIS_URL = click.option("--redis-url", help="Redis to use; by default that of the running yard.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-def _name(_context: click.Context, parameter: click.Parameter, value: str) -> str:
-    try:
-        return check_name(str(parameter.name), value)
-    except InvalidName as error:
-        raise click.BadParameter(error.message) from None
 
 
 def _metrics(
@@ -77,11 +74,8 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.command(
-    epilog="Example: modelyard publish iris v3 iris.joblib --example rows.json --activate"
-)
-@click.argument("model", callback=_name)
-@click.argument("version", callback=_name)
+@click.command(epilog=usage("modelyard publish iris v3 iris.joblib --example rows.json --activate"))
+@version
 @click.argument("file", type=_ARTEFACT)
 @click.option(
     "--example",
@@ -101,12 +95,7 @@ def _tell(line: str) -> None:
     metavar="NAME=NUMBER",
     help="What was measured of it; may be given several times.",
 )
-@click.option(
-    "--activate",
-    is_flag=True,
-    help="Send the model's traffic to it, once the running pools have loaded it.",
-)
-@click.option("--no-wait", is_flag=True, help="With --activate: do not wait for the pools.")
+@activating
 @click.option("--no-compile", is_flag=True, help="Serve it as it is; look for no faster form.")
 @click.option(
     "--memory-mib",
@@ -122,9 +111,7 @@ def _tell(line: str) -> None:
     show_default=True,
     help="Seconds after which that process is ended.",
 )
-@_STORE
-@_REDIS_URL
-@_JSON
+@common
 def publish(
     model: str,
     version: str,
@@ -174,13 +161,15 @@ def publish(
         limits=Limits(memory_bytes=memory_mib * 2**20, cpu_s=timeout_s, wall_s=float(timeout_s)),
         progress=_tell,
     )
-    click.echo(manifest.to_json() if as_json else report.published(manifest, is_active=activate))
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        click.echo(report.published(manifest, is_active=activate))
 
 
-@click.command(epilog="Example: modelyard quantize digits v1 v1-int8")
-@click.argument("model", callback=_name)
-@click.argument("version", callback=_name)
-@click.argument("new_version", callback=_name)
+@click.command(epilog=usage("modelyard quantize digits v1 v1-int8"))
+@version
+@click.argument("new_version", callback=check_argument)
 @click.option(
     "--rows",
     type=_FILE,
@@ -189,9 +178,7 @@ def publish(
     help="Rows to compare the answers on, the more the better; by default rows near the example.",
 )
 @click.option("--note", default="", help="A sentence for people.")
-@_STORE
-@_REDIS_URL
-@_JSON
+@common
 def quantize(
     model: str,
     version: str,
@@ -217,20 +204,18 @@ def quantize(
         repository, redis, model, version, new_version, rows=rows, note=note, progress=_tell
     )
     if as_json:
-        click.echo(wire.dumps(found.to_dict()))
+        print_json(found.to_dict())
     else:
         click.echo(report.quantized(found))
     if found.manifest is None:
         raise SystemExit(1)
 
 
-@click.command(epilog="Example: modelyard examples --if-empty")
+@click.command(epilog=usage("modelyard examples --if-empty"))
 @click.option(
     "--if-empty", is_flag=True, help="Only if the store has no models; else make known what it has."
 )
-@_STORE
-@_REDIS_URL
-@_JSON
+@common
 def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: bool) -> None:
     """Publish the example models: iris v1 and v2, diabetes v1, sentiment v1.
 
@@ -241,7 +226,7 @@ def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: 
     redis, repository = redis_of(settings), repository_of(settings)
     published = _examples(repository, redis, is_wanted=not (if_empty and repository.models()))
     if as_json:
-        click.echo(wire.dumps({"published": published}))
+        print_json({"published": published})
     elif published:
         click.echo(f"published {', '.join(published)}")
     else:
@@ -252,7 +237,7 @@ def _examples(repository: Repository, redis: Redis, *, is_wanted: bool) -> list[
     if is_wanted:
         from models.examples import publish_examples
 
-        refs = publish_examples(repository, redis, lambda line: click.echo(line, err=True))
+        refs = publish_examples(repository, redis, _tell)
         return [str(ref) for ref in refs]
     from models.examples import activate_examples
     from models.publish import register_store

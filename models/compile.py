@@ -9,38 +9,28 @@ and its figures go into the manifest. Anything that goes wrong is a reason, not 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from models.proofs import Compiled, Tolerance
-from models.runtimes import Loaded, arrays, described
+from models.comparison import ONNX, all_answers, answered, compare, ratios, speeds
+from models.proofs import Compiled
+from models.runtimes import Loaded, arrays
 from models.runtimes.sizes import reachable
 from models.runtimes.sklearn_joblib import SklearnModel
 from producer.contract import ColumnType, Signature
+from producer.errors import described
 
-#: The runtime of the compiled form.
-ONNX = "onnx"
-#: What numbers may differ by, relative to themselves and to their usual size (root mean square).
-RTOL, ATOL_OF_SIZE = 1e-4, 1e-5
-#: Never ask for more than this, where all answers are zero.
-_LEAST_ATOL = 1e-9
-#: Must be so many times as fast at one of `SIZES`, and nowhere slower than that.
+#: Must be so many times as fast at one of `models.comparison.SIZES`, and nowhere slower than that.
 FASTER, NOT_SLOWER = 1.25, 0.8
-#: Rows in a call that are timed.
-SIZES = (1, 64)
-#: Seconds for the answers of the original, and the least rows that count as a comparison.
-_ANSWERS_S, _LEAST_ROWS = 5.0, 50
-_CHUNK = 256
+#: The least rows that count as a comparison.
+_LEAST_ROWS = 50
 #: What 32 bits do not hold.
 _BEYOND_32_BITS = 1e39
 #: Characters of a converter's error that are kept; some are lectures.
 _SAID = 160
-#: Each timing is the best of so many, each of about so many seconds.
-_REPEATS, _TIMING_S = 3, 0.02
 #: Versions of the operators: those that the converter writes best and every onnxruntime reads.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 
@@ -52,6 +42,10 @@ class Outcome:
     decision: Compiled
     graph: bytes | None = None
 
+    def because(self, reason: str) -> Outcome:
+        """The same, for a reason put otherwise."""
+        return replace(self, decision=self.decision.model_copy(update={"reason": reason[:2_000]}))
+
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
@@ -60,16 +54,6 @@ class _Compared:
     original: SklearnModel
     asked: arrays.Rows
     wanted: dict[str, list[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """How two models' answers to the same rows compare."""
-
-    rows: int
-    disagreements: int
-    max_difference: float
-    tolerance: Tolerance
 
 
 def compile_estimator(
@@ -95,88 +79,24 @@ def compile_estimator(
     except ImportError as error:
         missing = error.name or "skl2onnx"
         return _kept(f"{missing} is not installed here: pip install 'modelyard[convert]'")
-    faults: list[str] = []
+    reasons: dict[str, list[str]] = {}  # each with the precisions that it is about
     compared: _Compared | None = None
     for number, type_ in _precisions(original.signature):
         candidate = _converted(estimator, original, type_, example)
         if isinstance(candidate, str):
-            outcome = _kept(f"in {number} {candidate}")
+            outcome = _kept(candidate)
         else:
             if compared is None:  # only now: what does not convert need not be asked
                 tell(f"comparing the original with a compiled form on {len(trials)} rows")
                 compared = _Compared(original, *answered(original, [*example, *trials]))
-            if len(compared.asked) < len(example) + min(_LEAST_ROWS, len(trials)):
-                count = len(compared.asked)
+            if (count := len(compared.asked)) < len(example) + min(_LEAST_ROWS, len(trials)):
                 return _kept(f"too slow or too choosy to be compared: {count} rows answered")
-            outcome = _judged(compared, *candidate, type_, number)
+            outcome = _judged(compared, *candidate, type_)
         if outcome.graph is not None:
-            return outcome
-        faults.append(outcome.decision.reason)
-    reason = "; ".join(dict.fromkeys(faults))[:2_000]
-    return Outcome(outcome.decision.model_copy(update={"reason": reason}))
-
-
-def answered(
-    model: Loaded, rows: arrays.Rows, budget_s: float = _ANSWERS_S
-) -> tuple[arrays.Rows, dict[str, list[Any]]]:
-    """The rows that ``model`` answers, and the answers, by output; stops when the time is over."""
-    ends_at = time.monotonic() + budget_s
-    asked: arrays.Rows = []
-    answers: dict[str, list[Any]] = {name: [] for name in model.signature.output_names}
-    for start in range(0, len(rows), _CHUNK):
-        for taken, got in _chunk(model, rows[start : start + _CHUNK], ends_at):
-            asked += taken
-            for name, values in got.items():
-                answers[name] += values
-        if time.monotonic() > ends_at:
-            break
-    return asked, answers
-
-
-def compare(
-    signature: Signature,
-    wanted: dict[str, list[Any]],
-    got: dict[str, list[Any]],
-    *,
-    rtol: float = RTOL,
-    atol_of_size: float = ATOL_OF_SIZE,
-) -> Agreement:
-    """Row by row: labels must be equal, numbers close, relative to themselves and to their size."""
-    from models.golden import are_labels
-
-    count = len(next(iter(wanted.values())))
-    differs = np.zeros(count, dtype=bool)
-    tolerance, greatest = Tolerance(atol=_LEAST_ATOL), 0.0
-    for name, expected in wanted.items():
-        if are_labels(signature, name):
-            differs |= np.array([a != b for a, b in zip(expected, got[name], strict=True)])
-            continue
-        one = np.array(expected, dtype=np.float64).reshape(count, -1)
-        other = np.array(got[name], dtype=np.float64).reshape(count, -1)
-        usual = float(np.sqrt(np.mean(np.square(np.minimum(np.abs(one), 1e150)))))
-        known = Tolerance(rtol=rtol, atol=max(_LEAST_ATOL, atol_of_size * usual))
-        far = np.abs(one - other)
-        differs |= ~(far <= known.atol + known.rtol * np.abs(one)).all(axis=1)
-        tolerance, greatest = known, max(greatest, float(np.nanmax(far, initial=0.0)))
-    return Agreement(count, int(differs.sum()), min(greatest, 1e300), tolerance)
-
-
-def speeds(models: dict[str, Loaded], rows: arrays.Rows) -> dict[str, dict[str, float]]:
-    """Rows a second of each model by the rows in a call; they take turns, the best counts."""
-    best: dict[str, dict[str, float]] = {name: {} for name in models}
-    for size in SIZES:
-        asked = [rows[place % len(rows)] for place in range(size)]
-        for _ in range(_REPEATS):
-            for name, model in models.items():
-                rate = round(size / _seconds(model, asked), 1)
-                best[name][str(size)] = max(rate, best[name].get(str(size), 0.0))
-    return best
-
-
-def ratios(rows_per_s: dict[str, dict[str, float]]) -> dict[int, float]:
-    """How many times as fast the candidate is, by the rows in a call."""
-    one, other = rows_per_s["original"], rows_per_s["candidate"]
-    return {size: other[str(size)] / max(one[str(size)], 1e-9) for size in SIZES}
+            return outcome.because(f"in {number} {outcome.decision.reason}")
+        reasons.setdefault(outcome.decision.reason, []).append(number)
+    said = [f"in {' and '.join(numbers)} {reason}" for reason, numbers in reasons.items()]
+    return outcome.because("; ".join(said))
 
 
 def _kept(reason: str) -> Outcome:
@@ -200,49 +120,32 @@ def _converted(
     return graph, candidate
 
 
-def _judged(
-    compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnType, number: str
-) -> Outcome:
+def _judged(compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnType) -> Outcome:
     """What comes of one graph."""
     original, asked, wanted = compared.original, compared.asked, compared.wanted
-    signature = original.signature
     try:
         got = all_answers(candidate, asked, wanted)
-        agreement = compare(signature, wanted, got)
+        agreement = compare(original.signature, wanted, got)
         if type_ == "float32" and _overflows(original, candidate, asked[0]):
-            return _kept(f"{number} does not hold all the numbers that it takes")
+            return _kept("it does not hold all the numbers that the original takes")
     except Exception as error:
-        return _kept(f"compiled in {number} it does not answer: {described(error)}")
-    known: dict[str, Any] = {
-        "candidate": ONNX,
-        "rows": agreement.rows,
-        "disagreements": agreement.disagreements,
-        "max_difference": agreement.max_difference,
-        "tolerance": agreement.tolerance,
-    }
+        return _kept(f"it does not answer: {described(error)}")
     if agreement.disagreements:
-        reason = (
-            f"compiled in {number} it answers {agreement.disagreements} of {agreement.rows} rows "
-            "otherwise"
-        )
-        return Outcome(Compiled(chosen="", reason=reason, **known))
+        reason = f"it answers {agreement.disagreements} of {agreement.rows} rows otherwise"
+        return Outcome(agreement.decision("", reason))
     rates = speeds({"original": original, "candidate": candidate}, asked)
     times = ratios(rates)
-    said = " and ".join(
-        f"{times[size]:.{'0f' if times[size] >= 10 else '1f'}} times as fast at {size} "
-        f"row{'s' * (size > 1)}"
-        for size in SIZES
-    )
-    is_faster = min(times.values()) >= NOT_SLOWER and max(times.values()) >= FASTER
-    reason = f"compiled in {number} it answers all {agreement.rows} rows the same and is {said}"
-    return Outcome(
-        Compiled(
-            chosen=ONNX if is_faster else "",
-            reason=reason if is_faster else f"{reason}, which is no gain",
-            rows_per_s=rates,
-            **known,
-        ),
-        graph if is_faster else None,
+    reason = f"it answers all {agreement.rows} rows the same and is {_times_as_fast(times)}"
+    if min(times.values()) < NOT_SLOWER or max(times.values()) < FASTER:
+        return Outcome(agreement.decision("", f"{reason}, which is no gain", rates))
+    return Outcome(agreement.decision(ONNX, reason, rates), graph)
+
+
+def _times_as_fast(times: dict[int, float]) -> str:
+    """``21 times as fast at 1 row and 4.2 times as fast at 64 rows``."""
+    return " and ".join(
+        f"{ratio:.{0 if ratio >= 10 else 1}f} times as fast at {size} row{'s' * (size > 1)}"
+        for size, ratio in times.items()
     )
 
 
@@ -321,62 +224,3 @@ def _precisions(signature: Signature) -> Iterator[tuple[str, ColumnType]]:
     if any(column.type in ("float64", "float32") for column in signature.inputs):
         yield "doubles", "float64"
     yield "single precision", "float32"
-
-
-def _chunk(
-    model: Loaded, rows: arrays.Rows, ends_at: float
-) -> Iterator[tuple[arrays.Rows, dict[str, list[Any]]]]:
-    try:
-        yield rows, model.predict(rows)
-    except Exception:  # one of them is to blame; which one is found by asking for each
-        for row in rows:
-            if time.monotonic() > ends_at:
-                return
-            try:
-                answer = model.predict([row])
-            except Exception:
-                continue
-            yield [row], answer
-
-
-def all_answers(
-    candidate: Loaded, asked: arrays.Rows, wanted: dict[str, list[Any]]
-) -> dict[str, list[Any]]:
-    """The candidate's answers to each row; where it has none, one that equals nothing."""
-    try:
-        got: dict[str, list[Any]] = {name: [] for name in wanted}
-        for start in range(0, len(asked), _CHUNK):
-            for name, values in candidate.predict(asked[start : start + _CHUNK]).items():
-                got[name] += values
-        return got
-    except Exception:
-        return _each_answer(candidate, asked, wanted)
-
-
-def _each_answer(
-    candidate: Loaded, asked: arrays.Rows, wanted: dict[str, list[Any]]
-) -> dict[str, list[Any]]:
-    nothing = {
-        name: np.full(np.shape(values[0]), np.nan).tolist() for name, values in wanted.items()
-    }
-    got: dict[str, list[Any]] = {name: [] for name in wanted}
-    for row in asked:
-        try:
-            answer = candidate.predict([row])
-        except Exception:
-            answer = {name: [value] for name, value in nothing.items()}
-        for name, values in answer.items():
-            got[name] += values
-    return got
-
-
-def _seconds(model: Loaded, rows: arrays.Rows) -> float:
-    """What one call takes."""
-    started = time.perf_counter()
-    model.predict(rows)
-    once = time.perf_counter() - started
-    calls = max(1, int(_TIMING_S / max(once, 1e-6)))
-    started = time.perf_counter()
-    for _ in range(calls):
-        model.predict(rows)
-    return (time.perf_counter() - started) / calls

@@ -60,7 +60,8 @@ class _Heard:
             self._tell(f"opened in a process of its own, {_kept_from(self.fence)}")
         elif "found" in known:
             self.findings = Findings.model_validate(known["found"])
-            self._tell(f"found a {self.findings.signature.task}: {self.findings.kind}")
+            task = self.findings.signature.task.replace("_", " ")
+            self._tell(f"found {self.findings.kind}, as {task}")
         elif "compiled" in known:
             self.decision = Compiled.model_validate(known["compiled"])
         elif "progress" in known:

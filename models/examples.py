@@ -23,11 +23,10 @@ from sklearn.preprocessing import StandardScaler
 
 from models.publish import publish, register_store
 from models.repository import Repository
-from models.runtimes import described
 from models.sentences import NEGATIVE, POSITIVE
 from producer import keys
 from producer.contract import ModelRef
-from producer.errors import Unavailable, UnknownModel, VersionExists
+from producer.errors import Unavailable, UnknownModel, VersionExists, described
 
 _SEED = 0
 _ROWS_SHOWN = 3

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import os
 import re
 import stat
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from models import mlflow
+from models.files import read_named
 from models.onnx_file import is_onnx
 from producer.errors import ConfigurationError
 
@@ -28,14 +29,10 @@ Format = Literal["joblib", "skops", "onnx"]
 MOST_BYTES = 2**33
 #: Entries that a zip may have.
 MOST_ENTRIES = 10_000
-#: The file that describes a folder which MLflow has written, and its length.
-MLMODEL = "MLmodel"
-_MLMODEL_BYTES = 2**20
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n")
 _HEAD = 256
 #: A block of bz2 is unpacked as a whole, so its first byte may take this many.
 _BLOCK = 2**20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +58,23 @@ def read(path: Path) -> Source:
             what it looks like.
     """
     if path.is_dir():
-        return _read_mlflow(path)
+        return _of_mlflow(path)
     try:
-        content = _content(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), MOST_BYTES)
+        content = read_named(path, MOST_BYTES)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from None
     return source_of(content, str(path))
+
+
+def _of_mlflow(folder: Path) -> Source:
+    found = mlflow.read(folder, MOST_BYTES)
+    source = source_of(found.content, found.name)
+    if (found.flavour == "onnx") != (source.format == "onnx"):
+        raise ConfigurationError(
+            f"{found.name}: is {source.said}, which {mlflow.MLMODEL} calls the {found.flavour} "
+            "flavour"
+        )
+    return replace(source, said=f"an MLflow model, {found.flavour} flavour: {source.said}")
 
 
 def source_of(content: bytes, name: str) -> Source:
@@ -165,98 +173,6 @@ def _check_skops(content: bytes, name: str) -> None:
         if names and all(entry.endswith(".npy") for entry in names):
             kind = "a file of numpy.savez"
         raise ConfigurationError(f"{name}: looks like {kind} with {shown}; it is no skops file")
-
-
-def _read_mlflow(folder: Path) -> Source:
-    """The model file of a folder with an ``MLmodel`` of the sklearn or the onnx flavour.
-
-    Every file is opened below the folder's descriptor and no link is followed.
-    """
-    try:
-        root = os.open(folder, _FOLDER)
-    except OSError as error:
-        raise ConfigurationError(f"{folder}: {error.strerror or error}") from None
-    try:
-        inner, flavour = _inner(folder, _below(root, folder, MLMODEL, _MLMODEL_BYTES))
-        content = _below(root, folder, inner, MOST_BYTES)
-    finally:
-        os.close(root)
-    source = source_of(content, f"{folder}/{inner}")
-    if (flavour == "onnx") != (source.format == "onnx"):
-        raise ConfigurationError(
-            f"{folder}/{inner}: is {source.said}, which {MLMODEL} calls the {flavour} flavour"
-        )
-    return Source(source.format, content, f"an MLflow model, {flavour} flavour: {source.said}")
-
-
-def _inner(folder: Path, described: bytes) -> tuple[str, str]:
-    """The name of the model's file and the flavour that names it."""
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigurationError(
-            f"{folder}: reading an MLflow model needs PyYAML: pip install 'modelyard[convert]'"
-        ) from None
-    try:
-        known = yaml.safe_load(described)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"{folder}/{MLMODEL}: is not YAML: {said}") from None
-    flavours = known.get("flavors") if isinstance(known, dict) else None
-    if not isinstance(flavours, dict):
-        raise ConfigurationError(f"{folder}/{MLMODEL}: names no flavors")
-    for flavour, entries in _MLFLOW.items():
-        described_by = flavours.get(flavour)
-        if isinstance(described_by, dict):
-            for entry in entries:
-                if isinstance(described_by.get(entry), str):
-                    return described_by[entry], flavour
-            raise ConfigurationError(
-                f"{folder}/{MLMODEL}: its {flavour} flavour names no file ({' or '.join(entries)})"
-            )
-    there = ", ".join(sorted(map(str, flavours))[:10])
-    raise ConfigurationError(
-        f"{folder}/{MLMODEL}: has the flavors {there}; what can be published is sklearn or onnx"
-    )
-
-
-#: Flavours that are read, and where each names its file.
-_MLFLOW: dict[str, tuple[str, ...]] = {
-    "sklearn": ("pickled_model", "model_file", "data"),
-    "onnx": ("data", "model_file"),
-}
-
-
-def _below(root: int, folder: Path, name: str, most: int) -> bytes:
-    """A file below the folder that is open as ``root``; no part of its way may be a link."""
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\x00" in name:
-        raise ConfigurationError(f"{folder}: names the file {name[:80]!r}, which is not in it")
-    opened = os.dup(root)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=opened)
-            os.close(opened)
-            opened = inner
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
-        return _content(os.open(parts[-1], flags, dir_fd=opened), most)
-    except FileNotFoundError:
-        what = "it is no MLflow model" if name == MLMODEL else f"{MLMODEL} names it"
-        raise ConfigurationError(f"{folder}: has no {name[:80]}; {what}") from None
-    except OSError as error:
-        raise ConfigurationError(f"{folder}/{name[:80]}: {error.strerror or error}") from None
-    finally:
-        os.close(opened)
-
-
-def _content(descriptor: int, most: int) -> bytes:
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is no regular file")
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise OSError(f"it is longer than {most} bytes")
-    return content
 
 
 def _unzlib(head: bytes) -> bytes:

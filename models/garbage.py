@@ -7,7 +7,7 @@ writes first: a version that is found in the first and not in the second is real
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, cast
 from redis import Redis
 
 from models.repository import Repository
+from models.stores.cache import DiskCache
 from producer import keys, retirement
 from producer.connect import redis_reachable
 from producer.contract import ModelRef
@@ -65,20 +66,23 @@ class Found:
     kept: list[tuple[str, str]]
 
 
-def find(repository: Repository, redis: Redis | None, age_s: float) -> Found:
+def find(
+    repository: Repository, redis: Redis | None, age_s: float, caches: Iterable[DiskCache] = ()
+) -> Found:
     """What nobody needs; nothing is removed.
 
     Args:
-        repository: The store, and the folder that it is read through.
+        repository: The store.
         redis: Where the catalogue is; None leaves it out.
-        age_s: What was touched since is left alone.
+        age_s: What was touched since in the store is left alone.
+        caches: Folders of this machine with copies of what is in stores.
 
     Raises:
         Unavailable: The store or Redis does not answer.
     """
     known = _catalogue(redis) if redis is not None else {}
     stored = set(repository.refs())
-    found = Found([*_of_store(repository, age_s), *_of_cache(repository)], [])
+    found = Found([*_of_store(repository, age_s), *_of_caches(caches)], [])
     if redis is not None:
         _look_at_catalogue(redis, repository, known, stored, found)
         found.garbage.extend(_of_metrics(redis, known))
@@ -100,8 +104,8 @@ def _of_store(repository: Repository, age_s: float) -> Iterator[Garbage]:
         yield Garbage("store", leftover.place, leftover.size_bytes, leftover.why, remove)
 
 
-def _of_cache(repository: Repository) -> Iterator[Garbage]:
-    for kept in repository.cache.surplus() if repository.cache is not None else ():
+def _of_caches(caches: Iterable[DiskCache]) -> Iterator[Garbage]:
+    for kept in (kept for cache in caches for kept in cache.surplus()):
         remove = partial(kept.path.unlink, missing_ok=True)
         why = "not read for the longest time, and the folder is above its bound"
         yield Garbage("cache", str(kept.path), kept.size_bytes, why, remove)

@@ -16,7 +16,7 @@ from models.manifest import Manifest
 from models.proofs import Golden, Tolerance
 from producer import wire
 from producer.contract import Signature
-from producer.errors import ModelUnavailable
+from producer.errors import ModelUnavailable, described
 
 if TYPE_CHECKING:
     from models.runtimes import Loaded
@@ -44,8 +44,7 @@ def check(model: Loaded, manifest: Manifest) -> None:
         answers = model.predict(manifest.rows)
     except Exception as error:
         raise ModelUnavailable(
-            f"{manifest.ref}: does not answer its example: {type(error).__name__}: {error}"
-            f"{_otherwise(manifest)}"
+            f"{manifest.ref}: does not answer its example: {described(error)}{_otherwise(manifest)}"
         ) from error
     fault = next(differences(manifest.signature, golden, answers), None)
     if fault is not None:

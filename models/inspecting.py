@@ -19,14 +19,14 @@ from models import compile as compiling
 from models import golden, onnx_file
 from models.findings import Findings
 from models.proofs import Golden, Tolerance
-from models.runtimes import described
+from models.runtimes.adaptation import take_arrays
 from models.runtimes.alignment import Alignment
-from models.runtimes.sklearn_joblib import SklearnModel, on_one_core, release
+from models.runtimes.sklearn_joblib import SklearnModel, release
 from models.runtimes.sklearn_joblib import open_artefact as open_joblib
 from models.signatures import derive
 from models.trials import rows_around
 from producer.contract import Signature
-from producer.errors import ConfigurationError, InvalidRequest
+from producer.errors import ConfigurationError, InvalidRequest, described
 from producer.rows import check_rows
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ TASKS: Mapping[str, Callable[[Exchange], None]] = {"inspect": inspect, "quantize
 
 def _inspect_estimator(exchange: Exchange) -> None:
     request = exchange.request
-    estimator = on_one_core(_opened(exchange.artefact, request["format"]))
+    estimator = take_arrays(_opened(exchange.artefact, request["format"]))
     signature, model = _answering(estimator, request["example"], request["feature_names"])
     rows = check_rows(signature, instances=request["example"])
     answers = model.predict(rows)
@@ -99,7 +99,13 @@ def _answering(
     except (InvalidRequest, ConfigurationError):
         raise
     except Exception as error:
-        raise ConfigurationError(f"does not answer its example: {described(error)}") from error
+        # What only a data frame has, an estimator may ask for in a step of its own.
+        frame = "; it was fitted on a data frame and is given an array" * hasattr(
+            estimator, "feature_names_in_"
+        )
+        raise ConfigurationError(
+            f"does not answer its example: {described(error)}{frame}"
+        ) from error
 
 
 def _compile(

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.manifest import File
-from models.stores.cache import DiskCache
+from models.stores.cache import DRAFT, DiskCache, cache_folder
+from producer.settings import Settings
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 #: Nobody but the owner may change what is in a folder; nobody at all what is in a file.
@@ -58,20 +59,31 @@ class Mapped:
         return os.pread(self.descriptor, 16, 0)
 
 
+def open_maps(settings: Settings) -> Maps | None:
+    """Where workers map large files from; None if the settings have them read into memory."""
+    if settings.map_bytes == 0:
+        return None
+    return Maps(mapped_copies(settings), settings.map_bytes, settings.pool_max)
+
+
+def mapped_copies(settings: Settings) -> DiskCache:
+    """The folder with the copies of this machine, within its bound."""
+    return DiskCache(cache_folder(settings) / "mapped", settings.store_cache_bytes)
+
+
 class Maps:
     """The copies of one machine and user; safe for threads and for processes.
 
     Args:
-        folder: Where they lie; made when it is needed.
-        limit_bytes: What the copies may take on disk; those used the longest time ago go first.
+        copies: Where they lie, made when it is needed; those used the longest time ago go first.
         least_bytes: Smaller files are not worth it.
         sharers: Workers that share the machine's memory: each is charged an even part of what is
             mapped, as its own bound is an even part of the memory.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int, least_bytes: int, sharers: int = 1) -> None:
-        self._folder = folder
-        self._limit_bytes = limit_bytes
+    def __init__(self, copies: DiskCache, least_bytes: int, sharers: int = 1) -> None:
+        self._copies = copies
+        self._folder = copies.folder
         self._least_bytes = least_bytes
         self._has_warned = False
         #: What a mapped byte counts of a worker's own memory.
@@ -101,7 +113,7 @@ class Maps:
         mapped = self._checked(path, file)
         if mapped is not None:
             return mapped
-        if file.size_bytes > self._limit_bytes:
+        if file.size_bytes > self._copies.limit_bytes:
             return None
         content = read()
         try:
@@ -109,7 +121,7 @@ class Maps:
         except OSError as error:
             self._warn(f"{path.parent} cannot be written: {error.strerror or error}")
             return None
-        DiskCache(self._folder, self._limit_bytes).trim(besides=path)
+        self._copies.trim(besides=path)
         return self._checked(path, file)
 
     def _checked(self, path: Path, file: File) -> Mapped | None:
@@ -137,7 +149,7 @@ class Maps:
             folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             if not _is_own_folder(folder):
                 raise PermissionError(f"{folder} is not this user's alone")
-        draft = path.parent / f".draft-{uuid.uuid4().hex}"
+        draft = path.parent / f"{DRAFT}{uuid.uuid4().hex}"
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with os.fdopen(os.open(draft, flags, _FILE_MODE), "wb") as stream:

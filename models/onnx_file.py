@@ -7,12 +7,9 @@ without copies, and refuses all that; only then does anyone hand the bytes to on
 
 from __future__ import annotations
 
-import mmap
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NoReturn
 
+from models.onnx_wire import BYTES, VARINT, Raw, Span, broken, fields
 from producer.errors import ConfigurationError
 
 #: Domains whose operators onnxruntime brings itself; ``com.microsoft`` has those for quantised
@@ -24,15 +21,6 @@ MOST_NODES = 50_000
 MOST_DEPTH = 16
 #: What a protobuf may have; onnxruntime takes no more either.
 MOST_BYTES = 2**31 - 1
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-#: Repeated numbers of an attribute, which fill almost all of a forest: passed over at C's speed.
-_FLOATS = re.compile(rb"(?:\x3d.{4})+", re.DOTALL)
-_INTS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+")
-
-Span = tuple[int, int]
-#: A file, read or mapped.
-Raw = bytes | mmap.mmap
 
 
 @dataclass(slots=True)
@@ -61,7 +49,7 @@ def is_onnx(raw: bytes) -> bool:
     """
     found: dict[int, int] = {}
     try:
-        for number, wire, _ in _fields(raw, (0, len(raw))):
+        for number, wire, *_ in fields(raw, (0, len(raw))):
             if number not in _MODEL or wire != _MODEL[number]:
                 return False
             found[number] = found.get(number, 0) + 1
@@ -88,18 +76,18 @@ def inspect(raw: Raw) -> OnnxFile:
 
 #: Fields of ModelProto and how each is written.
 _MODEL = {
-    1: _VARINT,  # ir_version
-    2: _BYTES,  # producer_name
-    3: _BYTES,
-    4: _BYTES,  # domain
-    5: _VARINT,
-    6: _BYTES,
-    7: _BYTES,  # graph
-    8: _BYTES,  # opset_import
-    14: _BYTES,  # metadata_props
-    20: _BYTES,  # training_info
-    25: _BYTES,  # functions
-    26: _BYTES,
+    1: VARINT,  # ir_version
+    2: BYTES,  # producer_name
+    3: BYTES,
+    4: BYTES,  # domain
+    5: VARINT,
+    6: BYTES,
+    7: BYTES,  # graph
+    8: BYTES,  # opset_import
+    14: BYTES,  # metadata_props
+    20: BYTES,  # training_info
+    25: BYTES,  # functions
+    26: BYTES,
 }
 
 
@@ -115,9 +103,9 @@ class _Walk:
     def model(self) -> None:
         graphs: list[Span] = []
         functions: list[Span] = []
-        for number, wire, span in _fields(self.raw, (0, len(self.raw))):
+        for number, wire, span, _ in fields(self.raw, (0, len(self.raw))):
             if _MODEL.get(number) != wire:
-                _broken()
+                broken()
             match number:
                 case 7:
                     graphs.append(span)
@@ -126,7 +114,7 @@ class _Walk:
                 case 25:
                     functions.append(span)
         if len(graphs) != 1:
-            _broken()
+            broken()
         self._outer_names(graphs[0])
         for span in functions:
             self._function(span)
@@ -142,23 +130,23 @@ class _Walk:
         """The names of the inputs that have to be given, and of the outputs."""
         inputs: list[str] = []
         given: set[str] = set()
-        for number, wire, inner in _fields(self.raw, span):
-            if wire == _BYTES and number == 11:
+        for number, wire, inner, _ in fields(self.raw, span):
+            if wire == BYTES and number == 11:
                 inputs.append(self._name(inner, 1))
-            elif wire == _BYTES and number == 12:
+            elif wire == BYTES and number == 12:
                 self.found.outputs.append(self._name(inner, 1))
-            elif wire == _BYTES and number == 5:
+            elif wire == BYTES and number == 5:
                 given.add(self._name(inner, 8))
         self.found.inputs = [name for name in inputs if name not in given]
 
     def _function(self, span: Span) -> None:
         """A function that the file itself defines out of operators; its domain is its own."""
-        for number, wire, inner in _fields(self.raw, span):
-            if wire == _BYTES and number == 10:
+        for number, wire, inner, _ in fields(self.raw, span):
+            if wire == BYTES and number == 10:
                 self._domains.add(self._text(inner))
-            elif wire == _BYTES and number == 7:
+            elif wire == BYTES and number == 7:
                 self._messages([("node", inner, 1)])
-            elif wire == _BYTES and number == 11:
+            elif wire == BYTES and number == 11:
                 self._messages([("attribute", inner, 1)])
 
     def _messages(self, waiting: list[tuple[str, Span, int]]) -> None:
@@ -171,12 +159,12 @@ class _Walk:
             inside = _INSIDE[kind]
             if kind == "attribute":
                 self._read_labels(span)
-            for number, wire, inner in _fields(self.raw, span, is_attribute=kind == "attribute"):
+            for number, wire, inner, _ in fields(self.raw, span, is_attribute=kind == "attribute"):
                 if kind == "tensor":
                     self._check_tensor(number, wire, inner)
                 elif number in inside:
-                    if wire != _BYTES:
-                        _broken()
+                    if wire != BYTES:
+                        broken()
                     below = inside[number]
                     waiting.append((below, inner, depth + (below == "graph")))
 
@@ -185,10 +173,10 @@ class _Walk:
         if self.found.nodes > MOST_NODES:
             raise ConfigurationError(f"ONNX: has more than {MOST_NODES} nodes")
         domain = ""
-        for number, wire, inner in _fields(self.raw, span):
-            if number == 4 and wire == _BYTES:
+        for number, wire, inner, _ in fields(self.raw, span):
+            if number == 4 and wire == BYTES:
                 self.found.operators.add(self._text(inner))
-            elif number == 7 and wire == _BYTES:
+            elif number == 7 and wire == BYTES:
                 domain = self._text(inner)
         self._used.add(domain)
 
@@ -197,17 +185,17 @@ class _Walk:
         if name not in _LABELS:
             return
         labels: list[str | int] = []
-        for number, wire, inner in _fields(self.raw, span):
-            if number == 9 and wire == _BYTES:
+        for number, wire, inner, _ in fields(self.raw, span):
+            if number == 9 and wire == BYTES:
                 labels.append(self._text(inner))
-            elif number == 8 and wire == _VARINT:
+            elif number == 8 and wire == VARINT:
                 labels.append(inner[0] - 2**64 if inner[0] >= 2**63 else inner[0])
         if labels:
             self.found.labels = tuple(labels)
 
     def _check_tensor(self, number: int, wire: int, inner: Span) -> None:
-        is_external = (number == 13 and wire == _BYTES) or (
-            number == 14 and wire == _VARINT and inner[0] != 0
+        is_external = (number == 13 and wire == BYTES) or (
+            number == 14 and wire == VARINT and inner[0] != 0
         )
         if is_external:
             raise ConfigurationError(
@@ -215,8 +203,8 @@ class _Walk:
             )
 
     def _name(self, span: Span, field_number: int) -> str:
-        for number, wire, inner in _fields(self.raw, span):
-            if number == field_number and wire == _BYTES:
+        for number, wire, inner, _ in fields(self.raw, span):
+            if number == field_number and wire == BYTES:
                 return self._text(inner)
         return ""
 
@@ -241,48 +229,3 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-
-
-def _fields(raw: Raw, span: Span, *, is_attribute: bool = False) -> Iterator[tuple[int, int, Span]]:
-    """The fields of a message: number, how it is written, and where; a varint's value comes first.
-
-    Raises:
-        ConfigurationError: It is no protobuf.
-    """
-    place, end = span
-    while place < end:
-        if is_attribute and (run := _FLOATS.match(raw, place, end) or _INTS.match(raw, place, end)):
-            place = run.end()
-            continue
-        key, place = _varint(raw, place, end)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, place = _varint(raw, place, end)
-            yield number, wire, (value, value)
-            continue
-        if wire == _BYTES:
-            length, place = _varint(raw, place, end)
-        elif wire in (_FIXED32, _FIXED64):
-            length = 4 if wire == _FIXED32 else 8
-        else:
-            _broken()
-        if number == 0 or length > end - place:
-            _broken()
-        yield number, wire, (place, place + length)
-        place += length
-
-
-def _varint(raw: Raw, place: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < end and shift < 70:
-        byte = raw[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-        shift += 7
-    _broken()
-
-
-def _broken() -> NoReturn:
-    raise ConfigurationError("ONNX: the file is broken: it is no model's protobuf")

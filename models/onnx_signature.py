@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.onnx_file import OnnxFile
-from models.runtimes.onnx_session import feeds_of, probabilities_of, rows_at_once
+from models.runtimes.tensors import feeds_of, probabilities_of, rows_at_once
 from models.signatures import TEXT
 from producer.contract import Column, ColumnType, Output, Signature, Task
 from producer.errors import ConfigurationError, InvalidInput

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from models.sandbox import Limits, enter
 from producer import wire
-from producer.errors import ModelyardError
+from producer.errors import ModelyardError, described
 
 #: What children need, imported once; what is not installed here they do without.
 _IMPORTS = ("models.inspecting", "onnxruntime", "skl2onnx")
@@ -173,8 +173,7 @@ def _try(exchange: Exchange) -> None:
     except MemoryError:
         exchange.say(error={"code": "memory", "message": "it takes more memory than it may"})
     except BaseException as error:  # SystemExit too: it is the artefact's, not ours
-        said = " ".join(str(error).split())[:500]
-        exchange.say(error={"code": "raised", "message": f"{type(error).__name__}: {said}"})
+        exchange.say(error={"code": "raised", "message": described(error)})
 
 
 if __name__ == "__main__":

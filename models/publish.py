@@ -28,7 +28,6 @@ from models.formats import Source, read, source_of
 from models.manifest import File, Manifest
 from models.proofs import Compiled
 from models.repository import Repository
-from models.runtimes import described
 from models.sandbox import Limits
 from producer import catalog, keys, routing, warming
 from producer.contract import ModelRef
@@ -39,6 +38,7 @@ from producer.errors import (
     NotFound,
     Unavailable,
     VersionExists,
+    described,
 )
 
 #: What runs an artefact as it was handed over, by its format.
@@ -104,7 +104,10 @@ def publish(
     source = _source(ref, estimator_or_path)
     progress(f"read {len(source.content)} bytes: {source.said}")
     rows = _rows_of(example)
-    known = _known_version(repository, ref, source)
+    original = File.of(artefact_name(source.format), source.content)
+    known = _known_version(repository, ref, original)
+    if redis is not None:
+        check_catalogue(redis, ref, original, repository.location)
     examined = _examined(
         ref,
         source,
@@ -160,6 +163,27 @@ def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
                 register(redis, manifest)
                 registered.append(manifest.ref)
     return registered
+
+
+def check_catalogue(redis: Redis, ref: ModelRef, original: File, location: str) -> None:
+    """Nothing, if a version made of this file may become known.
+
+    A store that is not that of the yard has room for the name, and what the yard serves under it
+    must not change all the same.
+
+    Raises:
+        VersionExists: It is known with other bytes.
+    """
+    try:
+        entry = catalog.read_versions(redis, ref.model).get(ref.version)
+    except RedisError:  # told when it is to be registered
+        return
+    files = entry.manifest.get("files") if entry is not None else None
+    if files and original.model_dump() not in files:
+        raise VersionExists(
+            f"{ref} is published with other bytes, though not in {location}: is that the yard's "
+            "store? If it is, `modelyard delete` the version first, or take a new name"
+        )
 
 
 def register(
@@ -235,7 +259,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _known_version(repository: Repository, ref: ModelRef, source: Source) -> Manifest | None:
+def _known_version(repository: Repository, ref: ModelRef, original: File) -> Manifest | None:
     """The version, if it is there and was made of the same bytes.
 
     Raises:
@@ -245,9 +269,7 @@ def _known_version(repository: Repository, ref: ModelRef, source: Source) -> Man
         known = repository.manifest(ref)
     except (NotFound, ModelUnavailable):  # what is broken is refused when it would be written
         return None
-    name = artefact_name(source.format)
-    given = File.of(name, source.content)
-    if given in known.files:
+    if original in known.files:
         return known
     raise VersionExists(
         f"{ref} is published with other bytes: digest {known.digest[:12]}; a version never "

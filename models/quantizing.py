@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models import compile as compiling
 from models import golden
+from models.comparison import ONNX, all_answers, answered, compare, speeds
 from models.findings import Quantized
 from models.proofs import Compiled, Tolerance
 from models.runtimes.onnx_session import OnnxModel
@@ -84,25 +84,16 @@ def _decision(
     signature: Signature, original: OnnxModel, smaller: OnnxModel, rows: list[list[Any]]
 ) -> tuple[Compiled, float]:
     """The figures, and the part of the rows that are answered alike."""
-    asked, wanted = compiling.answered(original, rows)
-    got = compiling.all_answers(smaller, asked, wanted)
-    found = compiling.compare(signature, wanted, got, rtol=0.0, atol_of_size=NEAR)
+    asked, wanted = answered(original, rows)
+    got = all_answers(smaller, asked, wanted)
+    found = compare(signature, wanted, got, rtol=0.0, atol_of_size=NEAR)
     if golden.are_labels(signature, "predictions"):
-        labels = compiling.compare(signature, _labels(wanted), _labels(got))
+        labels = compare(signature, _labels(wanted), _labels(got))
         found = replace(found, disagreements=labels.disagreements)
     agreement = 1 - found.disagreements / found.rows
-    rates = compiling.speeds({"original": original, "candidate": smaller}, asked)
-    decision = Compiled(
-        candidate=compiling.ONNX,
-        chosen=compiling.ONNX,
-        reason=f"weights in 8 bits: {agreement:.2%} of {found.rows} rows are answered alike",
-        rows=found.rows,
-        disagreements=found.disagreements,
-        max_difference=found.max_difference,
-        tolerance=found.tolerance,
-        rows_per_s=rates,
-    )
-    return decision, agreement
+    rates = speeds({"original": original, "candidate": smaller}, asked)
+    reason = f"weights in 8 bits: {agreement:.2%} of {found.rows} rows are answered alike"
+    return found.decision(ONNX, reason, rates), agreement
 
 
 def _labels(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:

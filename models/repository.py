@@ -16,7 +16,7 @@ from pathlib import Path
 from models.manifest import File, Manifest
 from models.mapping import Maps
 from models.stores import Away, Leftover, NotThere, Source, Store, Unreadable, open_store
-from models.stores.cache import DiskCache, default_folder
+from models.stores.cache import DiskCache, cache_folder
 from models.stores.folder import STAGING, STAGING_TTL_S, FolderStore
 from producer.contract import ModelRef, check_name
 from producer.errors import (
@@ -42,8 +42,7 @@ def open_repository(settings: Settings, location: str | None = None) -> Reposito
     store = open_store(location or settings.store_location)
     if isinstance(store, FolderStore):
         return Repository(store)
-    folder = Path(settings.store_cache) if settings.store_cache else default_folder()
-    return Repository(store, cache=DiskCache(folder, settings.store_cache_bytes))
+    return Repository(store, cache=DiskCache(cache_folder(settings), settings.store_cache_bytes))
 
 
 class Repository:

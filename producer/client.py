@@ -13,14 +13,14 @@ from typing import Any
 
 from redis import Redis
 
-from producer import connect, keys, yard
+from producer import connect, yard
 from producer.cancellation import cancel_job
 from producer.catalog import Catalog
 from producer.connect import redis_reachable
 from producer.contract import Job, ModelRef, Request, check_job_id
 from producer.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from producer.grouping import Group
-from producer.results import Raw, found_job, read_job, read_raw
+from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.settings import Settings
 from producer.submission import (
     CHUNK,
@@ -196,22 +196,21 @@ class Client:
             UnknownJob: There is none, or its result has expired.
             Unavailable: Redis does not answer.
         """
-        results = keys.key("results", check_job_id(job_id))
+        check_job_id(job_id)
         ends = time.monotonic() + timeout_s
-        seen: Any = "0"
-        with redis_reachable():
-            while True:
-                left_s = ends - time.monotonic()
-                if left_s > 0:
-                    block_ms = max(1, int(min(left_s, _SLICE_S) * 1000))
-                    found: Any = self._blocking.xread({results: seen}, block=block_ms)
-                    for _, entries in found or ():
-                        seen = entries[-1][0]
-                job = read_job(self.redis, job_id)
-                if job.status.is_terminal:
-                    return job
-                if left_s <= 0:
-                    raise Timeout(f"job {job_id} did not end within {timeout_s:g} s", job_id)
+        newest, left_s = "0", timeout_s
+        while left_s > 0:
+            slice_s = min(left_s, _SLICE_S)
+            with redis_reachable():
+                newest, raw = read_when_ended(self._blocking, job_id, newest, slice_s)
+            job = found_job(job_id, raw)
+            if job.status.is_terminal:
+                return job
+            left_s = ends - time.monotonic()
+        job = self.get(job_id)
+        if job.status.is_terminal:
+            return job
+        raise Timeout(f"job {job_id} did not end within {timeout_s:g} s", job_id)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job that has not ended; a started one's output is dropped. Repeating is fine.

@@ -96,6 +96,8 @@ def redis_reachable() -> Iterator[None]:
     """Turns Redis' absence, in all its forms, into `Unavailable`."""
     try:
         yield
+    except BrokenPipeError:  # who reads our output has left; redis-py names its own otherwise
+        raise
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
     except RedisError as error:

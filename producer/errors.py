@@ -1,4 +1,4 @@
-"""Every error of Modelyard, with a stable code, and nothing else.
+"""Every error of Modelyard, with a stable code, and how others' errors are told.
 
 An error is raised where the fault is found, crosses processes as ``Failure`` (a code and a message,
 see `producer.contract`), and is turned into an HTTP status by one table in `gateway.problems`.
@@ -308,6 +308,12 @@ class JobCanceled(JobFailed):
     """The job was canceled."""
 
     code = "canceled"
+
+
+def described(error: BaseException) -> str:
+    """A foreign error in one line: its type and what it says, bounded."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__
 
 
 def _tree(cls: type[ModelyardError]) -> Iterator[type[ModelyardError]]:

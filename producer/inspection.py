@@ -9,11 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from producer.presence import Pool, read_presence, why_none_looks
 from producer.retirement import read_states
 from producer.routing import read_route
 from producer.settings import PREFIX, Settings, variable
+from producer.signals import cause_of
 
 #: Bytes of a manifest that are read at most.
 _MANIFEST_BYTES = 2**20
@@ -172,21 +171,13 @@ def _with_release(pool: Pool) -> str:
 def check_crashes(redis: Redis) -> Check:
     """Whether a version kills its workers, one after the other."""
     loops = [
-        f"{one.queue}: {one.row} workers in a row died ({_cause(one.status)}), "
+        f"{one.queue}: {one.row} workers in a row died ({cause_of(one.status)}), "
         + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
         for one in read_crashes(redis)
         if one.row >= LOOP
     ]
     hint = "the pool's log says more; send the model's traffic to another version" if loops else ""
     return Check("crashes", not loops, _some(loops) or "no version kills its workers", hint)
-
-
-def _cause(status: int) -> str:
-    if status >= 0:
-        return f"status {status}"
-    with suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"signal {-status}"
 
 
 def check_store(location: str) -> tuple[Check, dict[tuple[str, str], str]]:

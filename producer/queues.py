@@ -28,12 +28,11 @@ def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
     Raises:
         RedisError: Redis does not answer.
     """
-    held = held_back(redis)
-    return [queue for queue in read_queues(redis, pattern)[0] if queue not in held]
+    return read_queues(redis, pattern)[0]
 
 
 def read_queues(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[State, str]]]:
-    """All of them, and the versions that were taken out of service, see `retirement.read_states`.
+    """The same, and the versions that were taken out of service, see `retirement.read_states`.
 
     Notes of retired versions that their last job has ended, where it has.
 
@@ -58,7 +57,9 @@ def read_queues(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[
         names = sorted(raw.decode("utf-8", "replace") for raw in versions)
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)
-    return queues + _ending(redis, states, frozenset(queues)), states
+    queues += _ending(redis, states, frozenset(queues))
+    held = held_back(redis)
+    return [queue for queue in queues if queue not in held], states
 
 
 def _ending(

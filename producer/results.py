@@ -15,9 +15,10 @@ from datetime import datetime
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoScriptError
 
-from producer import wire
-from producer.contract import Failure, Job, JobStatus, Timings, check_job_id
+from producer import keys, wire
+from producer.contract import Failure, Job, JobStatus, Timings
 from producer.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 from producer.scripting import Script
 
@@ -41,17 +42,6 @@ _TRACEBACK_END = re.compile(r"^(?:[\w.]+\.)?(\w+)(?:: (.*))?$", re.DOTALL)
 Raw = tuple[list[bytes | None], dict[bytes, bytes]]
 
 
-def read_job(redis: Redis, job_id: str) -> Job:
-    """A job as it stands.
-
-    Raises:
-        InvalidName: The id is outside the alphabet.
-        UnknownJob: There is none, or its result has expired.
-    """
-    (raw,) = read_raw(redis, [check_job_id(job_id)])
-    return found_job(job_id, raw)
-
-
 def found_job(job_id: str, raw: Raw) -> Job:
     """The job that ``raw`` tells of.
 
@@ -66,12 +56,45 @@ def found_job(job_id: str, raw: Raw) -> Job:
 
 def read_raw(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
     """What Redis holds of several jobs, in one round trip, for `decode_job`."""
-    replies = _READ(redis, job_ids)
+    return _raws(_READ(redis, job_ids))
+
+
+def _raws(replies: Any) -> list[Raw]:
     nothing: list[bytes | None] = [None] * _FIELDS
     return [
         (values or nothing, dict(zip(result[::2], result[1::2], strict=True)))
         for values, result in replies
     ]
+
+
+def read_when_ended(blocking: Redis, job_id: str, after: str, timeout_s: float) -> tuple[str, Raw]:
+    """What Redis holds of a job once it has a result that is newer, or at the end of the wait.
+
+    The read is sent behind the wait, and Redis comes to it when that is over: one round trip.
+
+    Args:
+        blocking: A connection whose time-out is longer than the wait.
+        job_id: The job.
+        after: The newest result that is known; "0" for none.
+        timeout_s: The longest wait, in seconds.
+
+    Returns:
+        The newest result that is known now, and the job for `decode_job`.
+    """
+    pipe: Any = blocking.pipeline(transaction=False)
+    results = keys.key("results", job_id)
+    pipe.xread({results: after}, block=max(1, int(timeout_s * 1000)))
+    pipe.execute_command(*_READ.command([job_id]))
+    found, replies = pipe.execute(raise_on_error=False)
+    if isinstance(found, Exception):
+        raise found
+    for _, entries in found or ():
+        after = entries[-1][0]
+    if isinstance(replies, NoScriptError):  # Redis is new, or was started again
+        return after, read_raw(blocking, [job_id])[0]
+    if isinstance(replies, Exception):
+        raise replies
+    return after, _raws(replies)[0]
 
 
 def decode_job(job_id: str, raw: Raw) -> Job | None:

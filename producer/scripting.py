@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -22,6 +21,7 @@ from producer import keys
 
 Argument = str | bytes | int | float
 
+_CONSTANT = re.compile(r"\bK\.(\w+)")
 _USE = re.compile(r"^--- use (\w+)\n", re.MULTILINE)
 
 
@@ -35,7 +35,8 @@ class Script:
 
     def __init__(self, package: str, name: str) -> None:
         self.name = name
-        self.source = _constants() + _read(package, name)
+        text = _read(package, name)
+        self.source = _constants(text) + text
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, redis: Redis, arguments: Sequence[Argument]) -> Any:
@@ -50,11 +51,13 @@ class Script:
         return ("EVALSHA", self.sha, 0, *arguments)
 
 
-@cache
-def _constants() -> str:
+def _constants(text: str) -> str:
+    """The table ``K`` of what ``text`` uses of it: it is made anew at each call of the script."""
+    used = set(_CONSTANT.findall(text))
     names = [f"{name}='{value}'" for name, value in (keys.PREFIXES | keys.SINGLES).items()]
     numbers = [f"{name}={value}" for name, value in keys.NUMBERS.items()]
-    return "local K = {" + ",".join(names + numbers) + "}\n"
+    kept = [entry for entry in names + numbers if entry.partition("=")[0] in used]
+    return "local K = {" + ",".join(kept) + "}\n"
 
 
 def _read(package: str, name: str, seen: frozenset[str] = frozenset()) -> str:

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -36,6 +36,15 @@ def release() -> None:
 def is_waiting() -> bool:
     """Whether a signal to stop has come while they are held."""
     return not signal.sigpending().isdisjoint(_STOPS)
+
+
+def cause_of(status: int) -> str:
+    """What a process ended with, by its exit status: ``status 1``, or ``SIGKILL`` for -9."""
+    if status >= 0:
+        return f"status {status}"
+    with suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
 
 
 @contextmanager

@@ -23,10 +23,11 @@ import click
 from producer import catalog, children, connect, endpoint, keys, yard
 from producer.banner import banner
 from producer.children import Child
+from producer.commands.shared import pool_settings, workers
 from producer.embedded import EmbeddedRedis
 from producer.errors import ConfigurationError
 from producer.settings import Settings
-from producer.signals import StopSignals
+from producer.signals import StopSignals, cause_of
 from producer.tail import Tail, last_line
 
 #: A gateway that serves but is not ready after this long is shown as it is: the keys may be at
@@ -205,7 +206,7 @@ class Up:
             elif child.status is not None:
                 delay_s = child.plan_restart()
                 _say(
-                    f"The {child.name} has ended ({_cause(child.status)}): "
+                    f"The {child.name} has ended ({cause_of(child.status)}): "
                     f"starting it again in {delay_s:g} s."
                 )
 
@@ -243,14 +244,6 @@ class Up:
             os.close(self._lock)
 
 
-def _cause(status: int) -> str:
-    if status >= 0:
-        return f"status {status}"
-    with suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"signal {-status}"
-
-
 def _say(text: str) -> None:
     with suppress(
         OSError
@@ -264,8 +257,7 @@ def _say(text: str) -> None:
 @click.option("--data", metavar="FOLDER", help="Folder of Redis' files and the logs. [data]")
 @click.option("--store", metavar="FOLDER|URL", help="Where the artefacts lie. [store]")
 @click.option("--redis-url", metavar="URL", help="A Redis of yours, instead of an own one.")
-@click.option("--min", "pool_min", type=click.IntRange(0), help="Workers at least. [1]")
-@click.option("--max", "pool_max", type=click.IntRange(1), help="Workers at most. [2]")
+@workers
 def up(pool_min: int | None, pool_max: int | None, **flags: Any) -> None:
     """Run everything on this machine: Redis, a gateway and workers.
 
@@ -274,9 +266,4 @@ def up(pool_min: int | None, pool_max: int | None, **flags: Any) -> None:
     Stays in the foreground: Ctrl-C finishes what is under way and stops everything, a second Ctrl-C
     kills.
     """
-    if pool_min is not None and pool_max is None:
-        pool_max = max(pool_min, Settings.load().pool_max)
-    settings = Settings.load(pool_min=pool_min, pool_max=pool_max, **flags)
-    if settings.pool_min > settings.pool_max:
-        raise click.UsageError(f"--min {settings.pool_min} is above --max {settings.pool_max}")
-    Up(settings).run()
+    Up(pool_settings(pool_min, pool_max, **flags)).run()

@@ -1,4 +1,4 @@
-"""Fixtures of all tiers: a real Redis, started once a session and empty for each test."""
+"""For all tiers: their order, Hypothesis' limits, and a real Redis that is empty for each test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from producer.errors import ConfigurationError
 from tests.redis_server import RedisServer
+
+#: The longest first, so that what runs side by side ends together.
+_TIERS = ("chaos", "acceptance", "integration", "unit")
+
+if not os.environ.get("CI"):  # there, Hypothesis sets this itself, and tries the same each time
+    is_patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("home", is_patient)
+    settings.load_profile("home")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tiers; within one, the order stays the one that was drawn."""
+    items.sort(key=lambda item: _TIERS.index(item.path.parent.name))
 
 
 @pytest.fixture(scope="session")

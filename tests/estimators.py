@@ -84,7 +84,7 @@ def _answer(number: float) -> float:
     if number == DRAW:
         return float(np.random.random())
     if number == ORPHAN:
-        script = "sleep 20 >/dev/null 2>&1 & echo $!"
+        script = "sleep 60 >/dev/null 2>&1 & echo $!"
         ran = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True)
         return float(ran.stdout)
     return number

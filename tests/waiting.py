@@ -1,9 +1,15 @@
-"""Waits for a condition, so that no test sleeps for a fixed time."""
+"""Waits for a condition, so that no test sleeps for a fixed time, and bounds on what must not wait.
+
+The machine may do other things meanwhile: a bound is no measurement. Those of waits only end a test
+that has failed, and `ends_soon` is far from what a thing takes and from what it would take without
+what is tested.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -11,7 +17,7 @@ T = TypeVar("T")
 
 def wait_until(
     condition: Callable[[], T | None],
-    timeout_s: float = 5.0,
+    timeout_s: float = 20.0,
     what: str = "",
     interval_s: float = 0.01,
 ) -> T:
@@ -24,3 +30,12 @@ def wait_until(
             )
         time.sleep(interval_s)
     return value
+
+
+@contextmanager
+def ends_soon(within_s: float = 5.0) -> Iterator[None]:
+    """Fails where the block waited for something that it must not wait for."""
+    began = time.monotonic()
+    yield
+    took_s = time.monotonic() - began
+    assert took_s < within_s, f"it took {took_s:.1f} s"

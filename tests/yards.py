@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import signal
 import socket
@@ -16,6 +17,7 @@ from producer import extras, yard
 from tests.waiting import wait_until
 
 _MARK = "YARD_OF_A_TEST"
+_PORTS = range(20_000, 32_000)
 
 
 class RunningYard:
@@ -111,7 +113,7 @@ class RunningYard:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(30)
 
 
 @contextlib.contextmanager
@@ -133,8 +135,21 @@ def clean_environ() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP port of the loopback that is free, and stays so until the caller uses it.
+
+    What the system chooses, it would give away again before it is used: to another test's process,
+    or to any connection. So it is one that it gives to nobody by itself (ip(7): those begin at
+    32768), and an abstract Unix socket tells the tests of other processes that it is taken.
+    """
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0port-of-a-test-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        claim.detach()  # so that it stays open
         return port
+    raise AssertionError("no port is free")

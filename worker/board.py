@@ -23,6 +23,9 @@ from worker.turns import Turns
 #: How long the queues are remembered.
 _TTL_S = 1.0
 
+#: How long their order holds: to sort a hundred queues takes as long as to serve some jobs.
+_TURN_S = 0.002
+
 
 class Board:
     """The queues of the published versions.
@@ -50,7 +53,8 @@ class Board:
         self._pattern = pattern
         self._clock = clock
         self._queues: list[str] = []
-        self._read_at = float("-inf")
+        self._read_at = self._ordered_at = float("-inf")
+        self._order: list[str] = []
         self._worker = worker
         self._loaded = loaded
         self._turns = Turns(patience_s)
@@ -66,7 +70,8 @@ class Board:
         Raises:
             RedisError: Redis does not answer.
         """
-        if self._clock() - self._read_at > _TTL_S:
+        now = self._clock()
+        if now - self._read_at > _TTL_S:
             queues, states = read_queues(self._redis, self._pattern)
             held = held_back(self._redis)  # they kill their workers (`producer.crashes`)
             self._queues = [queue for queue in queues if queue not in held]
@@ -80,9 +85,13 @@ class Board:
             self._waits_s = waits_s(self._redis, self._queues) if self._is_at_work else {}
             self._off = read_off(self._redis, self._worker) if self._worker else frozenset()
             self._is_at_work = False
-            self._read_at = self._clock()
+            self._read_at = now = self._clock()
+        elif now - self._ordered_at < _TURN_S:
+            return self._order
         mine = [queue for queue in self._queues if queue not in self._off]
-        return self._turns.order(mine, self._loaded(), self._waits_s)
+        self._order = self._turns.order(mine, self._loaded(), self._waits_s)
+        self._ordered_at = now
+        return self._order
 
     @property
     def known(self) -> list[str]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import click
 
+from producer.commands.shared import pool_settings, workers
+
 
 @click.command(epilog="Example: modelyard pool --min 1 --max 4")
-@click.option("--min", "least", type=int, help="Workers that are kept running.")
-@click.option("--max", "most", type=int, help="Workers that run at most.")
+@workers
 @click.option("--model", "pattern", default="*", show_default=True, help="Only models that match.")
-@click.option("--store", help="Where the artefacts lie: a folder or a URL.")
-@click.option("--redis-url", help="Redis to use; by default that of the running yard.")
+@click.option("--store", metavar="FOLDER|URL", help="Where the artefacts lie. [store]")
+@click.option("--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]")
 @click.option("--check", "is_check", is_flag=True, help="Only say whether a pool here works.")
 @click.option("--name", help="With --check: this pool, wherever it runs.")
 def pool(
-    least: int | None,
-    most: int | None,
+    pool_min: int | None,
+    pool_max: int | None,
     pattern: str,
     store: str | None,
     redis_url: str | None,
@@ -40,11 +41,7 @@ def pool(
     from producer.settings import Settings
     from worker.pool import Pool
 
-    if least is not None and most is None:
-        most = max(least, Settings.load().pool_max)
-    settings = Settings.load(pool_min=least, pool_max=most, store=store, redis_url=redis_url)
-    if settings.pool_min > settings.pool_max:
-        raise click.UsageError(f"--min {settings.pool_min} is above --max {settings.pool_max}")
+    settings = pool_settings(pool_min, pool_max, store=store, redis_url=redis_url)
     url = yard.redis_url(settings)
     logs.configure(settings)
     settings = Settings.load(

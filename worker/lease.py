@@ -19,10 +19,8 @@ Redis'. ``docs/how-a-job-runs.md`` tells the whole story.
 
 from __future__ import annotations
 
-import base64
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
@@ -31,17 +29,13 @@ from typing import Any, Literal, NamedTuple, cast
 from redis import Redis
 
 from producer import wire
-from producer.contract import Failure
 from producer.scripting import Argument, Script
 from producer.settings import Settings
+from worker.endings import CRASHED, EXPIRED, OVERRAN, Ending, chunked
 from worker.line import Line
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
-# payload, a finish 7 to 15 us a job and 0.9 ms a MiB of results; `Settings.batch_jobs` ends at 128.
-
-#: Jobs that one call of the finishing script ends, and bytes of their results, at most.
-CHUNK = 64
-_CHUNK_BYTES = 2**20
+# payload; `Settings.batch_jobs` ends at 128. For a finish see `worker.endings`.
 
 #: A batch's payloads, together, at most.
 MOST_BATCH_BYTES = 2 * 2**20
@@ -107,20 +101,6 @@ class Batch:
     timeout_s: int
     has_more: bool
     jobs: tuple[Claimed, ...]
-
-
-class Ending(NamedTuple):
-    """How one job ends.
-
-    Attributes:
-        id: The job's id.
-        outcome: Its result, as clients see it, or why it failed.
-        ttl_s: How long the outcome lives, in seconds.
-    """
-
-    id: str
-    outcome: Mapping[str, Any] | Failure
-    ttl_s: int
 
 
 class Ended(NamedTuple):
@@ -251,7 +231,7 @@ class Lease:
             measures: Fields of the metrics hash, and what to add to each.
         """
         about = wire.dumps(dict(run))
-        chunks = list(_chunks([_ended(ending) for ending in endings])) or [[]]
+        chunks = chunked(endings) or [[]]
         calls: list[list[Argument]] = []
         for place, chunk in enumerate(chunks, start=1):
             is_last = place == len(chunks)
@@ -346,7 +326,7 @@ def reap(redis: Redis, worker: str, why: Reason, settings: Settings) -> Reaped |
     """
     reply = _REAP(
         redis,
-        [worker, why, settings.attempts, settings.failure_ttl_s, *_CRASHED, *_OVERRAN],
+        [worker, why, settings.attempts, settings.failure_ttl_s, *CRASHED, *OVERRAN],
     )
     return Reaped(worker, reply[0].decode(), reply[1], reply[2]) if reply else None
 
@@ -375,17 +355,11 @@ def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
             int(settings.lease_s * 1000),
             _SWEEP_LEASES,
             _SWEEP_DEADLINES,
-            *_CRASHED,
-            *_EXPIRED,
+            *CRASHED,
+            *EXPIRED,
         ],
     )
     return expired, [Reaped(w.decode(), q.decode(), back, failed) for w, q, back, failed in reaped]
-
-
-def exc_string(failure: Failure) -> bytes:
-    """A failure as RQ keeps a traceback: base64 of zlib of text."""
-    text = f"{failure.code}: {failure.message}"
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace")))
 
 
 def _batch(token: str, reply: list[Any]) -> Batch:
@@ -414,35 +388,3 @@ def _claimed(
         cast(Flaw, flaw.decode()),
         data,
     )
-
-
-#: One job's arguments of the finishing script: id, TTL in seconds, payload, error.
-_Job = tuple[str, int, bytes, bytes]
-
-
-def _ended(ending: Ending) -> _Job:
-    outcome = ending.outcome
-    if isinstance(outcome, Failure):
-        return ending.id, ending.ttl_s, exc_string(outcome), wire.dumps(outcome.to_dict())
-    return ending.id, ending.ttl_s, base64.b64encode(wire.dumps(outcome)), b""
-
-
-def _chunks(jobs: Sequence[_Job]) -> Iterator[Sequence[_Job]]:
-    """The jobs in parts that hold Redis for a short time each, at least one job in each."""
-    start, size = 0, 0
-    for place, job in enumerate(jobs):
-        size += len(job[2])
-        if place > start and (place - start == CHUNK or size > _CHUNK_BYTES):
-            yield jobs[start:place]
-            start, size = place, len(job[2])
-    if start < len(jobs):
-        yield jobs[start:]
-
-
-def _written(failure: Failure) -> tuple[bytes, bytes]:
-    return wire.dumps(failure.to_dict()), exc_string(failure)
-
-
-_CRASHED = _written(Failure("worker_crashed", "the worker died each time that it ran this job"))
-_OVERRAN = _written(Failure("timeout", "the job ran longer than its timeout"))
-_EXPIRED = _written(Failure("expired", "the job was not started before its deadline"))

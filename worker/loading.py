@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from redis import Redis
 
 from models.manifest import Manifest
-from models.mapping import Maps
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
-from models.stores.cache import default_folder
 from producer import wire
 from producer.catalog import Entry, read_versions
 from producer.contract import ModelRef
 from producer.errors import ModelUnavailable, ModelyardError, VersionGone
 from producer.keys import queue_name
 from producer.retirement import read_states
-from producer.settings import Settings
-
-
-def maps_of(settings: Settings) -> Maps | None:
-    """Where workers map large files from; None if the settings have them read into memory."""
-    if settings.map_bytes == 0:
-        return None
-    home = Path(settings.store_cache) if settings.store_cache else default_folder()
-    limit_bytes = settings.store_cache_bytes
-    return Maps(home / "mapped", limit_bytes, settings.map_bytes, settings.pool_max)
 
 
 class Loader:

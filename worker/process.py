@@ -20,6 +20,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.cache import ModelCache
+from models.mapping import open_maps
 from models.repository import open_repository
 from producer import connect, keys
 from producer.contract import Failure, ModelRef
@@ -30,7 +31,7 @@ from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.lease import Batch, Ended, Lease, Suspended, reap
-from worker.loading import Loader, maps_of
+from worker.loading import Loader
 from worker.memory import cache_limit_bytes, used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
 from worker.registration import Registration
@@ -74,7 +75,7 @@ class Worker:
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         repository = open_repository(settings)
-        repository.maps = maps_of(settings)
+        repository.maps = open_maps(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._board = Board(
@@ -99,6 +100,7 @@ class Worker:
         self._is_overgrown = False
         self._is_suspended = False
         self._is_loading = False
+        self._has_rung = False
         self._leaves_by = float("inf")
         self._signals = StopSignals(on_second=self._leave_now)
 
@@ -179,8 +181,12 @@ class Worker:
             self._work(claimed)
             self._warmer.look(queues)
         elif claimed == 0:
+            if self._has_rung:  # for no job, so perhaps for a version that is to be loaded
+                self._warmer.hurry()
             self._warmer.look(queues)
             self._wait_for_bell(queues)
+            return
+        self._has_rung = False
 
     def _unload_dropped(self) -> None:
         """Let go of versions that are out of service; nothing is in use between two batches."""
@@ -194,12 +200,12 @@ class Worker:
         if self._prepared != set(queues):  # something was published: import what it needs
             self._loader.prepare(queues)
             self._prepared = set(queues)
+        self._has_rung = False
         if not queues:
             self._signals.wait(self._settings.look_s)
             return
         bells = [keys.key("bell", queue) for queue in queues]
-        if self._bell.blpop(bells, timeout=self._settings.look_s):
-            self._warmer.hurry()  # it rang for a job, or for a version that is to be loaded
+        self._has_rung = self._bell.blpop(bells, timeout=self._settings.look_s) is not None
 
     def _work(self, batch: Batch) -> None:
         """Serve a batch and, as long as more wait than fit into one, those after it."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from models.cache import ModelCache
 from models.runtimes import Loaded
@@ -20,7 +21,8 @@ from producer.payload import Call
 from producer.routing import point_of
 from producer.settings import Settings
 from worker.batch import Member, Outcome, check, read_call, run, stacks
-from worker.lease import Batch, Claimed, Ending, Lease
+from worker.endings import Ending
+from worker.lease import Batch, Claimed, Lease
 from worker.tally import Tally
 
 _MOST_TTL_S = 604_800
@@ -74,11 +76,11 @@ class Server:
         Raises:
             RedisError: The batch is from a front door and Redis does not answer.
         """
-        model, version = parse_queue(batch.queue) or (batch.queue, None)
+        served_by = _ref_of(batch.queue)
         calls = {job.id: read_call(job, self._settings.body_bytes) for job in batch.jobs}
-        if version is None:
-            return self._forward(batch, model, calls, lease)
-        return self._predict(batch, ModelRef(model, version), calls)
+        if served_by is None:
+            return self._forward(batch, batch.queue, calls, lease)
+        return self._predict(batch, served_by, calls)
 
     def _forward(
         self, batch: Batch, model: str, calls: Mapping[str, Call | Failure], lease: Lease
@@ -177,6 +179,13 @@ class Server:
         for job in batch.jobs:
             if job.attempt == 1 and (waited_s := _waited_s(job, batch.claimed_us)) is not None:
                 tally.observe("queue_wait_seconds", waited_s)
+
+
+@lru_cache(maxsize=4096)
+def _ref_of(queue: str) -> ModelRef | None:
+    """The version whose queue it is, one object each; None for a front door."""
+    model, version = parse_queue(queue) or (queue, None)
+    return None if version is None else ModelRef(model, version)
 
 
 def _row_count(call: Call) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from bisect import bisect_left
+from functools import lru_cache
+from typing import NamedTuple
 
 from redis import Redis
 
@@ -26,37 +28,57 @@ class Tally:
     """
 
     def __init__(self, ref: ModelRef | None = None) -> None:
-        self._labels = None if ref is None else labels_of(ref)
-        self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._buckets: Counter[tuple[str, str]] = Counter()
-        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._ref = ref
+        self._amounts: dict[str, float] = {}
 
     def count(self, name: str, label: str, value: str) -> None:
         """Add one to a counter that has one label beside the version's."""
-        self._counts[name, label, value] += 1
+        if self._ref is not None:
+            self._add(_counter(self._ref, name, label, value), 1)
 
     def observe(self, name: str, value: float) -> None:
         """Add an observation to a histogram."""
-        self._buckets[name, measures.bucket(measures.MEASURES[name], value)] += 1
-        self._sums[name] += value
+        if self._ref is not None:
+            fields = _histogram(self._ref, name)
+            self._add(fields.buckets[bisect_left(fields.bounds, value)], 1)
+            self._add(fields.number, 1)
+            self._add(fields.total, value)
 
     def items(self) -> list[tuple[str, float]]:
         """Fields of the metrics hash, and what to add to each."""
-        labels = self._labels
-        if labels is None:
-            return []
-        fields: list[tuple[str, float]] = [
-            (measures.field(name, labels | {label: value}), count)
-            for (name, label, value), count in self._counts.items()
-        ]
-        totals: Counter[str] = Counter()
-        for (name, le), count in self._buckets.items():
-            fields.append((measures.field(f"{name}_bucket", labels, le), count))
-            totals[name] += count
-        for name, total in totals.items():
-            fields.append((measures.field(f"{name}_count", labels), total))
-            fields.append((measures.field(f"{name}_sum", labels), self._sums[name]))
-        return fields
+        return list(self._amounts.items())
+
+    def _add(self, field: str, amount: float) -> None:
+        self._amounts[field] = self._amounts.get(field, 0) + amount
+
+
+class _Histogram(NamedTuple):
+    """The fields of a histogram; the last of the buckets is beyond all bounds."""
+
+    bounds: tuple[float, ...]
+    buckets: tuple[str, ...]
+    number: str
+    total: str
+
+
+# To spell a batch's fields anew would take as long as to predict one row.
+
+
+@lru_cache(maxsize=4096)
+def _counter(ref: ModelRef, name: str, label: str, value: str) -> str:
+    return measures.field(name, labels_of(ref) | {label: value})
+
+
+@lru_cache(maxsize=4096)
+def _histogram(ref: ModelRef, name: str) -> _Histogram:
+    labels, bounds = labels_of(ref), measures.MEASURES[name].bounds
+    ends = [*map(str, bounds), "+Inf"]
+    return _Histogram(
+        bounds,
+        tuple(measures.field(f"{name}_bucket", labels, le) for le in ends),
+        measures.field(f"{name}_count", labels),
+        measures.field(f"{name}_sum", labels),
+    )
 
 
 def labels_of(ref: ModelRef) -> dict[str, str]:

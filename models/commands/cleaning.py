@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.shared import common, print_document, redis_or_none, repository_of
-from producer.commands.shared import examples, plain, print_table
+from models.commands.shared import common, redis_or_none, repository_of
+from producer.commands.shared import examples, plain, print_json, print_table
 from producer.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,22 +31,25 @@ def gc(
 ) -> None:
     """Remove what no version needs: of failed publishes, of the cache folder, of lost versions.
 
-    In the store, what publishers that failed have left, and files that no manifest names; in the
-    folder that a store by URL is read through, what is above its bound; in Redis, versions that
-    the store has no more and that nothing uses, and metrics of versions that are not published.
+    In the store, what publishers that failed have left, and files that no manifest names; in this
+    machine's folders with copies of a store by URL and of what workers map, what is above their
+    bound; in Redis, versions that the store has no more and that nothing uses, and metrics of
+    versions that are not published.
     """
     from models import garbage
+    from models.mapping import mapped_copies
 
     settings = Settings.load(store=store, redis_url=redis_url)
     repository = repository_of(settings)
     redis, lack = redis_or_none(settings)
-    found = garbage.find(repository, redis, hours * 3600)
+    caches = [cache for cache in (repository.cache, mapped_copies(settings)) if cache is not None]
+    found = garbage.find(repository, redis, hours * 3600, caches)
     removed, kept = (found.garbage, found.kept) if dry_run else garbage.remove(found)
     if lack:
         kept = [*kept, ("redis", lack)]
     freed_bytes = sum(one.size_bytes for one in removed)
     if as_json:
-        return print_document(
+        return print_json(
             {
                 "dry_run": dry_run,
                 "store": repository.location,

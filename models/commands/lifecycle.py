@@ -17,12 +17,11 @@ import click
 from models.commands.shared import (
     common,
     overview_of,
-    print_document,
     redis_of,
     repository_of,
     version,
 )
-from producer.commands.shared import examples
+from producer.commands.shared import examples, print_json
 from producer.contract import ModelRef
 from producer.errors import NotFound, VersionInUse
 from producer.settings import Settings
@@ -68,7 +67,7 @@ def retire(
     queued = known["queue_depth"] if known is not None else 0
     if as_json:
         state = known["state"] if known is not None else None
-        return print_document(
+        return print_json(
             {
                 "model": model,
                 "version": version,
@@ -125,7 +124,7 @@ def delete(
             raise
         freed_bytes = 0
     if as_json:
-        return print_document({"model": model, "version": version, "freed_bytes": freed_bytes})
+        return print_json({"model": model, "version": version, "freed_bytes": freed_bytes})
     return click.echo(f"deleted {ref}, {freed_bytes} bytes")
 
 

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from models.commands.shared import (
-    check,
+    check_argument,
     common,
     digests_of,
     overview_of,
-    print_document,
     redis_or_none,
     repository_of,
     version,
 )
-from producer.commands.shared import examples, plain, print_table
+from producer.commands.shared import examples, plain, print_json, print_table
 from producer.contract import ModelRef
 from producer.errors import ModelyardError, NotFound, UnknownVersion
 from producer.settings import Settings
@@ -49,7 +48,7 @@ def inspect(
     known = overview_of(redis, ref) if redis is not None else None
     manifest, problem = _manifest(repository, ref, is_known=known is not None)
     if as_json:
-        print_document(_document(repository, ref, manifest, problem, known, lack))
+        print_json(_document(repository, ref, manifest, problem, known, lack))
     else:
         for name, value in _facts(repository, ref, manifest, problem, known, lack):
             click.echo(f"{name:<12} {plain(value)}".rstrip())
@@ -167,8 +166,8 @@ def _some(texts: Iterable[str]) -> str:
         "modelyard verify", "modelyard verify iris v1", "modelyard verify --no-open --json"
     )
 )
-@click.argument("model", required=False, callback=check)
-@click.argument("version", required=False, callback=check)
+@click.argument("model", required=False, callback=check_argument)
+@click.argument("version", required=False, callback=check_argument)
 @click.option("--no-open", is_flag=True, help="Compare bytes only: no file is opened.")
 @click.option("--quick", is_flag=True, help="Read the manifests only.")
 @common
@@ -198,7 +197,7 @@ def verify(
             click.echo(f"verifying {ref}", err=True)
         verdicts.append(_verdict(repository, published, ref, depth))
     if as_json:
-        print_document(_verified(repository, verdicts))
+        print_json(_verified(repository, verdicts))
     else:
         _print_verdicts(verdicts)
     sys.exit(0 if all(verdict.ok for verdict in verdicts) else 1)

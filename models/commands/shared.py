@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from models.repository import Repository, open_repository
-from producer import wire
 from producer.contract import ModelRef, check_name
 from producer.errors import ConfigurationError, InvalidName, Unavailable
 from producer.settings import Settings
@@ -32,13 +31,28 @@ def common(command: Command) -> Command:
     return store(url(as_json(command)))
 
 
+def activating(command: Command) -> Command:
+    """Adds ``--activate`` and ``--no-wait``."""
+    activate = click.option(
+        "--activate",
+        is_flag=True,
+        help="Send the model's traffic to it, once the running pools have loaded it.",
+    )
+    no_wait = click.option(
+        "--no-wait", is_flag=True, help="With --activate: do not wait for the pools."
+    )
+    return activate(no_wait(command))
+
+
 def version(command: Command) -> Command:
     """Adds the arguments MODEL and VERSION."""
-    model = click.argument("model", callback=check)
-    return model(click.argument("version", callback=check)(command))
+    model = click.argument("model", callback=check_argument)
+    return model(click.argument("version", callback=check_argument)(command))
 
 
-def check(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def check_argument(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
     """A name, or None where none was given.
 
     Raises:
@@ -117,8 +131,3 @@ def digests_of(redis: Redis) -> dict[ModelRef, str]:
             for model in model_names(redis)
             for entry in read_versions(redis, model).values()
         }
-
-
-def print_document(value: dict[str, Any]) -> None:
-    """Print a document for programs."""
-    click.echo(wire.dumps(value))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from models.commands.shared import common, print_document, redis_of, repository_of, version
-from producer.commands.shared import examples
+from models.commands.shared import activating, common, redis_of, repository_of, version
+from producer.commands.shared import examples, print_json
 from producer.contract import ModelRef
 from producer.errors import ModelyardError
 from producer.settings import Settings
@@ -37,7 +37,7 @@ def export(
     ref = ModelRef(model, version)
     size_bytes = archive.write(repository_of(settings), ref, target)
     if as_json:
-        return print_document(
+        return print_json(
             {"model": model, "version": version, "target": str(target), "size_bytes": size_bytes}
         )
     return click.echo(f"exported {ref}, {size_bytes} bytes, to {target}")
@@ -48,10 +48,15 @@ def export(
     epilog=examples("modelyard import iris-v1.tar", "modelyard import /srv/iris-v1 --activate"),
 )
 @click.argument("source", metavar="FILE.tar|FOLDER", type=click.Path(exists=True, path_type=Path))
-@click.option("--activate", is_flag=True, help="Send the model's traffic to it at once.")
+@activating
 @common
 def import_version(
-    source: Path, activate: bool, store: str | None, redis_url: str | None, as_json: bool
+    source: Path,
+    activate: bool,
+    no_wait: bool,
+    store: str | None,
+    redis_url: str | None,
+    as_json: bool,
 ) -> None:
     """Publish a version that `modelyard export` has written, under the name that it had.
 
@@ -59,8 +64,7 @@ def import_version(
     or pickle file RUNS ITS CODE: import only what you trust.
     """
     from models import archive
-    from producer import catalog, routing
-    from producer.connect import redis_reachable
+    from models.publish import check_catalogue, register
 
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
@@ -69,13 +73,11 @@ def import_version(
     except ModelyardError as error:
         error.message = f"{source}: {error.message.removeprefix(f'{source}: ')}"
         raise
+    check_catalogue(redis, manifest.ref, manifest.file(), repository.location)
     repository.publish(manifest, contents)
     stored = repository.manifest(manifest.ref)  # an earlier one, where it was there already
-    with redis_reachable():
-        catalog.register(redis, stored.ref, stored.to_json(), stored.signature)
-        if activate:
-            routing.set_route(redis, stored.model, active=stored.version)
+    register(redis, stored, activate=activate, warm_s=0.0 if no_wait else settings.warm_s)
     if as_json:
-        return print_document(stored.model_dump(mode="json"))
+        return print_json(stored.model_dump(mode="json"))
     is_active = "active now" if activate else f"modelyard activate {stored.model} {stored.version}"
     return click.echo(f"published {stored.ref}, {stored.size_bytes} bytes; {is_active}")

@@ -14,7 +14,7 @@ from models import golden
 from models.manifest import Manifest
 from models.repository import Repository
 from producer.contract import Signature
-from producer.errors import ModelUnavailable, ModelyardError
+from producer.errors import ModelUnavailable, ModelyardError, described
 
 #: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.
 RUNTIMES = {
@@ -88,12 +88,6 @@ def prepare(manifest: Manifest) -> None:
         ModelUnavailable: The runtime or a library is missing.
     """
     _runtime(manifest)
-
-
-def described(error: BaseException) -> str:
-    """A foreign error in one line: its type and what it says."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__
 
 
 def _runtime(manifest: Manifest) -> RuntimeModule:

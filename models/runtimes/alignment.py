@@ -61,7 +61,7 @@ def find_alignment(
 
     Args:
         predict: Answers rows, filled up to a multiple of the second argument.
-        rows: At least one, see `varied`.
+        rows: At least one, see `rows_to_try`.
         fills: Whether to fill up without trying how it is without.
         is_batchable: What was found when the version was published; None while it is.
     """
@@ -78,7 +78,24 @@ def find_alignment(
     return Alignment(1, is_exact=False, is_batchable=is_close)
 
 
-def varied(signature: Signature, rows: Rows) -> Rows:
+def rows_to_try(
+    predict: Callable[[Rows, int], Answers], signature: Signature, example: Rows
+) -> Rows:
+    """Rows for `find_alignment`: varied, or the bare example if the model takes only that.
+
+    Raises:
+        Exception: Whatever the model raises on its example.
+    """
+    predict(example, 1)
+    rows = _varied(signature, example)
+    try:
+        predict(rows, 1)
+    except Exception:  # say, a number that stands for a category
+        return [example[step % len(example)] for step in range(len(rows))]
+    return rows
+
+
+def _varied(signature: Signature, rows: Rows) -> Rows:
     """`_TRIED` rows like those of the example, with other numbers, so that rounding shows."""
     real = [column.type in ("float64", "float32") for column in signature.inputs]
     return [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,19 @@ import onnxruntime
 
 from models import onnx_file
 from models.manifest import Manifest
+from models.onnx_wire import Raw
 from models.repository import Repository
-from models.runtimes import arrays, described, onnx_sharing
-from models.runtimes.alignment import Alignment, find_alignment, varied
-from producer.contract import Output, Signature
-from producer.errors import ConfigurationError, ModelUnavailable, PredictFailed
+from models.runtimes import arrays, onnx_sharing
+from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
+from models.runtimes.tensors import (
+    feeds_of,
+    output_names,
+    probabilities_of,
+    rows_at_once,
+    shaped,
+)
+from producer.contract import Signature
+from producer.errors import ConfigurationError, ModelUnavailable, described
 
 #: The name of the file in a version's folder.
 ARTEFACT = "model.onnx"
@@ -60,17 +67,6 @@ _ROW_BY_ROW = frozenset(
 #: What a session takes for each byte of its file, measured: up to 1 for networks, 6.2 for forests,
 #: whose nodes become objects.
 _GROWTH, _TREE_GROWTH = 2, 7
-
-_DTYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-    "tensor(string)": np.object_,
-}
-#: What makes tensors of rows, by input name.
-Feeds = Callable[[arrays.Rows], dict[str, Any]]
 
 
 def load(manifest: Manifest, repository: Repository) -> OnnxModel:
@@ -149,7 +145,7 @@ class Graph:
         return cls(raw, operators, _session_bytes(raw, operators))
 
     @classmethod
-    def mapped(cls, raw: onnx_file.Raw, path: Path, share: float) -> Graph | None:
+    def mapped(cls, raw: Raw, path: Path, share: float) -> Graph | None:
         """A file at ``path`` whose large weights stay there; None if it has none.
 
         Raises:
@@ -248,7 +244,7 @@ class OnnxModel:
     def _aligned(
         self, example: arrays.Rows, is_batchable: bool | None, operators: frozenset[str]
     ) -> Alignment:
-        rows = self._tried(example)
+        rows = rows_to_try(self._answer, self.signature, example)
         if self._is_single:
             return Alignment(1, is_exact=True, is_batchable=True)
         return find_alignment(
@@ -258,16 +254,6 @@ class OnnxModel:
             is_batchable=is_batchable,
         )
 
-    def _tried(self, example: arrays.Rows) -> arrays.Rows:
-        """Rows to try it on: varied, or the bare example if it takes only that."""
-        self._answer(example, 1)
-        rows = varied(self.signature, example)
-        try:
-            self._answer(rows, 1)
-        except Exception:  # say, a number that stands for a category
-            return [example[step % len(example)] for step in range(len(rows))]
-        return rows
-
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
         count = len(rows)
         missing = -count % group
@@ -275,8 +261,8 @@ class OnnxModel:
         values = self._alone(filled) if self._is_single else self._run(filled)
         answers = {}
         for output, value in zip(self.signature.outputs, values, strict=True):
-            shaped = _shaped(output, value, len(filled))
-            answers[output.name] = arrays.plain(output, shaped, count)
+            whole = shaped(output, value, len(filled))
+            answers[output.name] = arrays.plain(output, whole, count)
         return answers
 
     def _run(self, rows: arrays.Rows) -> list[Any]:
@@ -289,100 +275,3 @@ class OnnxModel:
         """Row by row, for a graph that was made for one row only."""
         each = [self._run([row]) for row in rows]
         return [np.concatenate(values) for values in zip(*each, strict=True)]
-
-
-def output_names(session: onnxruntime.InferenceSession, signature: Signature) -> list[str]:
-    """The graph's outputs in the order of the signature's: those of its names, else by place.
-
-    Raises:
-        ConfigurationError: There are too few.
-    """
-    known = [output.name for output in session.get_outputs()]
-    if set(signature.output_names) <= set(known):
-        return list(signature.output_names)
-    if len(known) < len(signature.outputs):
-        raise ConfigurationError(
-            f"ONNX: has the outputs {', '.join(known)}, the signature has "
-            f"{', '.join(signature.output_names)}"
-        )
-    return known[: len(signature.outputs)]
-
-
-def feeds_of(session: onnxruntime.InferenceSession, signature: Signature) -> Feeds:
-    """What makes tensors of rows: one of all columns, or one for each column, in their order.
-
-    Raises:
-        ConfigurationError: The graph's inputs are neither, or of a type that no column has.
-    """
-    inputs = session.get_inputs()
-    for known in inputs:
-        if known.type not in _DTYPES:
-            raise ConfigurationError(f"ONNX: input {known.name!r} is of type {known.type}")
-    if len(inputs) == 1:
-        return _one_feed(inputs[0])
-    if len(inputs) != len(signature.inputs):
-        raise ConfigurationError(
-            f"ONNX: has {len(inputs)} inputs, the signature has {len(signature.inputs)}"
-        )
-    return _many_feeds(inputs)
-
-
-def probabilities_of(maps: Sequence[Mapping[Any, float]]) -> Any:
-    """``(rows, classes)`` of the list of mappings that skl2onnx gives unless told otherwise."""
-    keys = list(maps[0]) if maps else []
-    return np.array([[row[key] for key in keys] for row in maps], dtype=np.float32)
-
-
-def _shaped(output: Output, value: Any, count: int) -> Any:
-    """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars.
-
-    Raises:
-        PredictFailed: There are not as many answers as rows.
-    """
-    if len(value) != count:
-        raise PredictFailed(f"output {output.name!r} has {len(value)} answers for {count} rows")
-    if output.type == "bool":  # a graph's labels are strings or whole numbers
-        value = value.astype(np.bool_)
-    return value if value.shape[1:] == output.shape else value.reshape(count, *output.shape)
-
-
-def _one_feed(known: Any) -> Feeds:
-    name, dtype, is_flat = known.name, _DTYPES[known.type], len(known.shape) == 1
-
-    def feed(rows: arrays.Rows) -> dict[str, Any]:
-        values = np.array(rows, dtype=dtype)
-        return {name: values[:, 0] if is_flat else values}
-
-    return feed
-
-
-def _many_feeds(inputs: Sequence[Any]) -> Feeds:
-    known = [(each.name, _DTYPES[each.type], len(each.shape) == 1) for each in inputs]
-
-    def feed(rows: arrays.Rows) -> dict[str, Any]:
-        columns = zip(*rows, strict=True)
-        return {
-            name: np.array(cells, dtype=dtype).reshape(-1 if is_flat else (-1, 1))
-            for (name, dtype, is_flat), cells in zip(known, columns, strict=True)
-        }
-
-    return feed
-
-
-def rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
-    """How many rows the graph takes; None for any number.
-
-    Raises:
-        ConfigurationError: Some other number than one, or inputs that are no table.
-    """
-    counts = set()
-    for known in session.get_inputs():
-        if not 1 <= len(known.shape) <= 2:
-            raise ConfigurationError(
-                f"ONNX: input {known.name!r} has the shape {known.shape}; what can be served takes "
-                "rows of plain values"
-            )
-        counts.add(known.shape[0] if isinstance(known.shape[0], int) else None)
-    if counts == {1} or counts == {None}:
-        return counts.pop()
-    raise ConfigurationError("ONNX: takes a fixed number of rows at once; make the first axis free")

@@ -10,17 +10,15 @@ file is the publisher's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.onnx_file import Raw
+from models.onnx_wire import BYTES, VARINT, Raw, Span, fields, message, varint
 
 #: Smaller weights are not worth a reference.
 _LEAST_BYTES = 2**16
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: Fields of ModelProto, GraphProto and TensorProto.
 _GRAPH, _INITIALIZER = 7, 5
 _DATA_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 2, 13, 14
@@ -51,14 +49,14 @@ def thin(raw: Raw, file_name: str) -> Thin:
         file_name: Where the same bytes lie, relative to the folder that `share` names.
 
     Raises:
-        ValueError: It is no protobuf.
+        ConfigurationError: It is no protobuf.
     """
     shared = [0]
     model = b"".join(
-        _message(_GRAPH, _graph(raw, inner, file_name, shared))
-        if (number, wire) == (_GRAPH, _BYTES)
+        message(_GRAPH, _graph(raw, inner, file_name, shared))
+        if (number, wire) == (_GRAPH, BYTES)
         else raw[whole[0] : whole[1]]
-        for number, wire, inner, whole in _fields(raw, (0, len(raw)))
+        for number, wire, inner, whole in fields(raw, (0, len(raw)))
     )
     return Thin(model, shared[0])
 
@@ -74,24 +72,24 @@ def share(options: Any, folder: Path) -> None:
     )
 
 
-def _graph(raw: Raw, span: tuple[int, int], file_name: str, shared: list[int]) -> bytes:
+def _graph(raw: Raw, span: Span, file_name: str, shared: list[int]) -> bytes:
     parts: list[bytes] = []
-    for number, wire, inner, whole in _fields(raw, span):
+    for number, wire, inner, whole in fields(raw, span):
         replaced = None
-        if (number, wire) == (_INITIALIZER, _BYTES) and inner[1] - inner[0] >= _LEAST_BYTES:
+        if (number, wire) == (_INITIALIZER, BYTES) and inner[1] - inner[0] >= _LEAST_BYTES:
             replaced = _reference(raw, inner, file_name, shared)
         parts.append(raw[whole[0] : whole[1]] if replaced is None else replaced)
     return b"".join(parts)
 
 
-def _reference(raw: Raw, span: tuple[int, int], file_name: str, shared: list[int]) -> bytes | None:
+def _reference(raw: Raw, span: Span, file_name: str, shared: list[int]) -> bytes | None:
     """The weights as a reference; None where they are not one run of bytes as in memory."""
-    fields = list(_fields(raw, span))
-    data_type = next((inner[0] for n, w, inner, _ in fields if (n, w) == (_DATA_TYPE, _VARINT)), 0)
+    parts = list(fields(raw, span))
+    data_type = next((inner[0] for n, w, inner, _ in parts if (n, w) == (_DATA_TYPE, VARINT)), 0)
     data = [
         (number, inner)
-        for number, wire, inner, _ in fields
-        if wire == _BYTES and (number == _RAW_DATA or number in _PACKED)
+        for number, wire, inner, _ in parts
+        if wire == BYTES and (number == _RAW_DATA or number in _PACKED)
     ]
     if len(data) != 1:
         return None
@@ -99,62 +97,11 @@ def _reference(raw: Raw, span: tuple[int, int], file_name: str, shared: list[int
     if end - start < _LEAST_BYTES or _PACKED.get(number, data_type) != data_type:
         return None
     shared[0] += end - start
-    others = [raw[whole[0] : whole[1]] for n, _, _, whole in fields if n != number]
+    others = [raw[whole[0] : whole[1]] for n, _, _, whole in parts if n != number]
     place = {"location": file_name, "offset": str(start), "length": str(end - start)}
     entries = [
-        _message(_EXTERNAL_DATA, _message(1, key.encode()) + _message(2, value.encode()))
+        message(_EXTERNAL_DATA, message(1, key.encode()) + message(2, value.encode()))
         for key, value in place.items()
     ]
-    location = _number(_DATA_LOCATION << 3 | _VARINT) + _number(_EXTERNAL)
-    return _message(_INITIALIZER, b"".join([*others, *entries, location]))
-
-
-def _fields(
-    raw: Raw, span: tuple[int, int]
-) -> Iterator[tuple[int, int, tuple[int, int], tuple[int, int]]]:
-    """The fields of a message: number, how it is written, where its value is, where all of it is.
-
-    A varint's value comes in the place of the first end.
-    """
-    place, end = span
-    while place < end:
-        begun = place
-        key, place = _varint(raw, place, end)
-        wire = key & 7
-        if wire == _VARINT:
-            value, place = _varint(raw, place, end)
-            yield key >> 3, wire, (value, place), (begun, place)
-            continue
-        length = {_FIXED32: 4, _FIXED64: 8}.get(wire, -1)
-        if wire == _BYTES:
-            length, place = _varint(raw, place, end)
-        if not 0 <= length <= end - place:
-            raise ValueError("it is no protobuf")
-        place += length
-        yield key >> 3, wire, (place - length, place), (begun, place)
-
-
-def _varint(raw: Raw, place: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < end and shift < 70:
-        byte = raw[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-        shift += 7
-    raise ValueError("it is no protobuf")
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _number(number << 3 | _BYTES) + _number(len(content)) + content
-
-
-def _number(value: int) -> bytes:
-    """A varint."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+    location = varint(_DATA_LOCATION, _EXTERNAL)
+    return message(_INITIALIZER, b"".join([*others, *entries, location]))

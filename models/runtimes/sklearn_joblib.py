@@ -17,17 +17,17 @@ from typing import Any, cast
 import joblib
 import numpy as np
 import sklearn
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest
 from models.repository import Repository
-from models.runtimes import arrays, described, threads
-from models.runtimes.alignment import Alignment, find_alignment, varied
+from models.runtimes import arrays, threads
+from models.runtimes.adaptation import fit_for_serving
+from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
-from models.runtimes.sizes import measure, reachable
+from models.runtimes.sizes import measure
 from producer.contract import Signature
-from producer.errors import ModelUnavailable, PredictFailed
+from producer.errors import ModelUnavailable, PredictFailed, described
 
 #: The name of the file in a version's folder.
 ARTEFACT = "model.joblib"
@@ -177,7 +177,7 @@ class SklearnModel:
         self._labels = two_calls(estimator, signature)
         self._group = 1
         self._call = call_of(estimator)
-        rows = self._tried(example)
+        rows = rows_to_try(self._answer, signature, example)
         if self._labels is not None:
             self._labels = one_call(self._labels, self._to_inputs(rows))
         self.alignment: Alignment = find_alignment(
@@ -197,16 +197,6 @@ class SklearnModel:
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
         """The outputs by name; see `models.runtimes.Loaded.predict`."""
         return self._answer(rows, self._group)
-
-    def _tried(self, example: arrays.Rows) -> arrays.Rows:
-        """Rows to try the estimator on: varied, or the bare example if it takes only that."""
-        self._answer(example, 1)
-        rows = varied(self.signature, example)
-        try:
-            self._answer(rows, 1)
-        except Exception:  # say, a number that stands for a category
-            return [example[step % len(example)] for step in range(len(rows))]
-        return rows
 
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
         if self._holds_threads:
@@ -256,29 +246,6 @@ def call_of(estimator: Any) -> Callable[[Any], Any]:
 def dense(values: Any) -> Any:
     """``values`` as an array where a transformer gives a sparse matrix."""
     return values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-
-
-def fit_for_serving(estimator: Any) -> Any:
-    """The same estimator, with what only matters in training taken out, wherever it is nested.
-
-    ``feature_names_in_`` makes scikit-learn warn at each predict that an array has no names; that
-    the order is right is the signature's business.
-    """
-    for item in reachable(on_one_core(estimator)):
-        if isinstance(item, BaseEstimator):
-            vars(item).pop("feature_names_in_", None)
-    return estimator
-
-
-def on_one_core(estimator: Any) -> Any:
-    """The same estimator with ``n_jobs`` unset, wherever it is nested.
-
-    It would start threads in a worker that owns one core, and threads add up in any order.
-    """
-    for item in reachable(estimator):
-        if isinstance(item, BaseEstimator) and vars(item).get("n_jobs") is not None:
-            item.n_jobs = None
-    return estimator
 
 
 def _refuse_unproven_release(manifest: Manifest) -> None:

@@ -25,6 +25,7 @@ ARTEFACT = "model.skops"
 #: What skops does not allow by itself, though fitted estimators of scikit-learn are made of it;
 #: each holds numbers and calls nothing that a file can choose.
 ALLOWED = (
+    "numpy.dtype",
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogLink",
@@ -44,6 +45,7 @@ ALLOWED = (
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.calibration._TemperatureScaling",
+    "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",

@@ -22,9 +22,10 @@ from pathlib import Path
 
 from models.manifest import MOST_BYTES, File
 from producer.contract import ModelRef
+from producer.settings import Settings
 
 #: What is still being written is called so; older than this, its writer has died.
-_DRAFT = ".draft-"
+DRAFT = ".draft-"
 _DRAFT_TTL_S = 3600
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -57,7 +58,7 @@ class DiskCache:
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder = folder
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._has_warned = False
 
     def read(self, file: File) -> bytes | None:
@@ -78,7 +79,7 @@ class DiskCache:
 
         What was read the longest time ago makes room.
         """
-        if len(content) <= self._limit_bytes:
+        if len(content) <= self.limit_bytes:
             self._write(self._path(file.sha256), content)
             self.trim(besides=self._path(file.sha256))
 
@@ -100,12 +101,12 @@ class DiskCache:
         files = sorted(self._files(), key=lambda kept: kept.used_at)
         left_at = time.time() - _DRAFT_TTL_S
         surplus = [
-            kept for kept in files if kept.path.name.startswith(_DRAFT) and kept.used_at < left_at
+            kept for kept in files if kept.path.name.startswith(DRAFT) and kept.used_at < left_at
         ]
-        whole = [kept for kept in files if not kept.path.name.startswith(_DRAFT)]
+        whole = [kept for kept in files if not kept.path.name.startswith(DRAFT)]
         used_bytes = sum(kept.size_bytes for kept in whole)
         for kept in whole:
-            if used_bytes <= self._limit_bytes:
+            if used_bytes <= self.limit_bytes:
                 break
             if kept.path != besides:
                 surplus.append(kept)
@@ -129,7 +130,7 @@ class DiskCache:
         return self.folder / "manifests" / name
 
     def _write(self, path: Path, content: bytes) -> None:
-        draft = path.parent / f"{_DRAFT}{uuid.uuid4().hex}"
+        draft = path.parent / f"{DRAFT}{uuid.uuid4().hex}"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
@@ -161,8 +162,10 @@ class DiskCache:
                         yield Kept(path, found.st_size, found.st_mtime)
 
 
-def default_folder() -> Path:
-    """The user's cache folder, or a folder of the user's among the temporary ones."""
+def cache_folder(settings: Settings) -> Path:
+    """The folder that is set; else the user's own for caches, or one among the temporary ones."""
+    if settings.store_cache:
+        return Path(settings.store_cache)
     try:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         return Path(home) / "modelyard"

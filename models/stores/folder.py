@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from models.files import open_folder, read_at
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.stores import Leftover, NotThere, Source, Unreadable, pour
 from producer.contract import ModelRef, is_name
@@ -27,10 +28,6 @@ STAGING = ".staging"
 #: A staging folder that is older than this was left by a publisher that died.
 STAGING_TTL_S = 86_400
 
-#: O_NONBLOCK: a pipe put in a file's place must not hang the reader.
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_OPEN_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OPEN_FOLDER = _OPEN_ROOT | os.O_NOFOLLOW
 #: What rename says if the target is there: a folder that is not empty.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -70,13 +67,13 @@ class FolderStore:
         """The bytes of a file, but no more than one above what it should have."""
         name, most = (MANIFEST, MOST_BYTES) if file is None else (file.name, file.size_bytes)
         try:
-            folder = self._open(ref)
+            folder = open_folder(self.root, ref.model, ref.version)
         except FileNotFoundError:
             raise NotThere from None
         except OSError as error:
             raise _unreadable("its folder", error) from None
         try:
-            return _read(os.open(name, _OPEN_FILE, dir_fd=folder), most)
+            return read_at(folder, name, most)
         except OSError as error:
             raise _unreadable(name, error) from None
         finally:
@@ -98,7 +95,7 @@ class FolderStore:
         """Take a version away, at one instant for whoever looks; the bytes that were freed."""
         try:
             grave = self._new_name()
-            model = _open_below(self.root, ref.model)
+            model = open_folder(self.root, ref.model)
         except FileNotFoundError:
             raise NotThere from None
         try:
@@ -194,34 +191,6 @@ class FolderStore:
             with suppress(OSError):
                 self.remove(leftover)
 
-    def _open(self, ref: ModelRef) -> int:
-        """A descriptor of the version's folder; below the root no link is followed."""
-        return _open_below(self.root, ref.model, ref.version)
-
-
-def read_file(folder: Path, name: str, most: int) -> bytes:
-    """The bytes of a file in a folder, but no more than one above ``most``; no link is followed.
-
-    Raises:
-        OSError: It is not there, no regular file, or cannot be read.
-    """
-    descriptor = os.open(folder, _OPEN_ROOT)
-    try:
-        return _read(os.open(name, _OPEN_FILE, dir_fd=descriptor), most)
-    finally:
-        os.close(descriptor)
-
-
-def _open_below(root: Path, *names: str) -> int:
-    folder = os.open(root, _OPEN_ROOT)
-    for name in names:
-        try:
-            inner = os.open(name, _OPEN_FOLDER, dir_fd=folder)
-        finally:
-            os.close(folder)
-        folder = inner
-    return folder
-
 
 def _names(folder: Path) -> list[str]:
     """The entries that may name a model or a version, in order; hidden ones may not."""
@@ -229,14 +198,6 @@ def _names(folder: Path) -> list[str]:
         return sorted(name for name in os.listdir(folder) if is_name(name))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _read(descriptor: int, most: int) -> bytes:
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
-        return stream.read(min(found.st_size, most) + 1)
 
 
 def _unreadable(what: str, error: OSError) -> Unreadable:
@@ -255,7 +216,7 @@ def _created(target: Path) -> Iterator[Callable[[bytes], object]]:
 
 def _flush_folder(folder: Path) -> None:
     """Make the entries of a folder last through a power cut."""
-    descriptor = os.open(folder, _OPEN_ROOT)
+    descriptor = open_folder(folder)
     try:
         os.fsync(descriptor)
     finally:

@@ -29,7 +29,7 @@ from obstore.store import from_url
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.stores import Away, Leftover, NotThere, Source, Unreadable, pour
-from models.stores.refusals import ALLOW_HTTP, masked, reason_of
+from models.stores.refusals import ALLOW_HTTP, lacks_bucket, masked, reason_of
 from producer.contract import ModelRef, is_name
 from producer.errors import ConfigurationError, InvalidManifest, Unavailable
 
@@ -107,7 +107,7 @@ class ObjectStore:
             except FileNotFoundError:
                 return self._read(_key(ref, file.name), file.size_bytes)
         except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
+            if lacks_bucket(error):
                 raise Away(f"{self._location} cannot be read: there is no such bucket") from None
             if file is None:
                 raise NotThere from None
@@ -228,7 +228,7 @@ class ObjectStore:
                 yield from page
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
-        if "NoSuchBucket" in str(error):
+        if lacks_bucket(error):
             raise Unavailable(f"the store {self._location}: there is no such bucket") from None
 
     @contextmanager

@@ -16,6 +16,7 @@ ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_AL
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _KIND = re.compile(r"kind: (Connect|Timeout|Request|Decode)\b")
 _KINDS = {
     "Connect": "no connection",
@@ -23,6 +24,11 @@ _KINDS = {
     "Request": "the connection broke",
     "Decode": "the connection broke",
 }
+
+
+def lacks_bucket(error: Exception) -> bool:
+    """Whether a store said so, in the words of S3 and Google, or in Azure's."""
+    return any(code in str(error) for code in _NO_BUCKET)
 
 
 def reason_of(error: BaseError) -> tuple[str, bool]:
@@ -38,7 +44,7 @@ def reason_of(error: BaseError) -> tuple[str, bool]:
         names = ", ".join(ALLOW_HTTP.values())
         return f"its endpoint is http://, which one of {names} must allow by `true`", False
     if said:
-        reason = "there is no such bucket" if "NoSuchBucket" in text else f"it answers {said}"
+        reason = "there is no such bucket" if lacks_bucket(error) else f"it answers {said}"
         return reason, not said.startswith("4") or said.startswith("429")
     if found := _KIND.search(text):
         return f"it does not answer: {_KINDS[found[1]]}", True

@@ -17,6 +17,7 @@ from producer.errors import ModelyardError
 
 if TYPE_CHECKING:
     from producer.client import Client
+    from producer.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,6 +45,30 @@ def common(command: Command) -> Command:
         "--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]"
     )
     return url(as_json(command))
+
+
+def workers(command: Command) -> Command:
+    """Adds ``--min`` and ``--max``, for `pool_settings`."""
+    least = click.option("--min", "pool_min", type=click.IntRange(0), help="Workers at least. [1]")
+    most = click.option("--max", "pool_max", type=click.IntRange(1), help="Workers at most. [2]")
+    return least(most(command))
+
+
+def pool_settings(pool_min: int | None, pool_max: int | None, **flags: Any) -> Settings:
+    """The settings, with a maximum that is raised to a minimum that was given alone.
+
+    Raises:
+        UsageError: The minimum is above the maximum.
+        ConfigurationError: A value is out of its bounds.
+    """
+    from producer.settings import Settings
+
+    if pool_min is not None and pool_max is None:
+        pool_max = max(pool_min, Settings.load().pool_max)
+    settings = Settings.load(pool_min=pool_min, pool_max=pool_max, **flags)
+    if settings.pool_min > settings.pool_max:
+        raise click.UsageError(f"--min {settings.pool_min} is above --max {settings.pool_max}")
+    return settings
 
 
 def examples(*lines: str) -> str:

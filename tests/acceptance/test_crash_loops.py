@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -22,7 +20,6 @@ from producer.crashes import held_back, read_crashes
 from producer.inspection import check_crashes
 from producer.settings import Settings
 from tests import estimators
-from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
 
 #: The version that kills comes first in every order of names.
@@ -44,27 +41,6 @@ def store(tmp_path: Path, redis: Redis, trap: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningPool]]:
-    contexts = []
-
-    def start(**settings: Any) -> RunningPool:
-        context = running_pool(redis_url, store, tmp_path, **settings)
-        contexts.append(context)
-        return context.__enter__()
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
-
-
 def submit(client: Client, model: str, count: int) -> list[Handle]:
     return [client.submit(model, instances=[[float(n)]]) for n in range(count)]
 
@@ -80,7 +56,7 @@ def deaths(redis: Redis) -> int:
 @pytest.mark.parametrize("fork_server", [True, False], ids=["forked", "spawned"])
 def test_a_version_that_kills_its_only_worker_starves_no_other(redis, start, client, fork_server):
     bad = submit(client, "aaa", 20)
-    start(pool_min=1, pool_max=1, fork_server=fork_server)
+    start(fork_server=fork_server, waits=False)
     wait_until(lambda: deaths(redis) >= 3, 60, "it has killed some")
     good = submit(client, "echo", 20)
     assert {handle.wait(20).status for handle in good} == {JobStatus.FINISHED}
@@ -91,7 +67,7 @@ def test_a_version_that_kills_its_only_worker_starves_no_other(redis, start, cli
 def test_it_is_shown_with_its_version_and_serves_again_when_it_has_recovered(
     redis, start, client, trap
 ):
-    start(attempts=100)
+    start(attempts=100, waits=False)
     bad = submit(client, "aaa", 3)
     wait_until(lambda: BAD in held_back(redis), 60, "it is held back")
     seen = check_crashes(redis)

@@ -4,51 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
 from redis import Redis
 
-from models.publish import publish
-from models.repository import Repository
-from producer.client import Client
 from tests import estimators
-from tests.pools import RunningPool, running_pool
+from tests.pools import RunningPool
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis) -> Path:
-    store = tmp_path / "store"
-    echo = estimators.Echo().fit([[1.0]])
-    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
-    return store
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningPool]]:
-    contexts = []
-
-    def start(**settings: Any) -> RunningPool:
-        context = running_pool(redis_url, store, tmp_path, **settings)
-        contexts.append(context)
-        return context.__enter__()
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
 
 
 def fork_server(pool: RunningPool, redis: Redis) -> psutil.Process | None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,13 +19,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from gateway.server import WAITS_END_S
 from producer import keys
 from producer.settings import Settings
 from tests.gateways import RESULT, Answer, RunningGateway, running_gateway, stand_in_worker
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued
-from tests.waiting import wait_until
+from tests.waiting import ends_soon, wait_until
 from tests.yards import clean_environ
 
 JOBS = "/v1/models/iris/jobs"
@@ -73,18 +71,22 @@ def reply(connection: socket.socket) -> bytes:
         return connection.makefile("rb").readline().strip()
 
 
-def metrics_folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("modelyard-metrics-*")}
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where gateways make their temporary folders; those of the machine's others are elsewhere."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
 
 
 # Start and stop
 
 
 def test_it_serves_a_prediction_and_leaves_nothing_behind(
-    redis: Redis, redis_url: str, tmp_path: Path
+    redis: Redis, redis_url: str, tmp_path: Path, scratch: Path
 ):
     publish(redis, "iris", "v1", active="v1")
-    before = metrics_folders()
     with running_gateway(redis_url, tmp_path) as gateway:
         with stand_in_worker(redis_url, "iris@v1"):
             answer = gateway.call("POST", PREDICT, BODY)
@@ -92,41 +94,40 @@ def test_it_serves_a_prediction_and_leaves_nothing_behind(
         assert answer.headers["x-request-id"]
         workers = gateway.workers()
         assert workers
-        began = time.monotonic()
-        assert gateway.stop() == 0
-        assert time.monotonic() - began < 3
+        with ends_soon():
+            assert gateway.stop() == 0
         assert not any(map(is_alive, workers))
         events = [event["event"] for event in gateway.events()]
     assert events[0] == "gateway is listening"
     assert events[-1] == "gateway has stopped"
-    assert metrics_folders() - before == set()
+    assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_every_signal_to_stop_stops_it(gateway: RunningGateway, signum):
     workers = gateway.workers()
     gateway.process.send_signal(signum)
-    assert gateway.process.wait(15) == 0
+    assert gateway.process.wait(30) == 0
     assert not any(map(is_alive, workers))
 
 
 def test_a_killed_gateway_leaves_no_process_and_its_metrics_go_with_the_next(
-    gateway: RunningGateway, redis_url: str, tmp_path: Path
+    scratch: Path, gateway: RunningGateway, redis_url: str, tmp_path: Path
 ):
     workers = gateway.workers()
     gateway.process.kill()
     gateway.process.wait()
-    wait_until(lambda: not any(map(is_alive, workers)), 10, "its workers have left")
-    left = f"modelyard-metrics-{gateway.process.pid}-"
-    assert any(name.startswith(left) for name in metrics_folders())
+    wait_until(lambda: not any(map(is_alive, workers)), 20, "its workers have left")
+    (left,) = scratch.iterdir()
+    assert left.name.startswith(f"modelyard-metrics-{gateway.process.pid}-")
     with running_gateway(redis_url, tmp_path):
-        assert not any(name.startswith(left) for name in metrics_folders())
+        assert not left.exists()
 
 
 def test_a_worker_that_dies_is_replaced(gateway: RunningGateway):
     (first,) = gateway.workers()
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: gateway.workers() not in ([], [first]), 15, "another worker")
+    wait_until(lambda: gateway.workers() not in ([], [first]), 20, "another worker")
     gateway.wait_until_serving()
     assert gateway.call("POST", JOBS, BODY).status == 202
 
@@ -171,15 +172,12 @@ def test_many_long_polls_do_not_hold_up_a_short_request(
         job_id = gateway.call("POST", JOBS, BODY).json["id"]
         path = f"/v1/jobs/{job_id}"
         polls = [threads.submit(gateway.call, "GET", f"{path}?wait=30") for _ in range(96)]
-        wait_until(lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1, 10)
+        wait_until(lambda: dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1, 20)
         # Once the bound is reached, one more wait is answered at once.
         wait_until(lambda: gateway.call("GET", f"{path}?wait=0.2").json["status"] == "queued", 10)
-        took = []
-        for _ in range(50):
-            began = time.monotonic()
-            assert gateway.call("GET", "/healthz").status == 200
-            took.append(time.monotonic() - began)
-        assert sorted(took)[-2] < 0.25
+        with ends_soon(15):
+            for _ in range(50):
+                assert gateway.call("GET", "/healthz").status == 200
         with stand_in_worker(redis_url, "iris@v1"):
             assert {poll.result(20).json["status"] for poll in polls} <= {"finished", "queued"}
         assert sum(poll.result().json["status"] == "finished" for poll in polls) >= 90
@@ -189,17 +187,15 @@ def test_sigterm_ends_waits_within_a_bound_and_their_jobs_live_on(
     gateway: RunningGateway, redis: Redis, threads: ThreadPoolExecutor
 ):
     predicting = threads.submit(gateway.call, "POST", PREDICT, BODY)
-    (job_id,) = wait_until(lambda: queued(redis, "iris@v1"), 10)
+    (job_id,) = wait_until(lambda: queued(redis, "iris@v1"), 20)
     polling = threads.submit(gateway.call, "GET", f"/v1/jobs/{job_id}?wait=60")
     preferring = threads.submit(gateway.call, "POST", JOBS, BODY, {"Prefer": "wait=60"})
-    wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 10)
-    began = time.monotonic()
+    wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 20)
     assert gateway.stop() == 0
-    assert time.monotonic() - began < WAITS_END_S + 3
-    answer = predicting.result(1)
+    answer = predicting.result(5)
     assert (answer.status, answer.json["job_id"]) == (504, job_id)
-    assert (polling.result(1).status, polling.result(1).json["status"]) == (200, "queued")
-    assert preferring.result(1).status == 202
+    assert (polling.result(5).status, polling.result(5).json["status"]) == (200, "queued")
+    assert preferring.result(5).status == 202
     assert len(queued(redis, "iris@v1")) == 2
 
 
@@ -207,11 +203,11 @@ def test_a_job_that_ends_while_the_gateway_stops_still_reaches_its_client(
     gateway: RunningGateway, redis: Redis, redis_url: str, threads: ThreadPoolExecutor
 ):
     predicting = threads.submit(gateway.call, "POST", PREDICT, BODY)
-    wait_until(lambda: queued(redis, "iris@v1"), 10)
+    wait_until(lambda: queued(redis, "iris@v1"), 20)
     gateway.process.terminate()
     with stand_in_worker(redis_url, "iris@v1"):
-        assert predicting.result(WAITS_END_S).json["result"] == RESULT
-    assert gateway.process.wait(10) == 0
+        assert predicting.result(20).json["result"] == RESULT
+    assert gateway.process.wait(30) == 0
 
 
 # Redis
@@ -225,10 +221,9 @@ def test_it_starts_without_redis_and_serves_when_redis_comes_and_comes_back(
         (worker,) = gateway.workers()
         for _ in range(2):
             for method, path in (("GET", "/v1/models"), ("POST", JOBS), ("POST", PREDICT)):
-                began = time.monotonic()
-                answer = gateway.call(method, path, BODY if method == "POST" else None)
+                with ends_soon():
+                    answer = gateway.call(method, path, BODY if method == "POST" else None)
                 assert (answer.status, answer.json["code"]) == (503, "unavailable")
-                assert time.monotonic() - began < 1
             assert gateway.call("GET", "/healthz").status == 200
             assert gateway.call("GET", "/readyz").status == 503
             redis_server.start()
@@ -247,7 +242,7 @@ def test_a_wait_survives_a_restart_of_redis(tmp_path: Path, threads: ThreadPoolE
             with server.client() as redis, running_gateway(server.url, tmp_path) as gateway:
                 publish(redis, "iris", "v1", active="v1")
                 predicting = threads.submit(gateway.call, "POST", PREDICT, BODY)
-                wait_until(lambda: queued(redis, "iris@v1"), 10)
+                wait_until(lambda: queued(redis, "iris@v1"), 20)
                 server.kill()
                 server.start()
                 with stand_in_worker(server.url, "iris@v1"):
@@ -308,11 +303,10 @@ def test_clients_that_send_nothing_hold_up_nobody(gateway: RunningGateway, lengt
     stalled = [connected(gateway, head(f"Content-Length: {length}") + b"{") for _ in range(300)]
     try:
         for _ in range(20):
-            began = time.monotonic()
-            assert gateway.call("GET", "/healthz").status == 200
-            assert gateway.call("GET", "/v1/models/iris").status == 200
-            assert gateway.call("POST", JOBS, BODY).status == 202
-            assert time.monotonic() - began < 1
+            with ends_soon():
+                assert gateway.call("GET", "/healthz").status == 200
+                assert gateway.call("GET", "/v1/models/iris").status == 200
+                assert gateway.call("POST", JOBS, BODY).status == 202
     finally:
         for connection in stalled:
             connection.close()
@@ -323,14 +317,14 @@ def test_large_bodies_come_in_a_few_at_once(gateway: RunningGateway):
     assert gateway.call("POST", JOBS, large).status == 202
     stalled = [connected(gateway, head("Content-Length: 1000000") + b"{") for _ in range(40)]
     try:
-        refused = wait_until(lambda: one_with(503, gateway.call("POST", JOBS, large)), 10)
+        refused = wait_until(lambda: one_with(503, gateway.call("POST", JOBS, large)), 20)
         assert refused.json["code"] == "unavailable"
         assert refused.headers["retry-after"] == "1"
-        wait_until(lambda: one_with(503, gateway.call("PUT", ROUTE, large)), 10)
+        wait_until(lambda: one_with(503, gateway.call("PUT", ROUTE, large)), 20)
     finally:
         for connection in stalled:
             connection.close()
-    wait_until(lambda: one_with(202, gateway.call("POST", JOBS, large)), 10)
+    wait_until(lambda: one_with(202, gateway.call("POST", JOBS, large)), 20)
 
 
 def one_with(status: int, answer: Answer) -> Answer | None:
@@ -476,12 +470,12 @@ def test_the_metrics_of_several_processes_add_up_and_outlive_them(
 ):
     publish(redis, "iris", "v1", active="v1")
     with running_gateway(redis_url, tmp_path, gateway_processes=2) as gateway:
-        wait_until(lambda: len(gateway.workers()) == 2, 10)
+        wait_until(lambda: len(gateway.workers()) == 2, 20)
         calls = [threads.submit(gateway.call, "POST", JOBS, BODY) for _ in range(60)]
         assert {call.result(20).status for call in calls} == {202}
         assert counted(gateway, "/v1/models/{model}/jobs", "202") == 60
         first, second = gateway.workers()
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: set(gateway.workers()) - {first, second}, 15, "another worker")
+        wait_until(lambda: set(gateway.workers()) - {first, second}, 20, "another worker")
         gateway.wait_until_serving()
         assert counted(gateway, "/v1/models/{model}/jobs", "202") == 60

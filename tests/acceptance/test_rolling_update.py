@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from tests.waiting import wait_until
 from tests.yards import clean_environ
 
 ROOT = Path(__file__).parents[2]
-JOBS = 600
+JOBS = 300
 
 
 @pytest.fixture
@@ -37,13 +36,6 @@ def store(tmp_path: Path, redis: Redis) -> Path:
     echo = estimators.Echo(pace_s=0.01).fit([[1.0]])
     publish(Repository(tmp_path / "store"), redis, echo, "echo", "v1", [[1.0]], activate=True)
     return tmp_path / "store"
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
 
 
 class Load:

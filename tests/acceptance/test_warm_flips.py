@@ -6,9 +6,7 @@ slowly, and a crowd of jobs for a cold one.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from producer.routing import Change, read_route
 from producer.warming import Warmth, flip
 from tests import estimators
 from tests.pools import running_pool
-from tests.waiting import wait_until
+from tests.waiting import ends_soon, wait_until
 
 
 class House:
@@ -78,13 +76,6 @@ def house(tmp_path: Path, redis: Redis) -> House:
     return House(tmp_path, redis)
 
 
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
 def failed(job: Any) -> tuple[str, str]:
     assert job.error is not None, job
     return job.error.code, job.error.message
@@ -97,7 +88,7 @@ def test_a_flip_loads_the_version_first_and_its_first_job_waits_for_no_load(
     house.publish("v2", "sleep 1")
     with running_pool(redis_url, house.store, tmp_path, pool_min=1) as pool:
         pool.wait_for_workers(redis)
-        wait_until(lambda: read_presence(redis).pools, 10)
+        wait_until(lambda: read_presence(redis).pools, 20)
         warmth = house.flip("v2")
         assert (warmth.state, house.active) == ("warm", "v2")
         job = client.submit("slow", instances=[[2.0]]).wait(20)
@@ -124,9 +115,9 @@ def test_every_worker_of_a_pool_loads_what_gets_traffic(
     house.publish("v1", active=True)
     with running_pool(redis_url, house.store, tmp_path, pool_min=2, pool_max=2) as pool:
         pool.wait_for_workers(redis, 2)
-        wait_until(lambda: read_presence(redis).pools, 10)
+        wait_until(lambda: read_presence(redis).pools, 20)
         house.flip("v1")
-        wait_until(lambda: len(read_presence(redis).holders("slow@v1")) == 2, 10)
+        wait_until(lambda: len(read_presence(redis).holders("slow@v1")) == 2, 20)
 
 
 @pytest.mark.parametrize(("number", "count"), [(estimators.SLOW, 4), (1.0, 4_000)])
@@ -142,7 +133,7 @@ def test_a_busy_worker_loads_between_two_batches(
     house.publish("v1")
     with running_pool(redis_url, house.store, tmp_path, batch_jobs=1) as pool:
         pool.wait_for_workers(redis)
-        wait_until(lambda: read_presence(redis).pools, 10)
+        wait_until(lambda: read_presence(redis).pools, 20)
         suspend(redis)
         jobs = [client.submit("echo", instances=[[number]]) for _ in range(count)]
         resume(redis)
@@ -158,7 +149,7 @@ def test_a_version_that_does_not_load_gets_no_traffic_until_it_is_mended(
     house.publish("v2", "raise 0")
     with running_pool(redis_url, house.store, tmp_path) as pool:
         pool.wait_for_workers(redis)
-        wait_until(lambda: read_presence(redis).pools, 10)
+        wait_until(lambda: read_presence(redis).pools, 20)
         with pytest.raises(ModelUnavailable, match="it was told not to load"):
             house.flip("v2")
         assert house.active == "v1"
@@ -178,7 +169,7 @@ def test_a_version_that_ends_or_hangs_its_loader_is_refused_after_some_deaths(
     house.publish("v2", orders)
     with running_pool(redis_url, house.store, tmp_path, attempts=2, timeout_s=1) as pool:
         pool.wait_for_workers(redis)
-        wait_until(lambda: read_presence(redis).pools, 10)
+        wait_until(lambda: read_presence(redis).pools, 20)
         with pytest.raises(ModelUnavailable, match="2 workers died while they loaded it"):
             house.flip("v2", 60)
         assert len(house.loads("v2")) == 2
@@ -207,11 +198,10 @@ def test_jobs_of_a_version_that_does_not_load_fail_soon_each_try_once_and_others
     with running_pool(redis_url, house.store, tmp_path) as pool:
         pool.wait_for_workers(redis)
         client.submit("echo", instances=[[1.0]]).wait(20)
-        started = time.monotonic()
         jobs = [client.submit("slow", instances=[[1.0]]) for _ in range(50)]
         others = [client.submit("echo", instances=[[2.0]]) for _ in range(50)]
-        messages = {failed(job.wait(20)) for job in jobs}
-        assert time.monotonic() - started < 2  # F11's bound, far above what it takes
+        with ends_soon():
+            messages = {failed(job.wait(20)) for job in jobs}
         assert all(job.wait(20)["predictions"] == [2.0] for job in others)
         ((code, message),) = messages
         assert code == "model_unavailable"
@@ -242,7 +232,7 @@ def test_a_version_that_loads_slowly_keeps_one_worker_only_from_others(
         pool.wait_for_workers(redis, 2)
         client.submit("echo", instances=[[1.0]]).wait(20)
         slow = client.submit("slow", instances=[[1.0]])
-        wait_until(lambda: house.loads("v1"), 10)
+        wait_until(lambda: house.loads("v1"), 20)
         for _ in range(20):
             assert client.submit("echo", instances=[[2.0]]).wait(20)["predictions"] == [2.0]
         assert slow.get().status.value == "started"  # it loads still

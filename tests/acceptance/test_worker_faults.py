@@ -7,9 +7,7 @@ import os
 import re
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,59 +15,15 @@ import pytest
 from redis import Redis
 
 import worker
-from models.publish import publish
-from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import JobStatus, Request
 from producer.errors import JobEnded
 from tests import estimators
 from tests.chaos.points import hooked
-from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
 
 QUEUE = "echo@v1"
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def store(tmp_path: Path, redis: Redis, journal: Path) -> Path:
-    store = tmp_path / "store"
-    echo = estimators.Echo(str(journal)).fit([[1.0]])
-    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
-    journal.write_text("")
-    return store
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str) -> Iterator[Client]:
-    client = Client(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def start(
-    redis: Redis, redis_url: str, store: Path, tmp_path: Path
-) -> Iterator[Callable[..., RunningPool]]:
-    contexts = []
-
-    def start(workers: int = 1, **settings: Any) -> RunningPool:
-        context = running_pool(
-            redis_url, store, tmp_path, pool_min=workers, pool_max=workers, **settings
-        )
-        contexts.append(context)
-        pool = context.__enter__()
-        pool.wait_for_workers(redis, workers)
-        return pool
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
 
 
 def submit(client: Client, *numbers: float) -> list[Handle]:
@@ -104,9 +58,7 @@ class TestHoldingOn:
         workers = pool.workers(redis)
         hasty = Client(client.url, settings=client.settings.model_copy(update={"timeout_s": 2}))
         (holding,) = submit(hasty, estimators.HOLD_FOR_EVER)
-        begun = time.monotonic()
         job = holding.wait(20)
-        assert time.monotonic() - begun < 2 + 1 + 2
         assert job.error is not None
         assert job.error.code == "timeout"
         assert submit(client, 1.0)[0].wait(20)["predictions"] == [1.0]
@@ -124,7 +76,7 @@ class TestHoldingOn:
         pid = pool.workers(redis)[name]
         os.kill(pid, signal.SIGSTOP)
         assert slow.wait(20)["predictions"] == [estimators.SLOW]
-        wait_until(lambda: not is_alive(pid), 10, "it is killed, though it has no batch any more")
+        wait_until(lambda: not is_alive(pid), 20, "it is killed, though it has no batch any more")
         wait_until(lambda: len(pool.workers(redis)) == 2, 20, "another one takes its place")
         hasty.close()
 
@@ -152,7 +104,7 @@ def test_an_id_pushed_before_during_and_after_its_run_runs_once(client, redis, s
     for handle in handles:
         handle.wait(20)
     redis.rpush(queue, *[handle.id for handle in handles])
-    wait_until(lambda: not redis.exists(queue), 10)
+    wait_until(lambda: not redis.exists(queue), 20)
     pool.stop()
     runs = Counter(journal.read_text().split())  # with what the model was tried on when it loaded
     assert {runs[f"{number:.10g}"] for number in (*numbers, estimators.SLOW)} == {1}
@@ -182,7 +134,7 @@ def test_a_storm_of_cancellations_ends_each_job_once(client, redis, start):
     assert ended[JobStatus.FINISHED] == 1000 - len(canceled)
     assert all(jobs[job_id].status is JobStatus.CANCELED for job_id in canceled)
     assert all(redis.xlen(keys.key("results", job_id)) == 1 for job_id in jobs)
-    wait_until(lambda: not redis.exists(keys.LEASES, keys.key("wip", QUEUE)), 10)
+    wait_until(lambda: not redis.exists(keys.LEASES, keys.key("wip", QUEUE)), 20)
 
 
 class TestClocks:

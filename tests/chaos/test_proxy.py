@@ -70,10 +70,8 @@ def test_a_request_is_lost_before_redis_sees_it(client, proxy, redis):
 def test_half_open_connections_say_nothing_and_new_ones_work_when_it_is_over(client, proxy):
     client.ping()
     proxy.swallow(0.5)
-    begun = time.monotonic()
     with pytest.raises(RedisTimeoutError):
         client.ping()
-    assert time.monotonic() - begun < 1
     wait_until(lambda: client.ping())
 
 

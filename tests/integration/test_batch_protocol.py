@@ -19,7 +19,8 @@ from producer.contract import Failure, JobStatus, Request
 from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.lease import Batch, Ending, Lease, Suspended, reap, sweep
+from worker.endings import Ending
+from worker.lease import Batch, Lease, Suspended, reap, sweep
 
 QUEUE = "echo@v1"
 

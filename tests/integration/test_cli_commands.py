@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -411,7 +412,7 @@ def test_submit_waits_and_prints_the_result_as_a_table(shell: Shell, redis: Redi
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(ended_by, redis, lambda r, i: finish(r, i, RESULT))
         shown = shell.ok("submit", "iris", json.dumps([ROW, ROW]), "--wait")
-        ending.result(5)
+        ending.result(20)
     assert "status   finished" in shown
     rows = shown.splitlines()
     assert rows[-3].split() == ["ROW", "predictions", "probabilities"]
@@ -454,7 +455,7 @@ def test_submit_and_wait_for_a_job_that_fails_is_exit_status_1(shell: Shell, red
             ended_by, redis, lambda r, i: fail(r, i, "predict_failed", "ValueError")
         )
         said = shell.error("submit", "iris", json.dumps([ROW]), "--wait", "10")
-        ending.result(5)
+        ending.result(20)
     assert "failed: predict_failed: ValueError" in said
 
 
@@ -557,3 +558,16 @@ def test_without_a_yard_it_says_how_to_start_one(redis: Redis, tmp_path: Path):
     )
     assert ran.exit_code in (1, 2)
     assert "modelyard up" in ran.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_absence_of_redis(redis: Redis, redis_url: str):
+    publish(redis, "iris", "v1", active="v1")
+    words = [sys.executable, "-m", "producer.cli", "submit", "iris", json.dumps([ROW])]
+    words += ["--redis-url", redis_url]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert ran.stderr == ""

@@ -131,7 +131,7 @@ def attack(redis: Redis, client: Client, proof: Path) -> Callable[..., Job]:
 
 def assert_good_jobs_finish(client: Client) -> None:
     handles = [client.submit("echo", instances=[[float(n)]]) for n in range(5)]
-    assert [handle.wait(10)["predictions"] for handle in handles] == [[float(n)] for n in range(5)]
+    assert [handle.wait(20)["predictions"] for handle in handles] == [[float(n)] for n in range(5)]
 
 
 def code(job: Job) -> str:
@@ -263,7 +263,7 @@ class TestIds:
         with pytest.raises(Unavailable):
             client.submit("other", instances=[[1.0]])
         redis.delete(keys.key("queue", "other@v1"), keys.key("queue", "other"))
-        assert client.submit("other", instances=[[1.0]]).wait(10)["predictions"] == [1.0]
+        assert client.submit("other", instances=[[1.0]]).wait(20)["predictions"] == [1.0]
 
     @pytest.mark.parametrize("family", ["bell", "wip", "finished", "failed"])
     def test_other_keys_of_a_queue_that_are_of_another_type(self, redis, client, pool, family):
@@ -277,13 +277,13 @@ class TestIds:
         redis.set(keys.key("signatures", "other"), "not a hash")
         redis.sadd(keys.MODELS, b"\xff", "../x", "unpublished")
         beats = Path(pool.log).stat().st_size
-        wait_until(lambda: redis.scard(keys.key("workers", "other@v1")) == 0, 10, "it has seen it")
+        wait_until(lambda: redis.scard(keys.key("workers", "other@v1")) == 0, 20, "it has seen it")
         assert Path(pool.log).stat().st_size == beats, "and says nothing of it, once a second"
         assert_good_jobs_finish(client)
         redis.delete(keys.key("signatures", "other"))
         redis.hset(keys.key("signatures", "other"), mapping=signatures)
         redis.srem(keys.MODELS, b"\xff", "../x", "unpublished")
-        assert client.submit("other", instances=[[1.0]]).wait(10)["predictions"] == [1.0]
+        assert client.submit("other", instances=[[1.0]]).wait(20)["predictions"] == [1.0]
 
     def test_a_result_that_is_there_before_its_job_has_run(self, redis, client, pool):
         redis.set(keys.key("results", "odd"), "not a stream")
@@ -413,7 +413,7 @@ def test_all_kinds_at_once_and_good_jobs_among_them(redis, client, pool, proof):
     for _ in range(20):
         assert_good_jobs_finish(client)
     pusher.join()
-    wait_until(lambda: not redis.exists(keys.key("queue", QUEUE)), 10)
+    wait_until(lambda: not redis.exists(keys.key("queue", QUEUE)), 20)
     assert len(aside(redis)) == 20
     assert not proof.exists()
     assert growth() < MOST_GROWTH

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -19,7 +18,7 @@ from producer import keys, submission
 from tests.gateways import RESULT, new_app, stand_in_worker
 from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, NARROW, ROW, commands_sent, fail, finish, publish, queued, start
-from tests.waiting import wait_until
+from tests.waiting import ends_soon, wait_until
 
 JOBS = "/v1/models/iris/jobs"
 PREDICT = "/v1/models/iris/predict"
@@ -52,7 +51,7 @@ def job_of(response: Any) -> Any:
 
 def arrived(redis: Redis, queue: str = "iris@v1") -> str:
     """The job that comes onto a queue."""
-    return wait_until(lambda: queued(redis, queue), 5, "a job is queued")[0]
+    return wait_until(lambda: queued(redis, queue), 20, "a job is queued")[0]
 
 
 def someone_listens(redis: Redis) -> bool:
@@ -155,9 +154,9 @@ def test_a_repeated_prediction_waits_for_the_first_ones_job(
     headers = {"Idempotency-Key": "order-7"}
     first = http.post(JOBS, json=BODY, headers=headers).json
     waiting = threads.submit(http.post, PREDICT, json=BODY, headers=headers)
-    wait_until(lambda: someone_listens(redis), 5)
+    wait_until(lambda: someone_listens(redis), 20)
     finish(redis, first["id"], RESULT)
-    job = job_of(waiting.result(5))
+    job = job_of(waiting.result(20))
     assert (job["id"], job["status"]) == (first["id"], "finished")
 
 
@@ -177,7 +176,7 @@ def test_a_prediction_is_the_ended_job(http, redis_url: str):
 def test_a_failed_job_is_an_answer_not_a_problem(http, redis: Redis, threads: ThreadPoolExecutor):
     waiting = threads.submit(http.post, PREDICT, json=BODY)
     fail(redis, arrived(redis), "predict_failed", "it raised", 3)
-    response = waiting.result(5)
+    response = waiting.result(20)
     assert response.status_code == 200
     job = job_of(response)
     assert job["error"] == {"code": "predict_failed", "message": "it raised", "row": 3}
@@ -198,7 +197,7 @@ def test_a_prediction_whose_end_nobody_told_of_is_found(
 ):
     waiting = threads.submit(http.post, PREDICT, json=BODY)
     finish(redis, arrived(redis), RESULT, is_told=False)
-    assert waiting.result(5).json["result"] == RESULT
+    assert waiting.result(20).json["result"] == RESULT
 
 
 @pytest.fixture
@@ -215,15 +214,14 @@ def test_a_job_is_looked_at_once_more_at_the_end_of_the_wait(
 ):
     waiting = threads.submit(deaf.post, PREDICT + "?timeout=2", json=BODY)
     finish(redis, arrived(redis), RESULT)
-    assert (waiting.result(5).status_code, waiting.result().json["result"]) == (200, RESULT)
+    assert (waiting.result(20).status_code, waiting.result().json["result"]) == (200, RESULT)
 
 
 def test_a_job_that_has_ended_is_not_waited_for(deaf, redis: Redis):
     job_id = deaf.post(JOBS, json=BODY).json["id"]
     finish(redis, job_id, RESULT)
-    began = time.monotonic()
-    assert deaf.get(f"/v1/jobs/{job_id}?wait=30").json["result"] == RESULT
-    assert time.monotonic() - began < 5
+    with ends_soon():
+        assert deaf.get(f"/v1/jobs/{job_id}?wait=30").json["result"] == RESULT
 
 
 def test_a_preference_to_wait_is_honoured(http, redis_url: str):
@@ -254,11 +252,9 @@ def test_a_job_is_asked_for_until_it_ends(http, redis: Redis, threads: ThreadPoo
     start(redis, job_id)
     assert job_of(http.get(f"/v1/jobs/{job_id}"))["status"] == "started"
     waiting = threads.submit(http.get, f"/v1/jobs/{job_id}?wait=10")
-    wait_until(lambda: someone_listens(redis), 5)
-    began = time.monotonic()
+    wait_until(lambda: someone_listens(redis), 20)
     finish(redis, job_id, RESULT)
-    assert job_of(waiting.result(5))["result"] == RESULT
-    assert time.monotonic() - began < 2
+    assert job_of(waiting.result(20))["result"] == RESULT
 
 
 def test_a_wait_that_runs_out_answers_with_the_job_as_it_is(http):
@@ -294,7 +290,7 @@ def crowded(redis: Redis, redis_url: str) -> Iterator[FlaskClient]:
         job_id = arrived(redis)
         yield http
         finish(redis, job_id, RESULT)
-        assert waiting.result(5).status_code == 200
+        assert waiting.result(20).status_code == 200
 
 
 def test_a_prediction_beyond_the_bound_is_refused_before_there_is_a_job(crowded, redis: Redis):
@@ -305,12 +301,11 @@ def test_a_prediction_beyond_the_bound_is_refused_before_there_is_a_job(crowded,
 
 
 def test_other_waits_beyond_the_bound_are_answered_at_once(crowded):
-    began = time.monotonic()
-    response = crowded.post(JOBS, json=BODY, headers={"Prefer": "wait=10"})
-    assert response.status_code == 202
-    assert "Preference-Applied" not in response.headers
-    assert crowded.get(response.json["url"] + "?wait=10").json["status"] == "queued"
-    assert time.monotonic() - began < 2
+    with ends_soon():
+        response = crowded.post(JOBS, json=BODY, headers={"Prefer": "wait=10"})
+        assert response.status_code == 202
+        assert "Preference-Applied" not in response.headers
+        assert crowded.get(response.json["url"] + "?wait=10").json["status"] == "queued"
 
 
 def test_waits_end_early_when_the_process_is_to_stop(
@@ -320,10 +315,10 @@ def test_waits_end_early_when_the_process_is_to_stop(
     job_id = http.post(JOBS, json=BODY).json["id"]
     asking = threads.submit(http.get, f"/v1/jobs/{job_id}?wait=60")
     predicting = threads.submit(http.post, PREDICT, json=BODY)
-    wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 5)
+    wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 20)
     services_of(app).waits.end_within(0.1)
     assert asking.result(5).json["status"] == "queued"
-    assert predicting.result(5).status_code == 504
+    assert predicting.result(20).status_code == 504
 
 
 # Cancel
@@ -349,7 +344,7 @@ def test_a_job_that_has_ended_cannot_be_canceled(http, redis: Redis):
 def test_a_wait_ends_when_its_job_is_canceled(http, redis: Redis, threads: ThreadPoolExecutor):
     waiting = threads.submit(http.post, PREDICT, json=BODY)
     http.delete(f"/v1/jobs/{arrived(redis)}")
-    response = waiting.result(5)
+    response = waiting.result(20)
     assert (response.status_code, job_of(response)["status"]) == (200, "canceled")
 
 
@@ -371,7 +366,7 @@ def test_a_prediction_is_one_command_to_submit(
     assert not [command for command in sent if command.startswith(("EVAL ", "HGETALL"))]
 
 
-def test_without_redis_every_call_is_unavailable_in_under_a_second_and_recovers(
+def test_without_redis_every_call_is_unavailable_at_once_and_recovers(
     http, redis_server: RedisServer, redis: Redis
 ):
     job_id = http.post(JOBS, json=BODY).json["id"]
@@ -390,9 +385,8 @@ def test_without_redis_every_call_is_unavailable_in_under_a_second_and_recovers(
     redis_server.kill()
     for method, path in calls:
         body = None if method == "GET" else {"active": "v1"} if method == "PUT" else BODY
-        began = time.monotonic()
-        response = http.open(path, method=method, json=body)
-        assert time.monotonic() - began < 1, path
+        with ends_soon():
+            response = http.open(path, method=method, json=body)
         assert (response.status_code, response.json["code"]) == (503, "unavailable"), path
         assert response.headers["Retry-After"] == "1"
     redis_server.start()
@@ -400,12 +394,11 @@ def test_without_redis_every_call_is_unavailable_in_under_a_second_and_recovers(
     assert http.post(JOBS, json=BODY).status_code == 202
 
 
-def test_a_redis_that_hangs_is_unavailable_in_under_a_second(http, redis_server: RedisServer):
+def test_a_redis_that_hangs_is_unavailable_soon(http, redis_server: RedisServer):
     assert http.post(JOBS, json=BODY).status_code == 202
     redis_server.pause()
-    began = time.monotonic()
-    response = http.post(PREDICT, json=BODY)
-    assert time.monotonic() - began < 1
+    with ends_soon():
+        response = http.post(PREDICT, json=BODY)
     assert (response.status_code, response.json["code"]) == (503, "unavailable")
     redis_server.resume()
     assert http.post(JOBS, json=BODY).status_code == 202

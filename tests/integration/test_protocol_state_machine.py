@@ -34,7 +34,8 @@ from producer.errors import JobEnded, UnknownJob
 from producer.settings import Settings
 from tests.redis_server import RedisServer
 from tests.versions import register
-from worker.lease import _CLAIM, Batch, Ending, Lease, Reason, reap, sweep
+from worker.endings import Ending
+from worker.lease import _CLAIM, Batch, Lease, Reason, reap, sweep
 
 WORKERS = ("w1", "w2", "w3")
 VERSIONS = ("v1", "v2")

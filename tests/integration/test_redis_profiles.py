@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,38 +11,35 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import connect
-from tests.waiting import wait_until
+from tests.waiting import ends_soon, wait_until
 
 
-def seconds_to_fail(call: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    with pytest.raises((RedisConnectionError, RedisTimeoutError)):
+def assert_fails_soon(call: Callable[[], Any]) -> None:
+    """One time limit, of 0.8 s, and not several: `tests.unit.test_connect` has their sizes."""
+    with ends_soon(3), pytest.raises((RedisConnectionError, RedisTimeoutError)):
         call()
-    return time.perf_counter() - begun
 
 
-def test_a_paused_redis_shows_within_a_second_on_old_and_on_new_connections(redis_server, redis):
+def test_a_paused_redis_shows_soon_on_old_and_on_new_connections(redis_server, redis):
     with connect.fast(redis_server.url) as old, connect.fast(redis_server.url) as new:
         old.ping()
         redis_server.pause()
         try:
-            assert seconds_to_fail(old.ping) < 1
-            assert seconds_to_fail(new.ping) < 1
+            assert_fails_soon(old.ping)
+            assert_fails_soon(new.ping)
         finally:
             redis_server.resume()
         assert old.ping()
 
 
-def test_a_paused_redis_shows_within_a_second_when_the_connection_is_due_for_a_check(
-    redis_server, redis
-):
+def test_a_paused_redis_shows_soon_when_the_connection_is_due_for_a_check(redis_server, redis):
     with connect.fast(redis_server.url) as client:
         connection = client.connection_pool.get_connection()
         connection.next_health_check = 0
         client.connection_pool.release(connection)
         redis_server.pause()
         try:
-            assert seconds_to_fail(client.ping) < 1
+            assert_fails_soon(client.ping)
         finally:
             redis_server.resume()
 
@@ -52,7 +48,7 @@ def test_a_restart_between_two_calls_is_not_seen(redis_server, redis):
     with connect.fast(redis_server.url) as client:
         assert client.ping()
         redis_server.kill()
-        assert seconds_to_fail(client.ping) < 0.5
+        assert_fails_soon(client.ping)
         redis_server.start()
         assert client.ping()
         redis_server.kill()
@@ -78,9 +74,9 @@ def test_a_call_that_was_cut_is_not_repeated(redis_server, redis):
 
         popper = threading.Thread(target=pop)
         popper.start()
-        wait_until(lambda: b"blpop" in raw_clients(redis), 5, "it blocks")
+        wait_until(lambda: b"blpop" in raw_clients(redis), 20, "it blocks")
         redis.client_kill_filter(_type="normal", skipme=True)
-        popper.join(5)
+        popper.join(20)
         redis.rpush("modelyard:bell:q", "1")
         redis.expire("modelyard:bell:q", 60)
         assert len(cut) == 1

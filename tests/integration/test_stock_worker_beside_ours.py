@@ -127,10 +127,10 @@ def test_each_job_runs_once_whoever_takes_it_with_the_same_result(
     with stock_worker(redis_url, store, tmp_path / "stock.log", *options):
         wait_until(lambda: len(redis.smembers(keys.key("workers", QUEUE))) == 2, 20)
         journal.write_text("")
-        numbers = [float(n) for n in range(1000, 1120)]
+        numbers = [float(n) for n in range(1000, 1060)]
         handles = [client.submit("echo", instances=[[number]]) for number in numbers]
         jobs = [handle.wait(60) for handle in handles]
-        wait_until(lambda: not redis.exists(keys.key("wip", QUEUE)), 10)
+        wait_until(lambda: not redis.exists(keys.key("wip", QUEUE)), 20)
     assert [job.result for job in jobs] == [{"predictions": [number]} for number in numbers]
     assert all(redis.xlen(keys.key("results", job.id)) == 1 for job in jobs)
     runs = Counter(journal.read_text().split())
@@ -168,10 +168,10 @@ class TestCommandLine:
         start()
         rq("suspend")
         handle = client.submit("echo", instances=[[1.0]])
-        wait_until(lambda: redis.hget(_worker(redis), "state") == b"suspended", 10)
+        wait_until(lambda: redis.hget(_worker(redis), "state") == b"suspended", 20)
         assert handle.get().status is JobStatus.QUEUED
         rq("resume")
-        assert handle.wait(10)["predictions"] == [1.0]
+        assert handle.wait(20)["predictions"] == [1.0]
 
     def test_rq_empty_takes_what_waits(self, client, redis, start, rq):
         start()
@@ -180,7 +180,7 @@ class TestCommandLine:
         rq("empty", QUEUE)
         rq("resume")
         assert redis.llen(keys.key("queue", QUEUE)) == 0
-        assert client.submit("echo", instances=[[2.0]]).wait(10)["predictions"] == [2.0]
+        assert client.submit("echo", instances=[[2.0]]).wait(20)["predictions"] == [2.0]
         assert not redis.exists(keys.key("results", handle.id))
 
     def test_rq_requeue_runs_a_failed_job_again(self, client, redis, start, rq):
@@ -188,7 +188,7 @@ class TestCommandLine:
         failed = client.submit("echo", instances=[[estimators.RAISE]])
         assert failed.wait(20).status is JobStatus.FAILED
         rq("requeue", "--queue", QUEUE, "--serializer", "json", failed.id)
-        wait_until(lambda: failed.get().attempts == 2 and failed.get().status.is_terminal, 10)
+        wait_until(lambda: failed.get().attempts == 2 and failed.get().status.is_terminal, 20)
         assert redis.ttl(keys.key("job", failed.id)) > 0
 
     def test_registries_and_jobs_are_read_by_rq(self, client, redis, start):
@@ -200,7 +200,7 @@ class TestCommandLine:
         for handle in ended.values():
             handle.wait(20)
         slow = client.submit("echo", instances=[[estimators.SLOW]])
-        wait_until(lambda: slow.get().status is JobStatus.STARTED, 10)
+        wait_until(lambda: slow.get().status is JobStatus.STARTED, 20)
         options: Any = {"connection": redis, "serializer": JSONSerializer}
         assert slow.id in StartedJobRegistry(QUEUE, **options).get_job_ids()
         slow.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +42,7 @@ from tests.stand_ins import (
     publish,
     queued,
 )
+from tests.waiting import ends_soon
 
 
 @pytest.fixture
@@ -565,15 +565,13 @@ def test_the_scripts_choice_is_that_of_routing_choose(
 # Redis
 
 
-def test_without_redis_it_says_so_within_a_second_and_serves_again_once_it_is_back(
+def test_without_redis_it_says_so_at_once_and_serves_again_once_it_is_back(
     client: Client, redis: Redis, redis_server: RedisServer
 ):
     client.submit("iris", instances=[ROW])
     redis_server.kill()
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match="does not answer"):
+    with ends_soon(), pytest.raises(Unavailable, match="does not answer"):
         client.submit("iris", instances=[ROW])
-    assert time.monotonic() - began < 1
     redis_server.start()
     with redis_server.client() as fresh:
         publish(fresh, "iris", "v1", active="v1")
@@ -581,16 +579,14 @@ def test_without_redis_it_says_so_within_a_second_and_serves_again_once_it_is_ba
         assert queued(fresh, "iris@v1") == [handle.id]
 
 
-def test_a_redis_that_hangs_is_unavailable_within_a_second(
+def test_a_redis_that_hangs_is_unavailable_soon(
     client: Client, redis: Redis, redis_server: RedisServer
 ):
     client.submit("iris", instances=[ROW])
     redis_server.pause()
     try:
-        began = time.monotonic()
-        with pytest.raises(Unavailable, match="does not answer"):
+        with ends_soon(), pytest.raises(Unavailable, match="does not answer"):
             client.submit("iris", instances=[ROW])
-        assert time.monotonic() - began < 1
     finally:
         redis_server.resume()
 

@@ -194,7 +194,7 @@ def test_a_killed_parent_leaves_no_process_behind(up):
     up.wait_for("Modelyard is ready")
     assert len(up.processes()) >= 4
     up.process.kill()
-    wait_until(lambda: up.processes() == {}, 10, "all children are gone")
+    wait_until(lambda: up.processes() == {}, 20, "all children are gone")
 
 
 def test_a_killed_yard_is_no_obstacle_for_the_next_and_its_data_is_there(up):
@@ -217,7 +217,7 @@ def test_a_child_that_dies_is_started_again(up, name):
     wait_until(lambda: f"{name} started" in journal(up))
     os.kill(pid_of(up, f"producer.cli {name}"), signal.SIGKILL)
     up.wait_for(f"The {name} has ended (SIGKILL): starting it again")
-    wait_until(lambda: journal(up).count(f"{name} started") == 2, 10, "it is there again")
+    wait_until(lambda: journal(up).count(f"{name} started") == 2, 20, "it is there again")
     assert up.stop() == 0
     assert up.processes() == {}
 
@@ -230,7 +230,7 @@ def test_a_redis_that_dies_comes_back_with_its_data(up):
         redis.set("modelyard:active:iris", "v2")
         os.kill(server, signal.SIGKILL)
         up.wait_for("Redis has ended")
-        wait_until(lambda: is_there(redis), 10, "Redis is back, with its data")
+        wait_until(lambda: is_there(redis), 20, "Redis is back, with its data")
     assert up.stop() == 0
 
 
@@ -242,7 +242,7 @@ def test_the_next_yard_waits_for_a_killed_one_s_gateway_to_leave_the_port(up):
     up.process.kill()
     up.process.wait()
     up.start()
-    wait_until(lambda: set(up.processes()) == {old, up.process.pid}, 10, "one has gone, one waits")
+    wait_until(lambda: set(up.processes()) == {old, up.process.pid}, 20, "one has gone, one waits")
     assert up.said == ""
     set_mode(up, "gateway", "")
     up.wait_for("Modelyard is ready")
@@ -256,7 +256,7 @@ def test_a_second_ctrl_c_kills_what_does_not_listen_and_all_below_it(up):
     up.wait_for("Stopping")
     wait_until(lambda: "gateway stopped, redis True" in journal(up))
     assert up.process.poll() is None
-    wait_until(lambda: pressed_again(up), 5, "it ends", interval_s=0.3)
+    wait_until(lambda: pressed_again(up), 20, "it ends", interval_s=0.3)
     assert up.process.returncode == 0
     assert up.processes() == {}
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from producer import catalog, keys, retirement, routing
 from producer.cli import main
 from producer.contract import ModelRef
 from tests import estimators
+from tests.gateways import announce
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 
@@ -50,8 +52,9 @@ def store(published: Path, tmp_path: Path, redis: Redis) -> Repository:
 
 
 @pytest.fixture
-def run(store: Repository, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(store: Repository, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command on the store; the exit status must be the one that is said."""
+    monkeypatch.setenv("MODELYARD_STORE_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments: str, status: int = 0, **options: Any) -> Result:
         words = [arguments[0], "--store", str(store.root), "--redis-url", redis_url, *arguments[1:]]
@@ -189,6 +192,29 @@ def test_an_exported_version_is_published_elsewhere_with_the_same_bytes(
     assert routing.read_route(redis, "echo").active == "v2"
     run("verify", "echo", "v2")
     run("import", str(exported))  # again: the same bytes, nothing changes
+
+
+def test_what_is_imported_gets_traffic_only_where_the_pools_have_loaded_it(
+    run, redis, tmp_path, monkeypatch
+):
+    run("export", "echo", "v2", str(tmp_path / "out"))
+    announce(redis, "pool", "here", {"workers": {"idle": 1}, "warms": True, "pattern": "*"})
+    monkeypatch.setenv("MODELYARD_WARM_S", "0.2")
+    said = run("import", str(tmp_path / "out"), "--activate", status=1).output
+    assert "echo@v2 is published, but gets no traffic" in said
+    assert routing.read_route(redis, "echo").active == "v1"
+    run("import", str(tmp_path / "out"), "--activate", "--no-wait")
+    assert routing.read_route(redis, "echo").active == "v2"
+
+
+def test_another_yards_bytes_are_not_imported_over_a_version(run, store, redis, tmp_path):
+    run("export", "echo", "v2", str(tmp_path / "out"))
+    run("delete", "echo", "v2", "--yes")
+    theirs = store.manifest(V1).model_dump(mode="json") | {"files": [{"name": "other"}]}
+    catalog.register(redis, V2, json.dumps(theirs).encode(), store.manifest(V1).signature)
+    said = run("import", str(tmp_path / "out"), status=1).output
+    assert "published with other bytes" in said
+    assert store.versions("echo") == ["v1"]
 
 
 def test_export_replaces_nothing_and_leaves_nothing(run, store, tmp_path):
@@ -358,6 +384,20 @@ def test_gc_removes_what_no_version_needs_and_nothing_else(run, store, redis):
     assert redis.hlen(keys.METRICS) == 2
     run("verify")
     assert document(run("gc", "--older-than", "0", "--json"))["removed"] == []
+
+
+def test_gc_holds_the_copies_that_workers_map_to_their_bound(run, tmp_path, monkeypatch):
+    shelf = tmp_path / "cache" / "mapped" / "ab"
+    shelf.mkdir(parents=True)
+    for age_s, name in ((300, "old"), (100, "new")):
+        (shelf / name).write_bytes(bytes(1000))
+        os.utime(shelf / name, (time.time() - age_s,) * 2)
+    run("gc")
+    assert len(list(shelf.iterdir())) == 2
+    monkeypatch.setenv("MODELYARD_STORE_CACHE_BYTES", "1500")
+    found = document(run("gc", "--json"))
+    assert [one["name"] for one in found["removed"]] == [str(shelf / "old")]
+    assert [path.name for path in shelf.iterdir()] == ["new"]
 
 
 def test_gc_leaves_alone_what_a_publish_may_be_writing(run, store, redis):

@@ -31,6 +31,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 
 from models import compile as compiling
 from models import inspecting
+from models.comparison import answered, compare
 from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
@@ -107,7 +108,7 @@ def test_it_is_compiled_and_answers_like_the_original(case):
     original = SklearnModel(estimator, signature, example, holds_threads=False)
     rows = [[text] for text in TEXTS] if case == "texts" else [list(row) for row in inputs[:60]]
     wanted, got = original.predict(rows), compiled.predict(rows)
-    assert compiling.compare(signature, wanted, got).disagreements == 0
+    assert compare(signature, wanted, got).disagreements == 0
     assert type(got["predictions"][0]) is type(wanted["predictions"][0])
     alone = [compiled.predict([row]) for row in rows[:20]]
     for name, answers in got.items():
@@ -142,6 +143,13 @@ def test_what_does_not_convert_is_published_as_it_is_with_the_reason(store):
     manifest = publish(store, None, hashing.fit(TEXTS, SAID), "m", "v1", ["good"])
     assert "it does not convert: MissingShapeCalculator" in reason(manifest)
     check(load(manifest, store), manifest)
+
+
+def test_a_reason_that_holds_for_both_precisions_is_said_once(store):
+    doubled = make_pipeline(FunctionTransformer(np.abs), Ridge()).fit(X, NUMBERS)
+    said = reason(publish(store, None, doubled, "m", "v1", ROWS))
+    assert said.startswith("in doubles and single precision it does not convert: RuntimeError")
+    assert said.count("FunctionTransformer") == 1
 
 
 def test_it_can_be_told_not_to_compile(store):
@@ -283,7 +291,7 @@ def test_the_original_answers_what_it_can_of_the_rows():
     encoder.fit(colours, np.arange(30))
     signature = derive(encoder, [["red"]])
     model = SklearnModel(encoder, signature, [["red"]], holds_threads=False)
-    asked, answers = compiling.answered(model, [["red"], ["mauve"], ["blue"]])
+    asked, answers = answered(model, [["red"], ["mauve"], ["blue"]])
     assert asked == [["red"], ["blue"]]
     assert len(answers["predictions"]) == 2
 

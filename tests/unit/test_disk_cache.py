@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from models.manifest import File
-from models.stores.cache import DiskCache, default_folder
+from models.stores.cache import DiskCache, cache_folder
+from producer.settings import Settings
 from tests.unit.test_repository import IRIS_V1
 
 CONTENT = b"the weights"
@@ -175,7 +176,7 @@ def test_a_manifest_is_kept_for_its_store_and_version(cache):
 
 def test_the_default_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "modelyard"
+    assert cache_folder(Settings()) == tmp_path / "modelyard"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert default_folder() == Path("/home/somebody/.cache/modelyard")
+    assert cache_folder(Settings()) == Path("/home/somebody/.cache/modelyard")

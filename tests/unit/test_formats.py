@@ -16,7 +16,9 @@ import pytest
 import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -98,6 +100,25 @@ def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, e
     assert (compiled.format, compiled.runtime) == ("skops", "onnx")
     assert [file.name for file in compiled.files] == ["model.skops", "model.onnx"]
     check(load(compiled, store), compiled)
+
+
+def test_of_a_file_that_is_too_long_nothing_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "MOST_BYTES", 2**42)  # more than there is in memory
+    path = tmp_path / "model.joblib"
+    with path.open("wb") as stream:
+        stream.truncate(2**43)  # takes no room on disk
+    with pytest.raises(ConfigurationError, match="longer than"):
+        formats.read(path)
+
+
+def test_a_skops_file_may_hold_what_pipelines_on_data_frames_are_made_of(store, tmp_path):
+    columns = make_column_transformer((SimpleImputer(), [0, 1]), remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression()).fit(X, Y)
+    columns.transformers = [("mean", SimpleImputer(), make_column_selector(dtype_include=float))]
+    path = tmp_path / "model.skops"
+    path.write_bytes(skops.io.dumps(model))
+    manifest = publish(store, None, path, "m", "v1", ROWS, compile=False)
+    assert load(manifest, store).predict(ROWS)["predictions"] == model.predict(X[:4]).tolist()
 
 
 def test_an_onnx_file_is_published_as_it_is(store, tmp_path):

@@ -55,7 +55,7 @@ def submit_in_threads(commits: Commits, drafts: Sequence[Draft], redis: Redis) -
     wait_until(lambda: commits.waiting == len(drafts) - 1)
     redis.may_go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(20)
     return [outcomes[one.id] for one in drafts]
 
 

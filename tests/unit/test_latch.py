@@ -27,5 +27,5 @@ def test_wakes_a_thread_that_waits():
     thread = threading.Thread(target=lambda: woken.append(latch.wait(10)))
     thread.start()
     latch.set()
-    thread.join(10)
+    thread.join(20)
     assert woken == [True]

@@ -23,6 +23,7 @@ from models.mapping import Maps
 from models.publish import publish
 from models.repository import Repository
 from models.runtimes import load
+from models.stores.cache import DiskCache
 from producer.contract import ModelRef
 
 CONTENT = b"0123456789" * 1000
@@ -31,7 +32,7 @@ FILE = File.of("model.joblib", CONTENT)
 
 @pytest.fixture
 def maps(tmp_path: Path) -> Maps:
-    return Maps(tmp_path / "mapped", 2**30, 1000, sharers=4)
+    return Maps(DiskCache(tmp_path / "mapped", 2**30), 1000, sharers=4)
 
 
 def read() -> bytes:
@@ -97,7 +98,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(maps: Maps, mode: int):
 def test_a_folder_that_is_a_link_is_not_used(tmp_path: Path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "mapped").symlink_to(tmp_path / "elsewhere")
-    assert content_of(Maps(tmp_path / "mapped", 2**30, 1000)) is None
+    assert content_of(Maps(DiskCache(tmp_path / "mapped", 2**30), 1000)) is None
 
 
 def test_what_is_open_stays_what_was_checked_when_the_copy_is_replaced(maps: Maps):
@@ -111,12 +112,13 @@ def test_what_is_open_stays_what_was_checked_when_the_copy_is_replaced(maps: Map
 
 def test_small_files_and_those_beyond_the_bound_are_not_copied(tmp_path: Path):
     for limit_bytes, least_bytes in ((2**30, len(CONTENT) + 1), (len(CONTENT) - 1, 1)):
-        assert content_of(Maps(tmp_path / "mapped", limit_bytes, least_bytes), unread) is None
+        maps = Maps(DiskCache(tmp_path / "mapped", limit_bytes), least_bytes)
+        assert content_of(maps, unread) is None
     assert not (tmp_path / "mapped").exists()
 
 
 def test_the_copy_that_was_used_the_longest_time_ago_makes_room(tmp_path: Path):
-    maps = Maps(tmp_path / "mapped", 2 * len(CONTENT), 1)
+    maps = Maps(DiskCache(tmp_path / "mapped", 2 * len(CONTENT)), 1)
     contents = [bytes([n]) * len(CONTENT) for n in range(3)]
     paths = []
     for age, content in enumerate(contents):
@@ -150,7 +152,7 @@ def test_a_full_disk_means_that_nothing_is_mapped_and_nothing_is_left(
 
 def repository(folder: Path, estimator: object, rows: list[list[float]]) -> Repository:
     store = Repository(folder / "store")
-    publish(store, None, estimator, "wide", "v1", rows)
+    publish(store, None, estimator, "wide", "v1", rows, compile=False)
     return store
 
 
@@ -206,6 +208,6 @@ def test_a_compressed_artefact_is_read_into_memory(tmp_path: Path, maps: Maps):
     path = tmp_path / "model.joblib"
     joblib.dump(LinearRegression().fit(np.eye(200), range(200)), path, compress=1)
     store = repository(tmp_path, path, np.eye(200)[:1].tolist())
-    store.maps = Maps(tmp_path / "mapped", 2**30, 1)
+    store.maps = Maps(DiskCache(tmp_path / "mapped", 2**30), 1)
     assert load(store.manifest(ModelRef("wide", "v1")), store).size_bytes > 0
     assert mapped_bytes(str(tmp_path / "mapped")) == 0

@@ -319,7 +319,7 @@ def test_a_herd_of_threads_causes_one_load_and_all_wait_for_it():
         herd = [threads.submit(wait) for _ in range(16)]
         wait_until(lambda: waiters(cache) == 15)
         loader.gate(A).set()
-        got = [future.result(10) for future in herd]
+        got = [future.result(20) for future in herd]
     assert loader.begun == {A: 1}
     assert len({model for model, _ in got}) == 1
     assert all(load_s > 0 for _, load_s in got)  # each says how long it waited itself
@@ -368,7 +368,7 @@ def test_a_load_waits_for_others_to_leave_what_they_use():
             wait_until(lambda: waiters(cache) == 1)
             assert not waiting.done()
             assert cache.loaded() == {A: 15}
-        waiting.result(10)
+        waiting.result(20)
     assert cache.loaded() == {B: 15}
 
 
@@ -381,7 +381,7 @@ def test_two_threads_that_hold_and_want_do_not_wait_for_each_other_for_ever():
             wait_until(lambda: waiters(cache) == 1)
             with pytest.raises(ModelUnavailable, match="no room"):
                 use(cache, B)
-        waiting.result(10)
+        waiting.result(20)
 
 
 def test_threads_that_use_models_at_random_keep_every_promise():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.runtimes.onnx_sharing import share, thin
+from producer.errors import ConfigurationError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -103,5 +104,5 @@ def test_weights_of_a_type_that_their_form_does_not_fit_stay_in_the_model():
 
 @pytest.mark.parametrize("cut", [1, 100, 10_000, 480_000])
 def test_a_broken_file_is_refused(cut: int):
-    with pytest.raises(ValueError, match="no protobuf"):
+    with pytest.raises(ConfigurationError, match="no model's protobuf"):
         thin(model(np.float64, True)[:-cut], "copy")

@@ -193,6 +193,15 @@ def test_another_estimator_needs_another_version(store, redis, estimator):
         publish(store, redis, estimator, "iris", "v1", ROWS, feature_names=list("abcd"))
 
 
+def test_what_a_yard_serves_is_not_replaced_from_another_store(store, redis, estimator, tmp_path):
+    publish(store, redis, estimator, "iris", "v1", ROWS)
+    before, other = published(redis), Repository(tmp_path / "other")
+    with pytest.raises(VersionExists, match=r"though not in .*other: is that the yard's store"):
+        publish(other, redis, KMeans(2, n_init=1).fit(X), "iris", "v1", ROWS)
+    assert published(redis) == before
+    assert other.models() == []
+
+
 def test_names_are_those_given_else_those_fitted_else_numbered(estimator):
     names = [str(name) for name in IRIS.feature_names]
     assert [name for name, _ in types(estimator, ROWS)] == ["x0", "x1", "x2", "x3"]

@@ -31,6 +31,11 @@ _QUOTED = "Error performing GET http://10.0.0.1/b?X-Amz-Signature=5EC12E7 in 3ms
         (GenericError(f"{_QUOTED} status code: 503 <Code>SlowDown</Code>"), "503 SlowDown", True),
         (GenericError(f"{_QUOTED} status code: 429"), "it answers 429", True),
         (GenericError(f"{_QUOTED} status code: 400"), "it answers 400", False),
+        (
+            GenericError(f"{_QUOTED} status code: 404 Not Found: <Code>ContainerNotFound</Code>"),
+            "there is no such bucket",
+            False,
+        ),
         (GenericError(f"{_QUOTED}\nkind: Timeout,"), "no answer in time", True),
         (GenericError(f"{_QUOTED}\nkind: Connect,"), "no connection", True),
         (GenericError(_QUOTED), "it does not answer (GenericError)", True),

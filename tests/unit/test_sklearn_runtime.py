@@ -19,7 +19,7 @@ import sklearn
 import threadpoolctl  # type: ignore[import-untyped]  # ships no types
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.cluster import KMeans
-from sklearn.compose import make_column_transformer
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
 from sklearn.ensemble import (
@@ -44,6 +44,7 @@ from models.manifest import File, Manifest, build
 from models.proofs import Golden, Tolerance
 from models.repository import Repository
 from models.runtimes import alignment, labels, load, threads
+from models.runtimes.adaptation import take_arrays
 from models.runtimes.sizes import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.signatures import derive
@@ -390,6 +391,42 @@ def test_an_estimator_fitted_with_named_columns_does_not_warn_at_each_predict():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.predict(ROWS[:1])
+
+
+def fitted_on_a_frame(chosen: dict[str, list[int]], names: list[str], rows: list[Any]) -> Any:
+    """What fitting on a data frame gives, columns chosen by their names, without pandas here."""
+    steps = {"number": StandardScaler(), "kind": OneHotEncoder(), "text": TfidfVectorizer()}
+    columns = ColumnTransformer(
+        [
+            (name, steps[name], where[0] if name == "text" else where)
+            for name, where in chosen.items()
+        ]
+    )
+    model = make_pipeline(columns, LogisticRegression())
+    model.fit(np.array(rows, dtype=object), np.arange(len(rows)) % 2)
+    columns.feature_names_in_ = np.array(names, dtype=object)
+    columns.transformers_ = [
+        (name, step, names[where] if isinstance(where, int) else [names[place] for place in where])
+        for name, step, where in columns.transformers_
+    ]
+    return model
+
+
+def test_columns_that_were_chosen_by_name_are_found_by_place_without_a_data_frame():
+    rows = [[float(place), "ab"[place % 2], f"word {place % 3} good"] for place in range(30)]
+    names = ["age", "sex", "said"]
+    model = fitted_on_a_frame({"text": [2], "kind": [1], "number": [0]}, names, rows)
+    with pytest.raises(ValueError, match="using strings is only supported for"):
+        model.predict(np.array(rows, dtype=object))
+    served = model_of(take_arrays(open_artefact(dumped(model))), rows[:4])
+    assert list(served.signature.names) == names
+    by_place = fitted_on_a_frame({"text": [2], "kind": [1], "number": [0]}, names, rows)
+    by_place[0].transformers_ = [
+        (name, step, {"text": 2, "kind": [1], "number": [0]}[name])
+        for name, step, _ in by_place[0].transformers_
+    ]
+    wanted = by_place.predict_proba(np.array(rows, dtype=object))
+    np.testing.assert_allclose(served.predict(rows)["probabilities"], wanted, rtol=1e-12)
 
 
 def test_a_forest_starts_no_threads_of_its_own():

@@ -4,7 +4,7 @@
 -- ends or is given back; K.leases (sorted set: worker -> expiry in ms) says how long it is the
 -- worker's own. A job is the batch's as long as its status is started and its my_token the batch's.
 -- Under load a worker takes the batch after it ahead (next_token, next_queue, next_ids, next_ms),
--- under the same lease; it becomes the batch when the one before it has ended.
+-- under the same lease; it becomes the batch when the one before it has ended, and next_token empty.
 
 -- How long a batch that cannot be given back is left alone, in ms.
 local LATER_MS = 5000
@@ -97,11 +97,14 @@ local function is_queue(queue)
   return place == 'list' or place == 'none'
 end
 
+-- Whether a field of the batch that was read as a token holds one.
+local function is_token(field) return field and field ~= '' end
+
 -- Gives back the batch that a worker took ahead, which it has not begun; none costs nothing.
 -- Returns whether it could.
 local function give_back_next(worker)
   local batch = redis.call('HMGET', K.batch .. worker, 'next_token', 'next_queue', 'next_ids')
-  if not batch[1] then return 0, true end
+  if not is_token(batch[1]) then return 0, true end
   if not is_queue(batch[2]) then return 0, false end
   local back = return_jobs(worker, batch[1], batch[2], batch[3], now_us(), 'released')
   redis.call('HDEL', K.batch .. worker, 'next_token', 'next_queue', 'next_ids', 'next_ms')

@@ -16,8 +16,9 @@
 --        K.deadlines, K.quarantine, K.metrics, K.bell..queue
 --
 -- A job that has crashed a worker before is taken alone, and never ahead. If an earlier claim of this
--- worker was not ended (its reply was lost), its jobs are given back first. A call that Redis gets to only after a
--- later one (it was in a buffer while Redis stood still, and its worker has given it up) does nothing.
+-- worker was not ended (its reply was lost), its jobs are given back first. A call that Redis gets to
+-- only after a later one (it was in a buffer while Redis stood still, and its worker has given it up)
+-- does nothing.
 --
 -- A script has no way back, so all is read first, then the batch and its lease are written, then the
 -- jobs, and last the queue is cut: an error on the way leaves an id in two places, never in none.
@@ -39,16 +40,16 @@ local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at'
   stopped = 'ended_at', started = 'started_at'}
 
 if redis.call('EXISTS', K.suspended) == 1 then return {'suspended'} end
-local last = redis.pcall('HGET', K.worker .. WORKER, 'my_claim')
-if type(last) == 'string' and tonumber(last) > MOMENT then return {'idle', 0} end
--- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
-redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
-if AHEAD_OF ~= '' then
-  if redis.call('HGET', K.batch .. WORKER, 'token') ~= AHEAD_OF then return {'idle', 0} end
-  local _, could = give_back_next(WORKER)
-  if not could then return {'idle', 0} end
-elseif redis.call('EXISTS', K.batch .. WORKER) == 1 then
-  give_back(WORKER, 'released')
+if AHEAD_OF ~= '' then -- of a call that comes late, this tells, too
+  local held = redis.call('HMGET', K.batch .. WORKER, 'token', 'next_token')
+  if held[1] ~= AHEAD_OF then return {'idle', 0} end
+  if is_token(held[2]) and not select(2, give_back_next(WORKER)) then return {'idle', 0} end
+else
+  local last = redis.pcall('HGET', K.worker .. WORKER, 'my_claim')
+  if type(last) == 'string' and tonumber(last) > MOMENT then return {'idle', 0} end
+  -- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
+  redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
+  if redis.call('EXISTS', K.batch .. WORKER) == 1 then give_back(WORKER, 'released') end
 end
 
 local us = now_us()
@@ -169,11 +170,11 @@ local function take(queue, jobs, timeout)
     wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
   end
   redis.pcall('ZADD', K.wip .. queue, unpack(wip))
-  redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT))
   if AHEAD_OF == '' then
-    redis.pcall('HSET', K.worker .. WORKER, 'state', 'busy', 'current_job', ids[1])
+    redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT),
+      'state', 'busy', 'current_job', ids[1])
+    redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
   end
-  redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
 
 -- Whether more wait in a queue, or in one of those that come next.

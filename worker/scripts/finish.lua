@@ -46,20 +46,25 @@ tell(ended)
 
 if #ended > 0 then
   for i = FIRST_MEASURE, FIRST_MEASURE + 2 * MEASURES - 1, 2 do
-    redis.pcall('HINCRBYFLOAT', K.metrics, ARGV[i], ARGV[i + 1])
+    local is_whole = not string.find(ARGV[i + 1], '%D')
+    redis.pcall(is_whole and 'HINCRBY' or 'HINCRBYFLOAT', K.metrics, ARGV[i], ARGV[i + 1])
   end
 end
+-- Counts jobs in RQ's entry of the worker.
+local function add_to(field, jobs)
+  if jobs > 0 then redis.pcall('HINCRBY', K.worker .. WORKER, field, jobs) end
+end
+
 if IS_LAST then
   local batch = redis.call('HMGET', K.batch .. WORKER,
     'token', 'next_token', 'next_queue', 'next_ids', 'next_ms')
   local state, current_job = 'idle', ''
   if batch[1] and batch[1] ~= TOKEN then
     state = nil
-  elseif batch[2] then
+  elseif batch[2] and batch[2] ~= '' then
     state, current_job = 'busy', string.match(batch[4], '^[^ ]*')
     redis.call('HSET', K.batch .. WORKER, 'token', batch[2], 'queue', batch[3], 'ids', batch[4],
-      'deadline_ms', string.format('%.0f', us / 1000 + tonumber(batch[5])))
-    redis.call('HDEL', K.batch .. WORKER, 'next_token', 'next_queue', 'next_ids', 'next_ms')
+      'deadline_ms', string.format('%.0f', us / 1000 + tonumber(batch[5])), 'next_token', '')
   elseif batch[1] then
     redis.call('DEL', K.batch .. WORKER)
     redis.call('ZREM', K.leases, WORKER)
@@ -67,8 +72,8 @@ if IS_LAST then
   if state then
     redis.pcall('HSET', K.worker .. WORKER, 'state', state, 'current_job', current_job)
   end
-  redis.pcall('HINCRBY', K.worker .. WORKER, 'successful_job_count', #finished / 2)
-  redis.pcall('HINCRBY', K.worker .. WORKER, 'failed_job_count', #failed / 2)
+  add_to('successful_job_count', #finished / 2)
+  add_to('failed_job_count', #failed / 2)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
 return #ended

@@ -1,0 +1,179 @@
+"""Whether two models answer the same rows alike, and how fast each is.
+
+`models.compile` asks it of an estimator and its compiled form, `models.quantizing` of a graph and
+its smaller form, the benchmark of whatever it shows. Rows that the first does not answer do not
+count; a row that the second does not answer counts as answered otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.golden import are_labels
+from models.proofs import Compiled, Tolerance
+from models.runtimes import Loaded, arrays
+from producer.contract import Signature
+
+#: The runtime of the second: what compiles and what shrinks both write ONNX.
+ONNX = "onnx"
+#: What numbers may differ by, relative to themselves and to their usual size (root mean square).
+RTOL, ATOL_OF_SIZE = 1e-4, 1e-5
+#: Never ask for more than this, where all answers are zero.
+_LEAST_ATOL = 1e-9
+#: Rows in a call that are timed.
+SIZES = (1, 64)
+#: Seconds for the answers of the first.
+_ANSWERS_S = 5.0
+_CHUNK = 256
+#: Each timing is the best of so many, each of about so many seconds.
+_REPEATS, _TIMING_S = 3, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How two models' answers to the same rows compare."""
+
+    rows: int
+    disagreements: int
+    max_difference: float
+    tolerance: Tolerance
+
+    def decision(
+        self, chosen: str, reason: str, rows_per_s: Mapping[str, Mapping[str, float]] | None = None
+    ) -> Compiled:
+        """These figures in a manifest, with what was made of them."""
+        return Compiled(
+            candidate=ONNX,
+            chosen=chosen,
+            reason=reason,
+            rows=self.rows,
+            disagreements=self.disagreements,
+            max_difference=self.max_difference,
+            tolerance=self.tolerance,
+            rows_per_s={name: dict(rates) for name, rates in (rows_per_s or {}).items()},
+        )
+
+
+def answered(
+    model: Loaded, rows: arrays.Rows, budget_s: float = _ANSWERS_S
+) -> tuple[arrays.Rows, dict[str, list[Any]]]:
+    """The rows that ``model`` answers, and the answers, by output; stops when the time is over."""
+    ends_at = time.monotonic() + budget_s
+    asked: arrays.Rows = []
+    answers: dict[str, list[Any]] = {name: [] for name in model.signature.output_names}
+    for start in range(0, len(rows), _CHUNK):
+        for taken, got in _chunk(model, rows[start : start + _CHUNK], ends_at):
+            asked += taken
+            for name, values in got.items():
+                answers[name] += values
+        if time.monotonic() > ends_at:
+            break
+    return asked, answers
+
+
+def compare(
+    signature: Signature,
+    wanted: dict[str, list[Any]],
+    got: dict[str, list[Any]],
+    *,
+    rtol: float = RTOL,
+    atol_of_size: float = ATOL_OF_SIZE,
+) -> Agreement:
+    """Row by row: labels must be equal, numbers close, relative to themselves and to their size."""
+    count = len(next(iter(wanted.values())))
+    differs = np.zeros(count, dtype=bool)
+    tolerance, greatest = Tolerance(atol=_LEAST_ATOL), 0.0
+    for name, expected in wanted.items():
+        if are_labels(signature, name):
+            differs |= np.array([a != b for a, b in zip(expected, got[name], strict=True)])
+            continue
+        one = np.array(expected, dtype=np.float64).reshape(count, -1)
+        other = np.array(got[name], dtype=np.float64).reshape(count, -1)
+        usual = float(np.sqrt(np.mean(np.square(np.minimum(np.abs(one), 1e150)))))
+        known = Tolerance(rtol=rtol, atol=max(_LEAST_ATOL, atol_of_size * usual))
+        far = np.abs(one - other)
+        differs |= ~(far <= known.atol + known.rtol * np.abs(one)).all(axis=1)
+        tolerance, greatest = known, max(greatest, float(np.nanmax(far, initial=0.0)))
+    return Agreement(count, int(differs.sum()), min(greatest, 1e300), tolerance)
+
+
+def speeds(models: dict[str, Loaded], rows: arrays.Rows) -> dict[str, dict[str, float]]:
+    """Rows a second of each model by the rows in a call; they take turns, the best counts."""
+    best: dict[str, dict[str, float]] = {name: {} for name in models}
+    for size in SIZES:
+        asked = [rows[place % len(rows)] for place in range(size)]
+        for _ in range(_REPEATS):
+            for name, model in models.items():
+                rate = round(size / _seconds(model, asked), 1)
+                best[name][str(size)] = max(rate, best[name].get(str(size), 0.0))
+    return best
+
+
+def ratios(rows_per_s: dict[str, dict[str, float]]) -> dict[int, float]:
+    """How many times as fast the candidate is, by the rows in a call."""
+    one, other = rows_per_s["original"], rows_per_s["candidate"]
+    return {size: other[str(size)] / max(one[str(size)], 1e-9) for size in SIZES}
+
+
+def _chunk(
+    model: Loaded, rows: arrays.Rows, ends_at: float
+) -> Iterator[tuple[arrays.Rows, dict[str, list[Any]]]]:
+    try:
+        yield rows, model.predict(rows)
+    except Exception:  # one of them is to blame; which one is found by asking for each
+        for row in rows:
+            if time.monotonic() > ends_at:
+                return
+            try:
+                answer = model.predict([row])
+            except Exception:
+                continue
+            yield [row], answer
+
+
+def all_answers(
+    candidate: Loaded, asked: arrays.Rows, wanted: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """The candidate's answers to each row; where it has none, one that equals nothing."""
+    try:
+        got: dict[str, list[Any]] = {name: [] for name in wanted}
+        for start in range(0, len(asked), _CHUNK):
+            for name, values in candidate.predict(asked[start : start + _CHUNK]).items():
+                got[name] += values
+        return got
+    except Exception:
+        return _each_answer(candidate, asked, wanted)
+
+
+def _each_answer(
+    candidate: Loaded, asked: arrays.Rows, wanted: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    nothing = {
+        name: np.full(np.shape(values[0]), np.nan).tolist() for name, values in wanted.items()
+    }
+    got: dict[str, list[Any]] = {name: [] for name in wanted}
+    for row in asked:
+        try:
+            answer = candidate.predict([row])
+        except Exception:
+            answer = {name: [value] for name, value in nothing.items()}
+        for name, values in answer.items():
+            got[name] += values
+    return got
+
+
+def _seconds(model: Loaded, rows: arrays.Rows) -> float:
+    """What one call takes."""
+    started = time.perf_counter()
+    model.predict(rows)
+    once = time.perf_counter() - started
+    calls = max(1, int(_TIMING_S / max(once, 1e-6)))
+    started = time.perf_counter()
+    for _ in range(calls):
+        model.predict(rows)
+    return (time.perf_counter() - started) / calls

@@ -1,0 +1,59 @@
+"""A version that echoes, and pools that serve it: what most acceptance tests begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from models.publish import publish
+from models.repository import Repository
+from producer import connect
+from producer.client import Client
+from tests import estimators
+from tests.pools import RunningPool, running_pool
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """What `echo` has predicted, a number a line."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def store(tmp_path: Path, redis: Redis, journal: Path) -> Path:
+    """A store with ``echo@v1``, which is active and has predicted nothing yet."""
+    store = tmp_path / "store"
+    echo = estimators.Echo(str(journal)).fit([[1.0]])
+    publish(Repository(store), redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
+    journal.write_text("")
+    return store
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str) -> Iterator[Client]:
+    client = Client(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningPool]]:
+    """Starts a pool of so many workers and waits until they are there, unless told not to."""
+    with ExitStack() as stack:
+
+        def start(
+            workers: int = 1, url: str = redis_url, waits: bool = True, **settings: Any
+        ) -> RunningPool:
+            settings = {"pool_min": workers, "pool_max": workers} | settings
+            pool = stack.enter_context(running_pool(url, store, tmp_path, **settings))
+            if waits:
+                with connect.steady(url) as redis:
+                    pool.wait_for_workers(redis, settings["pool_min"])
+            return pool
+
+        yield start

@@ -1,0 +1,188 @@
+"""The workers of a pool, watched: the dead are buried, the late are ended, the others vouched for.
+
+`worker.pool` takes these steps in each of its rounds, beside its own, which are about how many
+workers there should be. All that is known of a worker is in its `Child`: what it says in Redis, and
+what its process does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+import psutil
+import structlog
+from redis import Redis
+
+from producer import keys
+from producer.settings import Settings
+from producer.signals import cause_of
+from worker.child import Child
+from worker.lease import Lease, Reaped, Reason, reap
+from worker.processes import collect_strays
+from worker.registration import unregister
+from worker.tally import count_crash, note_crash
+
+_log = structlog.get_logger()
+
+#: After so long without a look, Redis has been away, in seconds.
+_GAP_S = 1.5
+
+#: How long a worker has between SIGTERM and SIGKILL once its batch is over its deadline, in
+#: seconds.
+_GRACE_S = 1.0
+
+#: After a worker that died at once, the next is started this much later, doubling, in seconds.
+_FIRST_BACKOFF_S = 0.5
+_LAST_BACKOFF_S = 30.0
+
+#: What processes are doing that do nothing.
+_STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
+
+#: A worker that lived this long died of something new, in seconds.
+_LONG_LIFE_S = 30.0
+
+
+class Watch:
+    """The watch over one pool's workers.
+
+    Args:
+        redis: Where workers say what they do.
+        settings: All there is to set.
+        others: Tells the processes that are collected elsewhere.
+        clock: Seconds, never going back.
+
+    Attributes:
+        children: The workers by name, from their start until they are buried.
+        now_ms: When they were looked at last, by Redis' clock; 0.0 before the first look.
+        start_after: When another may be started, by ``clock``: later after one that died at once.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        others: Callable[[], Collection[int]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._others = others
+        self._clock = clock
+        self.children: dict[str, Child] = {}
+        self.now_ms = 0.0
+        self.start_after = 0.0
+        self._backoff_s = 0.0
+        self._looked = clock()
+        self._spare_until = float("-inf")
+
+    @property
+    def staying(self) -> list[Child]:
+        """Those that were not asked to leave."""
+        return [child for child in self.children.values() if not child.is_leaving]
+
+    @property
+    def is_any_alive(self) -> bool:
+        """Whether a process of theirs still runs."""
+        return any(child.process.poll() is None for child in self.children.values())
+
+    def bury(self) -> None:
+        """Return what dead workers held, and take their entries away."""
+        for child in [c for c in self.children.values() if c.process.poll() is not None]:
+            status = child.process.returncode
+            why: Reason = "timeout" if child.is_overdue else "died"
+            reaped = reap(
+                self._redis, child.name, "released" if child.is_cut else why, self._settings
+            )
+            unregister(self._redis, child.name)
+            del self.children[child.name]
+            if child.is_cut or (status == 0 and reaped is None):
+                _log.info("worker left", worker=child.name)
+            else:
+                self._note_crash(child, status, reaped)
+        collect_strays({*self._others(), *(c.process.pid for c in self.children.values())})
+
+    def _note_crash(self, child: Child, status: int | None, reaped: Reaped | None) -> None:
+        queue = reaped.queue if reaped else ""
+        _log.error(
+            "a worker died (%s); %d jobs given back, %d failed",
+            cause_of(status or 0),
+            reaped.given_back if reaped else 0,
+            reaped.failed if reaped else 0,
+            worker=child.name,
+            queue=queue,
+        )
+        if self._clock() - child.born > _LONG_LIFE_S or reaped is not None:
+            self._backoff_s = 0.0  # it died of a job: the next one may start at once
+        else:
+            self._backoff_s = min(_LAST_BACKOFF_S, max(_FIRST_BACKOFF_S, self._backoff_s * 2))
+            self.start_after = self._clock() + self._backoff_s
+        count_crash(self._redis, queue)
+        row, held_s = note_crash(self._redis, queue, status or 0)
+        if held_s:
+            _log.error("%d workers in a row died; held back for %g s", row, held_s, queue=queue)
+
+    def look(self) -> None:
+        """See what each worker does, and with which batch."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        for name in self.children:
+            pipe.hget(keys.key("worker", name), "state")
+            pipe.hmget(keys.key("batch", name), "token", "deadline_ms")
+        (seconds, micros), *found = pipe.execute()
+        self.now_ms = seconds * 1000 + micros / 1000
+        self._note_gap()
+        for child, state, (token, deadline) in zip(
+            self.children.values(), found[::2], found[1::2], strict=True
+        ):
+            child.note_state(state, self._clock())
+            child.note_batch(token, deadline, self.now_ms, self._settings.timeout_s)
+
+    def _note_gap(self) -> None:
+        """After a time without Redis, let workers first write what they have: deadlines wait."""
+        now = self._clock()
+        if now - self._looked > _GAP_S:
+            self._spare_until = now + self._settings.lease_s
+        self._looked = now
+
+    def vouch(self) -> None:
+        """Renew for workers that run: code that keeps Python's lock keeps their own thread from it.
+
+        Whoever is stopped does not run, and loses its lease; whoever hangs has its deadline, and is
+        this pool's to end.
+        """
+        for child in self.children.values():
+            if child.token is not None and _runs(child.process.pid):
+                Lease(self._redis, child.name, self._settings).renew(child.token)
+
+    def end_late(self) -> None:
+        """End workers whose batch has run past its deadline: first asked, a second later killed."""
+        now = self._clock()
+        for child in self.children.values():
+            if child.is_late and now >= self._spare_until:
+                self._end_overdue(child)
+            if child.kill_at is not None and now >= child.kill_at:
+                child.process.kill()
+
+    def _end_overdue(self, child: Child) -> None:
+        if child.is_overdue:
+            return
+        child.is_overdue = True
+        child.kill_at = self._clock() + _GRACE_S
+        _log.error("a batch ran past its deadline; its worker ends", worker=child.name)
+        child.process.terminate()
+
+    def kill_all(self) -> None:
+        """Kill all that run; also called in the handler of a second signal."""
+        for child in list(self.children.values()):
+            if child.process.poll() is None:
+                child.is_cut = True
+                child.process.kill()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process could do something, if it wanted to: it is there, and not stopped."""
+    try:
+        return psutil.Process(pid).status() not in _STILL
+    except psutil.Error:
+        return False
