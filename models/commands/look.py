@@ -125,7 +125,8 @@ def _facts_of(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.parent:
         yield "parent", manifest.parent
     yield "published", manifest.created_at
-    yield "note", manifest.note
+    if manifest.note:
+        yield "note", manifest.note
     yield "digest", manifest.digest
     for file in manifest.files:
         yield "file", f"{file.name}  {file.size_bytes} bytes  SHA-256 {file.sha256}"
