@@ -14,7 +14,6 @@ from typing import Any
 from redis import Redis
 
 from producer import keys
-from producer.crashes import held_back
 from producer.queues import read_queues
 from producer.retirement import State
 from producer.workload import waits_s
@@ -72,9 +71,7 @@ class Board:
         """
         now = self._clock()
         if now - self._read_at > _TTL_S:
-            queues, states = read_queues(self._redis, self._pattern)
-            held = held_back(self._redis)  # they kill their workers (`producer.crashes`)
-            self._queues = [queue for queue in queues if queue not in held]
+            self._queues, states = read_queues(self._redis, self._pattern)
             self._dropped |= {
                 queue
                 for queue, state in states.items()
