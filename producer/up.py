@@ -30,8 +30,8 @@ from producer.settings import Settings
 from producer.signals import StopSignals, cause_of
 from producer.tail import Tail, last_line
 
-#: A gateway that serves but is not ready after this long is shown as it is: the keys may be at
-#: fault.
+#: A gateway that serves, with the examples in place, but is not ready for this long is shown as it
+#: is: the keys may be at fault.
 _READY_S = 20.0
 
 #: How long a gateway may go on with its requests; longer waits are cut, their jobs live on.
@@ -147,6 +147,7 @@ class Up:
     def _wait_until_ready(self) -> str | None:
         """Nothing, once ready; what is missing, if that may take a person to change."""
         patience = time.monotonic() + _PATIENCE_S
+        settled_at = None
         while True:
             self._check_start()
             status, detail = endpoint.ask_ready(self.settings.host, self.settings.port)
@@ -154,8 +155,10 @@ class Up:
             is_settled = status is not None and "examples" not in self._children
             if is_settled and status == 200:
                 return None
-            if is_settled and now - self.started_at > _READY_S:
-                return detail
+            if is_settled:
+                settled_at = settled_at or now
+                if now - settled_at > _READY_S:
+                    return detail
             if now > patience:
                 patience += _PATIENCE_S
                 _say(f"Not ready yet: {detail} ..." if is_settled else "Still at it ...")
