@@ -56,17 +56,19 @@ class ForkServer:
 
         Like ``fork``, it returns more than once.
         """
-        while True:
-            message, lines, _, _ = socket.recv_fds(self._orders, MOST_BYTES, 1)
-            if not message:
-                return None
-            order: dict[str, Any] = json.loads(message)
-            if "import" in order:
-                self._import(order["import"])
-            for line in lines:
-                with socket.socket(fileno=line) as end:
-                    if self._becomes_worker(end):
-                        return [order["name"], order["pool"], order["pattern"]]
+        with contextlib.suppress(ConnectionError):  # the pool is gone, our answer unread
+            while True:
+                message, lines, _, _ = socket.recv_fds(self._orders, MOST_BYTES, 1)
+                if not message:
+                    return None
+                order: dict[str, Any] = json.loads(message)
+                if "import" in order:
+                    self._import(order["import"])
+                for line in lines:
+                    with socket.socket(fileno=line) as end:
+                        if self._becomes_worker(end):
+                            return [order["name"], order["pool"], order["pattern"]]
+        return None
 
     def _import(self, runtimes: Sequence[str]) -> None:
         modules = [
