@@ -1,10 +1,36 @@
-"""One worker of a pool, as the pool sees it: its process, what it says it does, and its batch."""
+"""One worker of a pool, as the pool sees it: its process, what it says it does, and its batch.
+
+What a batch, or a load, may take is counted by the pool's own clock from when it is first seen: a
+step of Redis' clock (NTP, a replica that takes over) makes nobody late.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
 
+from worker.lease import MOST_TIMEOUT_S
 from worker.processes import Process
+
+#: What a batch of a worker that has none is called: no batch has this token.
+_NO_TOKEN = "-"
+
+
+class Sight(NamedTuple):
+    """What Redis says of a worker at one look.
+
+    Attributes:
+        state: What it said it does; None before it has said anything.
+        load: Which load it has begun last; None before the first.
+        token: The token of its batch, if it has one.
+        deadline_ms: When that batch must be over, by Redis' clock.
+    """
+
+    state: bytes | None
+    load: bytes | None = None
+    token: bytes | None = None
+    deadline_ms: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -19,9 +45,10 @@ class Child:
         idle_since: When it was first seen idle.
         is_leaving: Whether it was asked to leave.
         token: The token of its batch, if it has one.
-        deadline_ms: When its batch, which it may have lost since, must be over, by Redis' clock.
+        load: Which load it has begun last.
+        due: When its load or batch, which it may have lost since, must be over, by that clock.
         is_late: Whether that time has passed.
-        is_overdue: Whether it was told to end for that.
+        overdue: The token of the batch that it was told to end for; `_NO_TOKEN` where it had none.
         kill_at: When it is killed, if it has been asked to end and must.
         is_cut: Whether it was killed because the pool's own time was up.
     """
@@ -33,32 +60,50 @@ class Child:
     idle_since: float | None = None
     is_leaving: bool = False
     token: str | None = None
-    deadline_ms: float | None = None
+    load: bytes | None = None
+    due: float | None = None
     is_late: bool = False
-    is_overdue: bool = False
+    overdue: str | None = None
     kill_at: float | None = None
     is_cut: bool = False
 
-    def note_state(self, state: bytes | None, now: float) -> None:
-        """Note what it says it does; None before it has said anything."""
+    def note(self, seen: Sight, now: float, now_ms: float, timeout_s: float) -> None:
+        """Note what Redis says of it.
+
+        Args:
+            seen: That.
+            now: The time, by the monotonic clock.
+            now_ms: The time by Redis' clock, as it was when the batch was claimed.
+            timeout_s: What a load may take, in seconds, and a batch that does not say.
+        """
+        self._note_state(seen.state, now)
+        self._note_due(seen, now, now_ms, timeout_s)
+        self.is_late = self.due is not None and now > self.due
+
+    def _note_state(self, state: bytes | None, now: float) -> None:
         self.state = state.decode("utf-8", "replace") if state else "starting"
         if self.state != "idle":
             self.idle_since = None
         elif self.idle_since is None:
             self.idle_since = now
 
-    def note_batch(
-        self, token: bytes | None, deadline: bytes | None, now_ms: float, timeout_s: float
-    ) -> None:
-        """Keep the deadline in mind while it is busy, also when it has lost its batch."""
-        self.token = token.decode("utf-8", "replace") if token else None
-        if deadline is not None:
-            self.deadline_ms = _number(deadline)
+    def _note_due(self, seen: Sight, now: float, now_ms: float, timeout_s: float) -> None:
+        """Keep in mind when it must be done while it is busy, also when it has lost its batch."""
+        before, self.token = self.token, _text(seen.token)
+        is_new_load, self.load = seen.load != self.load, seen.load
+        if self.token is not None:
+            if self.token != before:
+                self.due = now + _left_s(seen.deadline_ms, now_ms, timeout_s)
         elif self.state != "busy":
-            self.deadline_ms = None
-        if self.deadline_ms is None and self.state == "busy":
-            self.deadline_ms = now_ms + 1000 * timeout_s
-        self.is_late = self.deadline_ms is not None and now_ms > self.deadline_ms
+            self.due = None
+        elif self.due is None or is_new_load:  # else it has lost its batch, and is still at it
+            self.due = now + timeout_s
+
+    def end_overdue(self, kill_at: float) -> None:
+        """Ask it to end because it is late, and note for which batch and when it is killed."""
+        self.overdue = self.token or _NO_TOKEN
+        self.kill_at = kill_at
+        self.process.terminate()
 
     def leave(self) -> None:
         """Ask it to end its batch and leave."""
@@ -66,8 +111,14 @@ class Child:
         self.process.terminate()
 
 
-def _number(raw: bytes) -> float | None:
+def _text(raw: bytes | None) -> str | None:
+    return raw.decode("utf-8", "replace") if raw else None
+
+
+def _left_s(deadline_ms: bytes | None, now_ms: float, timeout_s: float) -> float:
+    """What is left of a batch's time, in seconds; ``timeout_s`` where that cannot be read."""
     try:
-        return float(raw)
+        left_s = (float(deadline_ms or b"") - now_ms) / 1000
     except ValueError:
-        return None
+        return timeout_s
+    return min(left_s, MOST_TIMEOUT_S) if isfinite(left_s) else timeout_s

@@ -119,12 +119,21 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What became of the batch of a worker that is gone."""
+    """What became of the batch of a worker that is gone.
+
+    Attributes:
+        worker: The worker.
+        queue: Where its jobs came from.
+        given_back: How many went back there.
+        failed: How many failed.
+        is_charged: Whether the worker's end was counted as the batch's doing.
+    """
 
     worker: str
     queue: str
     given_back: int
     failed: int
+    is_charged: bool = True
 
 
 class Suspended(Exception):
@@ -318,17 +327,29 @@ class Lease:
         return reap(self._redis, self._worker, "released", self._settings)
 
 
-def reap(redis: Redis, worker: str, why: Reason, settings: Settings) -> Reaped | None:
+def reap(
+    redis: Redis, worker: str, why: Reason, settings: Settings, overdue: str = ""
+) -> Reaped | None:
     """Return the batch of a worker that is gone; None where it has none.
+
+    Args:
+        redis: A connection with time-outs.
+        worker: The worker's name.
+        why: Why it is gone.
+        settings: Bounds and times to live.
+        overdue: The token of the batch that it was killed for; where it has another by now, that
+            one is released. Empty for whichever it has.
 
     Raises:
         RedisError: Redis does not answer.
     """
     reply = _REAP(
         redis,
-        [worker, why, settings.attempts, settings.failure_ttl_s, *CRASHED, *OVERRAN],
+        [worker, why, settings.attempts, settings.failure_ttl_s, *CRASHED, *OVERRAN, overdue],
     )
-    return Reaped(worker, reply[0].decode(), reply[1], reply[2]) if reply else None
+    if not reply:
+        return None
+    return Reaped(worker, reply[0].decode(), reply[1], reply[2], reply[3] != b"released")
 
 
 def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:

@@ -299,7 +299,7 @@ class Worker:
     def _loading(self) -> Iterator[None]:
         """Be seen as busy: the pool, or the alarm, ends a load that hangs as it ends a batch."""
         self._is_loading = True  # until the next step has said otherwise
-        self._registration.set_state("busy")
+        self._registration.begin_load()
         with self._alarm.within(self._settings.timeout_s):
             yield
 

@@ -96,6 +96,13 @@ class Registration:
         pipe.expire(self._key, keys.WORKER_TTL_S)
         pipe.execute()
 
+    def begin_load(self) -> None:
+        """Say that the worker is busy without a batch: it loads, and this load is a new one."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(self._key, mapping={"state": "busy", "my_load": moment()})
+        pipe.expire(self._key, keys.WORKER_TTL_S)
+        pipe.execute()
+
     def death(self) -> None:
         """Take the worker's entries away."""
         unregister(self._redis, self._worker)

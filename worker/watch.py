@@ -17,7 +17,7 @@ from redis import Redis
 from producer import keys
 from producer.settings import Settings
 from producer.signals import cause_of
-from worker.child import Child
+from worker.child import Child, Sight
 from worker.lease import Lease, Reaped, Reason, reap
 from worker.processes import collect_strays
 from worker.registration import unregister
@@ -90,10 +90,7 @@ class Watch:
         """Return what dead workers held, and take their entries away."""
         for child in [c for c in self.children.values() if c.process.poll() is not None]:
             status = child.process.returncode
-            why: Reason = "timeout" if child.is_overdue else "died"
-            reaped = reap(
-                self._redis, child.name, "released" if child.is_cut else why, self._settings
-            )
+            reaped = self._reap(child)
             unregister(self._redis, child.name)
             del self.children[child.name]
             if child.is_cut or (status == 0 and reaped is None):
@@ -102,8 +99,13 @@ class Watch:
                 self._note_crash(child, status, reaped)
         collect_strays({*self._others(), *(c.process.pid for c in self.children.values())})
 
+    def _reap(self, child: Child) -> Reaped | None:
+        why: Reason = "timeout" if child.overdue else "died"
+        why = "released" if child.is_cut else why
+        return reap(self._redis, child.name, why, self._settings, child.overdue or "")
+
     def _note_crash(self, child: Child, status: int | None, reaped: Reaped | None) -> None:
-        queue = reaped.queue if reaped else ""
+        queue = reaped.queue if reaped and reaped.is_charged else ""
         _log.error(
             "a worker died (%s); %d jobs given back, %d failed",
             cause_of(status or 0),
@@ -127,23 +129,27 @@ class Watch:
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
         for name in self.children:
-            pipe.hget(keys.key("worker", name), "state")
+            pipe.hmget(keys.key("worker", name), "state", "my_load")
             pipe.hmget(keys.key("batch", name), "token", "deadline_ms")
         (seconds, micros), *found = pipe.execute()
-        self.now_ms = seconds * 1000 + micros / 1000
-        self._note_gap()
-        for child, state, (token, deadline) in zip(
+        now, passed_s = self._clock(), self._note_look()
+        before_ms, self.now_ms = self.now_ms, seconds * 1000 + micros / 1000
+        # A batch that is seen for the first time was claimed after the last look. Where Redis'
+        # clock has gone ahead of ours since, it may have been claimed before that step.
+        step_ms = max(0.0, self.now_ms - before_ms - 1000 * passed_s) if before_ms else 0.0
+        for child, entry, batch in zip(
             self.children.values(), found[::2], found[1::2], strict=True
         ):
-            child.note_state(state, self._clock())
-            child.note_batch(token, deadline, self.now_ms, self._settings.timeout_s)
+            sight = Sight(*entry, *batch)
+            child.note(sight, now, self.now_ms - step_ms, self._settings.timeout_s)
 
-    def _note_gap(self) -> None:
-        """After a time without Redis, let workers first write what they have: deadlines wait."""
+    def _note_look(self) -> float:
+        """Seconds since the last look; after a gap, workers first write what they have."""
         now = self._clock()
-        if now - self._looked > _GAP_S:
+        passed_s, self._looked = now - self._looked, now
+        if passed_s > _GAP_S:
             self._spare_until = now + self._settings.lease_s
-        self._looked = now
+        return passed_s
 
     def vouch(self) -> None:
         """Renew for workers that run: code that keeps Python's lock keeps their own thread from it.
@@ -159,18 +165,11 @@ class Watch:
         """End workers whose batch has run past its deadline: first asked, a second later killed."""
         now = self._clock()
         for child in self.children.values():
-            if child.is_late and now >= self._spare_until:
-                self._end_overdue(child)
+            if child.is_late and now >= self._spare_until and child.overdue is None:
+                _log.error("a batch ran past its deadline; its worker ends", worker=child.name)
+                child.end_overdue(now + _GRACE_S)
             if child.kill_at is not None and now >= child.kill_at:
                 child.process.kill()
-
-    def _end_overdue(self, child: Child) -> None:
-        if child.is_overdue:
-            return
-        child.is_overdue = True
-        child.kill_at = self._clock() + _GRACE_S
-        _log.error("a batch ran past its deadline; its worker ends", worker=child.name)
-        child.process.terminate()
 
     def kill_all(self) -> None:
         """Kill all that run; also called in the handler of a second signal."""

@@ -420,15 +420,22 @@ class Protocol(RuleBasedStateMachine):
     def reap(self, worker: str, why: Reason) -> None:
         self._reap(worker, why)
 
-    def _reap(self, worker: str, why: Reason) -> None:
+    @rule(worker=st.sampled_from(WORKERS), batch=batches)
+    def reap_for(self, worker: str, batch: tuple[str, Batch]) -> None:
+        """It was killed because that batch was late, which may have ended meanwhile."""
+        held, token = self.model.batches.get(worker), batch[1].token
+        self._reap(worker, "timeout" if held and held.token == token else "released", token)
+
+    def _reap(self, worker: str, why: Reason, overdue: str = "") -> None:
         batch = self.model.batches.get(worker)
-        reaped = reap(self.redis, worker, why, SETTINGS)
+        reaped = reap(self.redis, worker, "timeout" if overdue else why, SETTINGS, overdue)
         if batch is None:
             assert reaped is None
             return
         assert reaped is not None
         counts = self.model.give_back(worker, why)
         assert (reaped.queue, (reaped.given_back, reaped.failed)) == (batch.queue, counts)
+        assert reaped.is_charged is (why != "released")
 
     @rule(worker=st.sampled_from(WORKERS))
     def lapse(self, worker: str) -> None:

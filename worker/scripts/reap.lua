@@ -3,14 +3,20 @@
 -- ARGV  1 worker   2 'died' | 'timeout' | 'released'   3 crashes after which a job fails
 --       4 failure TTL (s)
 --       5, 6 error JSON and RQ exc_string of worker_crashed   7, 8 the same of timeout
--- Reply queue, given back, failed; empty where the worker had no batch
+--       9 '' | the token of the batch for which the worker was killed
+-- Reply queue, given back, failed, why; empty where the worker had no batch
 -- Writes what batch.lua's give_back writes
 --- use clock
 --- use ended
 --- use bell
 --- use batch
 
-local queue, back, failed = give_back(ARGV[1], ARGV[2], tonumber(ARGV[3]),
+local worker, why, overdue = ARGV[1], ARGV[2], ARGV[9]
+-- Between the look that found a batch late and the worker's death it may have ended, and the worker
+-- have claimed another: that one has done nothing.
+if overdue ~= '' and redis.call('HGET', K.batch .. worker, 'token') ~= overdue then why = 'released' end
+
+local queue, back, failed = give_back(worker, why, tonumber(ARGV[3]),
   {'worker_crashed', ARGV[5], ARGV[6]}, {'timeout', ARGV[7], ARGV[8]}, tonumber(ARGV[4]))
 if not queue then return {} end
-return {queue, back, failed}
+return {queue, back, failed, why}
