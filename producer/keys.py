@@ -29,7 +29,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:retired                hash    retire, delete      submit, workers  permanent; deleted ones TOMBSTONE_TTL_S
     modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
     modelyard:leases                 zset    claim, renew        reap             when empty
-    modelyard:swept                  hash    sweep            sweep            permanent, two fields
+    modelyard:swept                  hash    sweep, renew, beat  sweep, renew  permanent, two fields
     modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped; has the one taken ahead, too
     modelyard:bell:{queue}           list    submit, claim       idle workers     BELL_TTL_S
     modelyard:deadlines              zset    submit              reap             when empty

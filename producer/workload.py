@@ -25,6 +25,7 @@ _SAMPLE = 4
 
 _ENDED = "model_prediction_requests_total"
 _ENDS = ("finished", "failed")
+_HAVE_ENDED = (b"finished", b"failed", b"canceled", b"stopped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
     ids = {queue: [*_texts(first), *_texts(last)] for queue, first, last in pairs}
     pipe = redis.pipeline(transaction=False)
     for job_id in (job_id for found in ids.values() for job_id in found):
-        pipe.hmget(keys.key("job", job_id), "my_rows", "created_at")
+        pipe.hmget(keys.key("job", job_id), "my_rows", "created_at", "status")
     jobs = iter(pipe.execute(raise_on_error=False))
     now_s = seconds + micros / 1e6
     return {
@@ -175,9 +176,10 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
 
 
 def _head(jobs: Sequence[Any], now_s: float) -> _Head:
-    told = [job for job in jobs if isinstance(job, list)]
+    # What has expired deep in a long queue is passed over when a claim comes to it.
+    told = [job for job in jobs if isinstance(job, list) and job[2] not in _HAVE_ENDED]
     rows = [float(job[0]) for job in told if job[0] is not None and _is_count(job[0])]
-    since_s = _moment(jobs[0][1]) if isinstance(jobs[0], list) else None
+    since_s = _moment(told[0][1]) if told else None
     wait_s = max(0.0, now_s - since_s) if since_s is not None else 0.0
     return _Head(max(1.0, sum(rows) / len(rows)) if rows else 0.0, wait_s)
 

@@ -3,7 +3,9 @@
 -- ARGV  1 worker   2 how many queues, then their names
 --       then how many queues it no longer looks at, then their names
 --       then what else its entry holds, each with its value
--- Writes K.worker..worker, K.all_workers, K.workers..queue
+-- Writes K.worker..worker, K.all_workers, K.workers..queue, K.swept
+--- use clock
+--- use presence
 
 local entry = K.worker .. ARGV[1]
 local place = 2
@@ -20,6 +22,7 @@ redis.call('EXPIRE', entry, K.worker_ttl)
 local queues, left = names(), names()
 redis.call('HSET', entry, 'queues', table.concat(queues, ','), unpack(ARGV, place))
 redis.call('HSETNX', entry, 'state', 'idle')
+extend_presence(now_us() / 1000)
 redis.call('EXPIRE', entry, K.worker_ttl)
 redis.call('SADD', K.all_workers, entry)
 for _, queue in ipairs(queues) do redis.call('SADD', K.workers .. queue, entry) end

@@ -1,47 +1,34 @@
 -- What every pool does twice a second: returns batches whose lease has run out, and fails queued jobs
--- whose deadline has passed.
+-- whose deadline has passed. It takes few at a time, and is called again while there are more: no
+-- script is to hold Redis for more than 2 ms.
 --
 -- ARGV  1 crashes after which a job fails   2 failure TTL (s)   3 lease (ms)
---       4 most leases   5 most deadlines
---       6, 7 error JSON and RQ exc_string of worker_crashed   8, 9 the same of expired
--- Reply jobs expired, then a list for each lease: worker, queue, given back, failed
+--       4 most leases   5 most deadlines   6 most entries of queues to look through
+--       7, 8 error JSON and RQ exc_string of worker_crashed   9, 10 the same of expired
+-- Reply jobs expired, 1 if there may be more to do else 0, then a list for each lease: worker, queue,
+--       given back, failed
 -- Writes what batch.lua's give_back writes, K.swept, K.deadlines, K.job..id, K.queue..queue
 --- use clock
 --- use ended
 --- use bell
 --- use batch
+--- use presence
 
 local MOST, TTL, LEASE_MS = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
--- Sweeps further apart than this, in ms, say that Redis was away; half a lease, for a worker has
--- that much left at least when Redis goes, or three sweeps.
-local GAP_MS = math.max(LEASE_MS / 2, 1500)
+local MOST_LEASES, MOST_DEADLINES = tonumber(ARGV[4]), tonumber(ARGV[5])
+local MOST_ENTRIES = tonumber(ARGV[6])
 
 local us = now_us()
 local now_ms = us / 1000
-local reply = {0}
+local reply = {0, 0}
 
--- Whether leases mean something now. Redis' clock goes on while Redis stands still, or is down, and
--- nobody can renew: after that, workers that live get a lease's time to say so. It is told here, and
--- not by the pools, because a sweep may itself have waited in a buffer all the while.
-local function may_take()
-  local kept = redis.pcall('HMGET', K.swept, 'at', 'spare_until')
-  local at, spare_until = tonumber(kept[1] or ''), tonumber(kept[2] or '')
-  if not at or not spare_until or now_ms - at > GAP_MS or now_ms < at then
-    spare_until = now_ms + LEASE_MS
-  end
-  -- A write that needs no memory comes first: a full Redis lets the script go on writing after it.
-  redis.call(kept.err and 'DEL' or 'PERSIST', K.swept)
-  redis.call('HSET', K.swept, 'at', string.format('%.0f', now_ms),
-    'spare_until', string.format('%.0f', spare_until))
-  return now_ms >= spare_until
-end
-
-if may_take() then
+local function take_lapsed()
   local gone = redis.call('ZRANGEBYSCORE', K.leases, '-inf', string.format('%.0f', now_ms),
-    'LIMIT', 0, ARGV[4])
+    'LIMIT', 0, MOST_LEASES)
+  if #gone == MOST_LEASES then reply[2] = 1 end
   for _, worker in ipairs(gone) do
     local is_read, queue, back, failed = pcall(give_back, worker, 'died', MOST,
-      {'worker_crashed', ARGV[6], ARGV[7]}, nil, TTL)
+      {'worker_crashed', ARGV[7], ARGV[8]}, nil, TTL)
     if not is_read then -- what is under its name is no batch: it must not hide the others
       redis.call('ZADD', K.leases, string.format('%.0f', now_ms + LATER_MS), worker)
       queue, back, failed = '', 0, 0
@@ -50,15 +37,39 @@ if may_take() then
   end
 end
 
-local due = redis.call('ZRANGEBYSCORE', K.deadlines, '-inf', string.format('%.0f', us),
-  'LIMIT', 0, ARGV[5])
-for _, id in ipairs(due) do
-  redis.call('ZREM', K.deadlines, id)
-  local job = redis.pcall('HMGET', K.job .. id, 'status', 'origin', 'my_attempts')
-  if job[1] == 'queued' and job[2] and count_of(job[3]) == 0 then
-    redis.pcall('LREM', K.queue .. job[2], 1, id)
-    fail(id, job[2], us, '', {'expired', ARGV[8], ARGV[9]}, TTL)
-    reply[1] = reply[1] + 1
+-- Cuts a job that has ended out of its queue, if it is among the first entries, as those that wait
+-- longest are. One that is deep in a long queue stays: a claim passes it over when it comes to it.
+-- Returns how many entries it took to look through, at 10 ns each.
+local function cut(queue, id)
+  local place = redis.pcall('LPOS', queue, id, 'MAXLEN', MOST_ENTRIES)
+  if type(place) ~= 'number' then
+    local length = redis.pcall('LLEN', queue)
+    return type(length) == 'number' and math.min(length, MOST_ENTRIES) or 0
+  end
+  redis.call('LREM', queue, 1, id)
+  return 2 * place
+end
+
+local function end_expired()
+  local due = redis.pcall('ZRANGEBYSCORE', K.deadlines, '-inf', string.format('%.0f', us),
+    'LIMIT', 0, MOST_DEADLINES)
+  local entries = 0
+  if #due == MOST_DEADLINES then reply[2] = 1 end
+  for _, id in ipairs(due) do
+    if entries > MOST_ENTRIES then
+      reply[2] = 1
+      return
+    end
+    redis.call('ZREM', K.deadlines, id)
+    local job = redis.pcall('HMGET', K.job .. id, 'status', 'origin', 'my_attempts')
+    if job[1] == 'queued' and job[2] and count_of(job[3]) == 0 then
+      entries = entries + cut(K.queue .. job[2], id)
+      fail(id, job[2], us, '', {'expired', ARGV[9], ARGV[10]}, TTL)
+      reply[1] = reply[1] + 1
+    end
   end
 end
+
+if note_presence(now_ms, LEASE_MS) then take_lapsed() end
+end_expired()
 return reply
