@@ -199,8 +199,12 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(description="Stable and snake-case.")
     errors: list[Fault] | None = Field(default=None, description="Of an invalid input: the places.")
-    job_id: str | None = Field(default=None, description="Of a `timeout`: the job, which lives on.")
-    url: str | None = Field(default=None, description="Of a `timeout`: where to ask for the job.")
+    job_id: str | None = Field(
+        default=None,
+        description="Of a `timeout`: the job, which lives on. Of `unavailable`: one that may have "
+        "been queued all the same, because Redis did not answer in time.",
+    )
+    url: str | None = Field(default=None, description="Where to ask for that job.")
 
 
 class RouteKeys(_Answer):

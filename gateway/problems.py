@@ -108,8 +108,14 @@ def _members(error: errors.ModelyardError) -> dict[str, Any]:
     if isinstance(error, errors.InvalidInput) and error.errors:
         return {"errors": error.errors}
     if isinstance(error, errors.Timeout):
-        return {"job_id": error.job_id, "url": f"/v1/jobs/{error.job_id}"}
+        return _job(error.job_id)
+    if isinstance(error, errors.Unavailable) and len(error.job_ids) == 1:
+        return _job(error.job_ids[0])
     return {}
+
+
+def _job(job_id: str) -> dict[str, Any]:
+    return {"job_id": job_id, "url": f"/v1/jobs/{job_id}"}
 
 
 def _of_http(error: HTTPException) -> Reply:

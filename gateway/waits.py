@@ -84,9 +84,9 @@ class Waits:
         """Queue a job.
 
         Raises:
-            ModelyardError: As `Client.submit_request`; no job was made.
+            ModelyardError: As `Client.submit_request`.
         """
-        return await self._commits.ask(draft)
+        return await _answer(draft, self._commits.ask(draft))
 
     async def predict(self, draft: Draft, timeout_s: float) -> Job | Handle:
         """Queue a job and wait for it: the ended job, or the handle of one that lives on.
@@ -94,7 +94,7 @@ class Waits:
         The wait is set up before the job exists, so that its end cannot be missed.
 
         Raises:
-            ModelyardError: As `Client.submit_request`; no job was made.
+            ModelyardError: As `Client.submit_request`.
         """
         ended: _Ended = self._loop.create_future()
         self.mailbox.expect(draft.id, ended)
@@ -106,7 +106,7 @@ class Waits:
             self.mailbox.forget(draft.id, ended)
         if raw is not None:
             return await self._found(draft.id, raw)
-        handle = await committed
+        handle = await _answer(draft, committed)
         if handle.is_repeat:
             job = await self.read(handle.id, timeout_s)
             return job if job.status.is_terminal else handle
@@ -185,6 +185,18 @@ class Waits:
     def _end_all(self) -> None:
         for ended in list(self._waiting):
             _end(ended)
+
+
+async def _answer(draft: Draft, committed: asyncio.Future[Handle]) -> Handle:
+    """The job that a draft has become; where Redis did not answer, the error names that job only.
+
+    Raises:
+        ModelyardError: As `Client.submit_request`.
+    """
+    try:
+        return await committed
+    except Unavailable as error:  # told to all whose drafts were sent together
+        raise Unavailable(error.message, {draft.id} & {*error.job_ids}) from error
 
 
 def _end(ended: _Ended) -> None:

@@ -7,7 +7,8 @@ same time share (`producer.grouping`); its end is read from RQ's result stream.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +119,9 @@ class Client:
             NoActiveVersion: The model's keys route to nothing.
             IdempotencyMismatch: The idempotency key was used with another body.
             QueueFull: The version's queue is at its bound.
-            Unavailable: Redis does not answer. The job may have been queued: repeat with an
-                idempotency key to be sure that it is queued once.
+            Unavailable: Redis does not answer. The job may have been queued: look for it by the
+                error's ``job_ids``, or repeat with an idempotency key to be sure that it is queued
+                once.
         """
         request = Request(
             model, instances, inputs, version, routing_key, outputs, deadline_ms, idempotency_key
@@ -127,8 +129,14 @@ class Client:
         return self.submit_request(request)
 
     def submit_request(self, request: Request, job_id: str | None = None) -> Handle:
-        """As `submit`, from a `Request`; ``job_id`` lets a caller wait before it submits."""
-        return self._accepted(self._commits.ask(self._submission.draft(request, job_id)))
+        """As `submit`, from a `Request`; ``job_id`` lets a caller wait before it submits.
+
+        Repeating it with the same ``job_id`` queues one job.
+        """
+        draft = self._submission.draft(request, job_id)
+        with _naming(draft):
+            outcome = self._commits.ask(draft)
+        return self._accepted(outcome)
 
     def draft(self, request: Request, job_id: str | None = None) -> Draft:
         """The request, checked: what `submit_drafts` takes.
@@ -152,22 +160,28 @@ class Client:
         Raises:
             Unavailable: Redis does not answer. Jobs may have been queued; repeating is safe.
         """
-        return [self._handle(outcome) for outcome in self._submission.submit(drafts)]
+        with _naming(*drafts):
+            return [self._handle(outcome) for outcome in self._submission.submit(drafts)]
 
     def submit_many(self, requests: Iterable[Request]) -> list[Handle | ModelyardError]:
         """Queue many jobs in few round trips; for each its handle, or why it was refused.
 
         Raises:
-            Unavailable: Redis does not answer; earlier chunks may have been queued.
+            Unavailable: Redis does not answer. The error's ``job_ids`` are those that were queued,
+                and may have been.
         """
         outcomes: list[Handle | ModelyardError] = []
         drafts: list[Draft | ModelyardError] = []
-        for request in requests:
-            drafts.append(self._drafted(request))
-            if len(drafts) == CHUNK:
-                outcomes += self._submit_all(drafts)
-                drafts = []
-        return outcomes + self._submit_all(drafts)
+        try:
+            for request in requests:
+                drafts.append(self._drafted(request))
+                if len(drafts) == CHUNK:
+                    outcomes += self._submit_all(drafts)
+                    drafts = []
+            return outcomes + self._submit_all(drafts)
+        except Unavailable as error:
+            queued = [one.id for one in outcomes if isinstance(one, Handle)]
+            raise Unavailable(error.message, [*queued, *error.job_ids]) from error
 
     def get(self, job_id: str) -> Job:
         """A job as it stands.
@@ -259,7 +273,11 @@ class Client:
     ) -> list[Handle | ModelyardError]:
         """What becomes of each draft; of what is none already, itself."""
         good = [draft for draft in drafts if isinstance(draft, Draft)]
-        outcomes = iter([one for chunk in chunked(good) for one in self._submission.submit(chunk)])
+        found: list[Outcome] = []
+        for chunk in chunked(good):
+            with _naming(*good[: len(found) + len(chunk)]):
+                found += self._submission.submit(chunk)
+        outcomes = iter(found)
         return [
             self._handle(next(outcomes)) if isinstance(draft, Draft) else draft for draft in drafts
         ]
@@ -282,3 +300,12 @@ class Client:
                 client=self,
             )
         return outcome
+
+
+@contextmanager
+def _naming(*drafts: Draft) -> Iterator[None]:
+    """Lets Redis' absence tell which jobs may have been queued."""
+    try:
+        yield
+    except Unavailable as error:
+        raise Unavailable(error.message, [draft.id for draft in drafts]) from error

@@ -39,7 +39,7 @@ see `producer.contract`), and is turned into an HTTP status by one table in `gat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 
@@ -212,10 +212,19 @@ class QueueFull(ModelyardError):
 
 
 class Unavailable(ModelyardError):
-    """Redis, or the store, is not there or refuses."""
+    """Redis, or the store, is not there or refuses.
+
+    Attributes:
+        job_ids: The jobs that may have been queued all the same, as when Redis' answer was lost:
+            to be looked for when it answers again. Empty where nothing was sent.
+    """
 
     code = "unavailable"
     retryable = True
+
+    def __init__(self, message: str, job_ids: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.job_ids = tuple(job_ids)
 
 
 class Timeout(ModelyardError):

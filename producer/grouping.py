@@ -129,4 +129,6 @@ class Group(Generic[T, R]):
 
 def another(error: ModelyardError) -> ModelyardError:
     """The same error for another caller: one that is raised twice mixes up its tracebacks."""
-    return type(error)(*error.args)
+    made = type(error)(*error.args)
+    vars(made).update(vars(error))
+    return made

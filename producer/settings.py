@@ -123,7 +123,11 @@ class Settings(BaseModel):
         default=86_400, ge=1, le=604_800, description="How long a failure lives."
     )
     idempotency_ttl_s: int = Field(
-        default=86_400, ge=1, le=604_800, description="How long an idempotency key is remembered."
+        default=86_400,
+        ge=1,
+        le=604_800,
+        description="How long an idempotency key is remembered, at most: "
+        "it is forgotten with its job.",
     )
     timeout_s: int = Field(
         default=60,

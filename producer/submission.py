@@ -232,6 +232,8 @@ class Submission:
                 )
             case b"queue_full":
                 return QueueFull(f"queue {reply[1].decode()} holds {reply[2]} jobs, its bound")
+            case b"unavailable":
+                return Unavailable(f"model {request.model!r} takes no jobs: {reply[1].decode()}")
         return _refusal(kind, request.model, request.version)
 
     def _recheck(self, draft: Draft, version: str) -> Draft | ModelyardError:

@@ -12,8 +12,14 @@
 --       signature, version               the rows must be checked against this version's signature
 --       queue_full, queue, depth
 --       unknown_model | unknown_version | version_gone | no_active_version
+--       unavailable, why                 a key that this job needs holds another type; others go on
 -- Writes K.job..id (hash), K.queue..queue, K.bell..queue, K.deadlines, K.idempotency..model:digest,
 --        K.queues, and what route.lua writes
+--
+-- A script has no way back, and the same call repeated takes a job that has its hash for accepted. So
+-- all that can fail for what somebody has put into a key is read first, and the id is on its queue
+-- before the hash is there: an entry without a hash is passed over, and the repeated call makes both.
+-- A full Redis refuses the first write of a script or none.
 --- use clock
 --- use route
 --- use bell
@@ -27,23 +33,24 @@ local depths = {}
 
 -- The job that an idempotency key stands for: its id and body digest; nil where there is none.
 local function known_by(key)
-  local kept = redis.call('GET', key)
-  local id, body = string.match(kept or '', '^([^ ]+) ([^ ]+)$')
+  local kept = redis.pcall('GET', key) -- something else than ours is replaced
+  local id, body = string.match(type(kept) == 'string' and kept or '', '^([^ ]+) ([^ ]+)$')
   if id and redis.call('EXISTS', K.job .. id) == 1 then return id, body end
 end
 
 local function push(id, queue, rows, deadline, data)
   local key = K.job .. id
+  redis.call('RPUSH', K.queue .. queue, id)
+  depths[queue] = depths[queue] + 1
   redis.call('HSET', key, 'status', 'queued', 'origin', queue, 'created_at', created_at,
     'enqueued_at', created_at, 'timeout', TIMEOUT, 'result_ttl', RESULT_TTL,
     'failure_ttl', FAILURE_TTL, 'my_rows', rows, 'data', data)
   if deadline ~= '' then
     local due = us + tonumber(deadline) * 1000
     redis.call('HSET', key, 'my_deadline', string.format('%.0f', due))
-    redis.call('ZADD', K.deadlines, string.format('%.0f', due), id)
+    -- A help only, so that it expires without a worker: a claim looks at the deadline, too.
+    redis.pcall('ZADD', K.deadlines, string.format('%.0f', due), id)
   end
-  redis.call('RPUSH', K.queue .. queue, id)
-  depths[queue] = depths[queue] + 1
 end
 
 local function submit(id, model, wanted, point, signature, rows, deadline, idem, body, data)
@@ -53,15 +60,17 @@ local function submit(id, model, wanted, point, signature, rows, deadline, idem,
   if idem ~= '' then
     local known, known_body = known_by(idem_key)
     if known and known_body ~= body then return {'mismatch', '', known} end
-    if known then return {'same', redis.call('HGET', K.job .. known, 'origin'), known} end
+    if known then return {'same', redis.call('HGET', K.job .. known, 'origin') or '', known} end
   end
   local version, found = resolve(model, wanted, tonumber(point))
   if not version then return {found} end
   if found ~= signature then return {'signature', version} end
   local queue = model .. '@' .. version
   if not depths[queue] then
-    depths[queue] = redis.call('LLEN', K.queue .. queue)
-    if depths[queue] == 0 then redis.call('SADD', K.queues, K.queue .. queue) end
+    local depth = redis.pcall('LLEN', K.queue .. queue)
+    if type(depth) == 'table' then return {'unavailable', K.queue .. queue .. ' is no list'} end
+    if depth == 0 then redis.pcall('SADD', K.queues, K.queue .. queue) end -- for RQ's tools
+    depths[queue] = depth
   end
   if depths[queue] >= BOUND then return {'queue_full', queue, depths[queue]} end
   push(id, queue, rows, deadline, data)
@@ -69,9 +78,21 @@ local function submit(id, model, wanted, point, signature, rows, deadline, idem,
   return {'ok', queue, id}
 end
 
+-- What becomes of a job; a key of another type costs the job that needs it, and no other.
+local function try(...)
+  local is_done, reply = pcall(submit, ...)
+  if is_done then return reply end
+  -- All else (full, a replica, ...) is raised anew, by its code: from Redis 7 on that takes a table.
+  local said = type(reply) == 'table' and reply.err or tostring(reply)
+  if not string.find(said, 'WRONGTYPE', 1, true) then
+    error(string.match(said, '^%u+ ') and {err = said} or said, 0)
+  end
+  return {'unavailable', 'a key of the model or of the job holds another type than ours'}
+end
+
 local replies, pushed = {}, {}
 for i = 6, #ARGV, 10 do
-  local reply = submit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
+  local reply = try(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
     ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], ARGV[i + 9])
   replies[#replies + 1] = reply
   if reply[1] == 'ok' then pushed[reply[2]] = true end

@@ -394,11 +394,15 @@ def test_without_redis_every_call_is_unavailable_at_once_and_recovers(
     assert http.post(JOBS, json=BODY).status_code == 202
 
 
-def test_a_redis_that_hangs_is_unavailable_soon(http, redis_server: RedisServer):
+@pytest.mark.parametrize("path", [PREDICT, JOBS])
+def test_a_redis_that_hangs_is_unavailable_soon(http, redis_server: RedisServer, path: str):
+    """What was sent may be queued all the same, and can be asked for when Redis goes on."""
     assert http.post(JOBS, json=BODY).status_code == 202
     redis_server.pause()
     with ends_soon():
-        response = http.post(PREDICT, json=BODY)
-    assert (response.status_code, response.json["code"]) == (503, "unavailable")
+        response = http.post(path, json=BODY)
     redis_server.resume()
+    assert (response.status_code, response.json["code"]) == (503, "unavailable")
+    job = http.get(response.json["url"]).json
+    assert (job["id"], job["status"]) == (response.json["job_id"], "queued")
     assert http.post(JOBS, json=BODY).status_code == 202

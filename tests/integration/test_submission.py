@@ -605,7 +605,7 @@ def test_a_full_redis_takes_no_job_and_says_so(client: Client, redis: Redis):
 def test_a_queue_key_of_another_type_is_unavailable_and_leaves_no_job(client: Client, redis: Redis):
     redis.set("rq:queue:iris@v1", "x")
     before = snapshot(redis)
-    with pytest.raises(Unavailable, match="WRONGTYPE"):
+    with pytest.raises(Unavailable, match="rq:queue:iris@v1 is no list"):
         client.submit("iris", instances=[ROW])
     assert snapshot(redis) == before
     assert client.submit("iris", instances=[ROW], version="v2").version == "v2"
