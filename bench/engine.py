@@ -213,7 +213,7 @@ def _goals(
             batches[_USUAL].redis_us.median <= _REDIS_US,
         ),
         Goal(
-            "round trips for a batch",
+            "scripts for a batch, sent in one go",
             f"1 claim, 1 finish for each {CHUNK} jobs",
             _by_batch(trips, 2),
             all(count < 1.1 * (1 + ceil(size / CHUNK)) for size, count in trips.items()),

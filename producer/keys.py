@@ -3,6 +3,7 @@
 Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, and adds its own under
 ``modelyard:``. The table says for each: type, who writes it, who reads it, when it goes away.
 "permanent" means that it stays until an operator deletes it; its size is bounded by the catalogue.
+"reap" is all that takes jobs back from a worker: reap, sweep, and a claim whose predecessor was lost.
 
     key                              type    written by          read by          gone
     RQ's
@@ -10,8 +11,8 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     rq:queue:{queue}                 list    submit, anyone      claim            when empty
     rq:job:{id}                      hash    submit, anyone      claim, get       result or failure TTL after its end
     rq:results:{id}                  stream  finish, reap        get, wait        result or failure TTL
-    rq:wip:{queue}                   zset    claim, finish       RQ's tools       when empty
-    rq:finished|failed|canceled:{queue}  zset  finish, cancel    RQ's tools       members go with their jobs
+    rq:wip:{queue}                   zset    claim, finish, reap RQ's tools       when empty
+    rq:finished|failed|canceled:{queue}  zset  finish, cancel, reap  RQ's tools     members go with their jobs
     rq:workers, rq:workers:{queue}   set     worker              RQ's tools       when empty
     rq:worker:{name}                 hash    worker              RQ's tools       WORKER_TTL_S after its last beat
     rq:pubsub:{name}                 channel RQ's tools          worker           -
@@ -28,14 +29,14 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:route:{model}          hash    submit, routing     all              permanent
     modelyard:retired                hash    retire, delete      submit, workers  permanent; deleted ones TOMBSTONE_TTL_S
     modelyard:history:{model}        stream  submit, routing     rollback         permanent, HISTORY_LENGTH entries
-    modelyard:leases                 zset    claim, renew        reap             when empty
-    modelyard:swept                  hash    sweep, renew, beat  sweep, renew  permanent, two fields
-    modelyard:batch:{worker}         hash    claim               finish, reap     when the batch ends or is reaped; has the one taken ahead, too
+    modelyard:leases                 zset    claim, renew        sweep            when empty
+    modelyard:swept                  hash    sweep, renew, beat  sweep, renew, beat  permanent, two fields
+    modelyard:batch:{worker}         hash    claim, finish       reap, renew, pool  when the batch ends or is reaped; has the one taken ahead, too
     modelyard:bell:{queue}           list    submit, claim       idle workers     BELL_TTL_S
-    modelyard:deadlines              zset    submit              reap             when empty
+    modelyard:deadlines              zset    submit, reap        sweep            when empty; members go when their job is started or ends
     modelyard:idempotency:{model}:{digest}  string  submit       submit           idempotency TTL
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
-    modelyard:quarantine             list    claim, reap         doctor           permanent, QUARANTINE_LENGTH entries
+    modelyard:quarantine             list    claim               doctor           permanent, QUARANTINE_LENGTH entries
     modelyard:pace:{queue}           string  worker              pool, gateway    PACE_TTL_S after the last batch
     modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last said
     modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
@@ -44,7 +45,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
     modelyard:wanted                 hash    flips               workers, pool    WANTED_TTL_S after the last entry
     modelyard:loading:{queue}        hash    worker              worker           WANTED_TTL_S after the last load began
-    modelyard:ended                  channel finish, reap        waiting clients  -
+    modelyard:ended                  channel finish, reap, cancel  waiting clients  -
 """
 
 from __future__ import annotations

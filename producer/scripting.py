@@ -31,10 +31,13 @@ class Script:
     Args:
         package: The package that has a folder ``scripts``.
         name: The file's name without ``.lua``.
+        before: Scripts that a server is taught before this one: where it knows this one, it knows
+            them, unless somebody has flushed its scripts.
     """
 
-    def __init__(self, package: str, name: str) -> None:
+    def __init__(self, package: str, name: str, before: Sequence[Script] = ()) -> None:
         self.name = name
+        self._before = before
         text = _read(package, name)
         self.source = _constants(text) + text
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
@@ -44,6 +47,8 @@ class Script:
         try:
             return redis.evalsha(self.sha, 0, *arguments)
         except NoScriptError:
+            for script in self._before:
+                redis.script_load(script.source)
             return redis.eval(self.source, 0, *arguments)
 
     def command(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:

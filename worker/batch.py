@@ -87,7 +87,7 @@ def run(members: Sequence[Member], predict: Predict, signature: Signature) -> di
     """The outcome of each member, by job id.
 
     One predict if all is well. If it raises, the stack is halved and each half tried, down to the
-    job that it raises on: at most ``2 log2(n)`` further predicts for one culprit among ``n``.
+    job that it raises on: at most ``2 ceil(log2 n)`` further predicts for one culprit among ``n``.
     """
     try:
         outputs = predict([row for member in members for row in member.rows])

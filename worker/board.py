@@ -25,6 +25,10 @@ _TTL_S = 1.0
 #: How long their order holds: to sort a hundred queues takes as long as to serve some jobs.
 _TURN_S = 0.002
 
+#: Other jobs are taken ahead, to wait in the worker, only for a batch that takes less than this, in
+#: seconds: what it holds, no idle worker can take.
+_BRISK_S = 0.05
+
 
 class Board:
     """The queues of the published versions.
@@ -54,6 +58,8 @@ class Board:
         self._queues: list[str] = []
         self._read_at = self._ordered_at = float("-inf")
         self._order: list[str] = []
+        self._brisk: list[str] | None = None
+        self._served_s: dict[str, float] = {}
         self._worker = worker
         self._loaded = loaded
         self._turns = Turns(patience_s)
@@ -88,7 +94,26 @@ class Board:
         mine = [queue for queue in self._queues if queue not in self._off]
         self._order = self._turns.order(mine, self._loaded(), self._waits_s)
         self._ordered_at = now
+        self._brisk = None
         return self._order
+
+    def brisk(self) -> list[str]:
+        """Those of `queues`, as ordered last, whose batches others can wait for in the worker.
+
+        A version that is loaded and was not served yet is given the benefit of the doubt, once.
+        """
+        if self._brisk is None:
+            loaded = self._loaded()
+            self._brisk = [
+                queue
+                for queue in self._order
+                if self.is_brisk(queue) or (queue in loaded and queue not in self._served_s)
+            ]
+        return self._brisk
+
+    def is_brisk(self, queue: str) -> bool:
+        """Whether the last batch of a queue took little time."""
+        return self._served_s.get(queue, _BRISK_S) < _BRISK_S
 
     @property
     def known(self) -> list[str]:
@@ -109,6 +134,10 @@ class Board:
         self._turns.took(queue)
         self._waits_s.pop(queue, None)  # its first job is another one now
         self._is_at_work = True
+
+    def served(self, queue: str, seconds: float) -> None:
+        """Note how long serving a batch took."""
+        self._served_s[queue] = seconds
 
     def charge(self, queue: str, seconds: float, load_s: float) -> None:
         """Note what the batch took of the worker's time, and what part of it loading was."""

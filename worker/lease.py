@@ -1,7 +1,8 @@
 """The batch protocol: claim, renew, finish, give back, reap.
 
 A job's id is at every instant in a queue, or in a batch that has a lease, or ended. Each step
-below is one script and so one instant; between them a worker may die and nothing is lost:
+below is one script and so one instant (the finish of a large batch is several, and its lease ends
+with the last); between them a worker may die and nothing is lost:
 
     queue --claim--> batch under a lease --finish--> ended
                           |  ^
@@ -35,7 +36,8 @@ from worker.endings import CRASHED, EXPIRED, OVERRAN, Ending, chunked
 from worker.line import Line
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
-# payload; `Settings.batch_jobs` ends at 128. For a finish see `worker.endings`.
+# payload; `Settings.batch_jobs` ends at 128. Only a job that is larger than all its batch may be
+# takes longer. For a finish see `worker.endings`.
 
 #: A batch's payloads, together, at most.
 MOST_BATCH_BYTES = 2 * 2**20
@@ -52,9 +54,10 @@ _SWEEP_ENTRIES = 20_000
 #: How often one sweep calls, at most: what is left then is the next one's.
 _SWEEP_CALLS = 50
 
-_CLAIM = Script("worker", "claim")
 _RENEW = Script("worker", "renew")
 _FINISH = Script("worker", "finish")
+# `Lease.send` cannot teach a server a script. It is sent after a claim, so a server knows both.
+_CLAIM = Script("worker", "claim", before=[_FINISH])
 _FORWARD = Script("worker", "forward")
 _REAP = Script("worker", "reap")
 _SWEEP = Script("worker", "sweep")
@@ -160,6 +163,7 @@ class Lease:
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
         self._numbers = count(1)
+        self._may_come_late = False
 
     def claim(self, queues: Sequence[str]) -> Batch | int:
         """A batch of the first of ``queues`` that has jobs; else how many entries were no job.
@@ -172,7 +176,10 @@ class Lease:
             RedisError: Redis does not answer.
         """
         token = self.next_token()
-        reply = _CLAIM(self._redis, self._claim_arguments(token, queues))
+        arguments = self._claim_arguments(token, queues)
+        self._may_come_late = True
+        reply = _CLAIM(self._redis, arguments)
+        self._may_come_late = False
         if reply[0] == b"suspended":
             raise Suspended
         return int(reply[1]) if reply[0] == b"idle" else _batch(token, reply)
@@ -197,6 +204,7 @@ class Lease:
             bounds.timeout_s,
             MOST_TIMEOUT_S,
             ahead_of,
+            "1" if self._may_come_late else "",
             *queues,
         ]
 
@@ -226,8 +234,8 @@ class Lease:
         return self.write(self.ended(batch, endings, run, measures))
 
     def write(self, ended: Ended) -> int:
-        """As `finish`."""
-        return sum(_FINISH(self._redis, arguments) for arguments in ended.calls)
+        """As `finish`, one call after the other."""
+        return sum(max(0, _FINISH(self._redis, arguments)) for arguments in ended.calls)
 
     def ended(
         self,
@@ -248,10 +256,9 @@ class Lease:
         chunks = chunked(endings) or [[]]
         calls: list[list[Argument]] = []
         for place, chunk in enumerate(chunks, start=1):
-            is_last = place == len(chunks)
-            counted = measures if is_last else ()
+            counted = measures if place == len(chunks) else ()
             arguments: list[Argument] = [self._worker, batch.token, batch.queue]
-            arguments += ["1" if is_last else "", len(chunk), len(counted), about]
+            arguments += [place, len(chunks), len(chunk), len(counted), about]
             for job in chunk:
                 arguments += job
             for name, amount in counted:
@@ -299,7 +306,7 @@ class Lease:
         batch = None
         if isinstance(claimed, list) and claimed[0] == b"batch":  # the rest is met when waited for
             batch = _batch(token, claimed)
-        is_known = not any(isinstance(reply, Exception) for reply in replies)
+        is_known = not any(isinstance(reply, Exception) or reply < 0 for reply in replies)
         return (sum(replies) if is_known else None), batch
 
     def forward(
@@ -389,7 +396,7 @@ def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
 
 
 def _batch(token: str, reply: list[Any]) -> Batch:
-    _, queue, claimed_us, timeout_s, has_more, _, fields = reply
+    _, queue, claimed_us, timeout_s, has_more, fields = reply
     jobs = tuple(map(_claimed, *(fields[place::8] for place in range(8))))
     return Batch(token, queue.decode(), int(claimed_us), timeout_s, has_more == 1, jobs)
 

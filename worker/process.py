@@ -46,9 +46,9 @@ _log = structlog.get_logger()
 #: How long a new worker waits to be heard before it says that it is there, in seconds.
 _HEARD_S = 5.0
 
-#: A worker takes its next batch ahead only where a batch takes less than this, in seconds: what it
-#: holds, no idle worker can take.
-_BRISK_S = 0.05
+#: For so long a worker takes one batch ahead after the other, in seconds; then those queues have
+#: their turn that it does not take ahead from.
+_RUN_S = 0.25
 
 
 class Worker:
@@ -85,6 +85,7 @@ class Worker:
         )
         self._stopwatch = Stopwatch()
         self._busy_since = 0.0  # the end of the batch before, or when there was none
+        self._run_since = 0.0  # the beginning of the batch that was not taken ahead
         self._server = Server(self._cache, self._loader.is_batchable, settings)
         self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
         self._keeper = Keeper(
@@ -98,7 +99,6 @@ class Worker:
             self._loading,
             lambda: self._keeper.tell(self._registration),  # at once: somebody waits for it
         )
-        self._took_s: dict[str, float] = {}  # the last batch of each queue
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
         self._is_suspended = False
@@ -213,7 +213,7 @@ class Worker:
     def _work(self, batch: Batch) -> None:
         """Serve a batch and, as long as more wait than fit into one, those after it."""
         relay = Relay(self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving)
-        self._busy_since = time.monotonic()
+        self._busy_since = self._run_since = time.monotonic()
         try:
             relay.run(batch)  # what it took ahead and did not begin, `_leave` gives back
         except RedisError:  # at the front door; an OSError is a file's, and would come again
@@ -233,7 +233,7 @@ class Worker:
         started = time.monotonic()
         with self._alarm.within(batch.timeout_s):
             served = self._server.serve(batch, self._lease)
-        self._took_s[batch.queue] = time.monotonic() - started
+        self._board.served(batch.queue, time.monotonic() - started)
         self._note_pace(batch.queue, served)
         self._keeper.batch = None  # its end is about to be sent, and with it goes the lease
         return self._lease.ended(batch, served.endings, served.run, served.tally.items())
@@ -241,14 +241,16 @@ class Worker:
     def _ahead(self, batch: Batch) -> Sequence[str]:
         """Where to take a batch ahead; nowhere, unless more wait and none will wait long here.
 
-        A worker that was told to leave takes nothing more, and a crash suspect runs alone.
+        What is taken now waits for the batch that is served next, which is of one of these queues,
+        too. A worker that was told to leave takes nothing more, and a crash suspect runs alone.
         """
-        is_brisk = self._took_s.get(batch.queue, _BRISK_S) < _BRISK_S
-        if not batch.has_more or not is_brisk or self._is_leaving or batch.jobs[0].crashes:
+        if not batch.has_more or self._is_leaving or batch.jobs[0].crashes:
+            return ()
+        if not self._board.is_brisk(batch.queue) or time.monotonic() - self._run_since > _RUN_S:
             return ()
         with contextlib.suppress(*OUTAGE):
             queues = self._board.queues()
-            return () if self._warmer.waits(queues) else queues
+            return () if self._warmer.waits(queues) else self._board.brisk()
         return ()
 
     def _settle(self, ended: Ended, written: int | None) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue
 from rq.job import Job as RqJob
-from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.registry import (
+    CanceledJobRegistry,
+    FailedJobRegistry,
+    FinishedJobRegistry,
+    StartedJobRegistry,
+)
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 
 from producer import keys, wire
 from producer.client import Client
 from producer.contract import Failure, JobStatus, Request
+from producer.scripting import Argument
 from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.endings import Ending
-from worker.lease import Batch, Lease, Suspended, reap, sweep
+from worker.endings import CHUNK, Ending
+from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended, reap, sweep
 
 QUEUE = "echo@v1"
 
@@ -64,6 +72,12 @@ def echo(batch: Batch) -> list[Ending]:
 def waiting(redis: Redis) -> list[str]:
     ids: Any = redis.lrange(keys.key("queue", QUEUE), 0, -1)
     return [raw.decode() for raw in ids]
+
+
+def lapse(redis: Redis) -> None:
+    """Let every lease run out."""
+    held: Any = redis.zrange(keys.LEASES, 0, -1)
+    redis.zadd(keys.LEASES, dict.fromkeys(held, 1))
 
 
 def nothing_is_left(redis: Redis) -> bool:
@@ -138,6 +152,47 @@ class TestClaim:
         again = claim(lease)
         assert [job.id for job in again.jobs] == ids
         assert [job.attempt for job in again.jobs] == [1, 1, 1], "a lost reply is no attempt"
+
+    def test_a_call_that_comes_after_the_worker_has_tried_again_does_nothing(
+        self, redis, client, settings, monkeypatch
+    ):
+        lease = lease_of(redis, settings)
+        late: list[list[Argument]] = []
+
+        def lose(_redis: Redis, arguments: list[Argument]) -> None:
+            late.append(arguments)
+            raise RedisConnectionError
+
+        with monkeypatch.context() as patched:
+            patched.setattr("worker.lease._CLAIM", lose)
+            with pytest.raises(RedisConnectionError):
+                lease.claim([QUEUE])
+        assert lease.claim([QUEUE]) == 0, "nothing waits, and yet it is known as the later one"
+        ids = submit(client, 2)
+        assert _CLAIM(redis, late[0]) == [b"idle", 0]
+        assert waiting(redis) == ids
+
+    def test_a_batch_that_cannot_be_given_back_is_set_aside_until_it_can(
+        self, redis, client, settings
+    ):
+        register(redis, "other")
+        ids = submit(client, 2)
+        lease = lease_of(redis, settings)
+        claim(lease)  # and the reply is lost
+        redis.set(keys.key("queue", QUEUE), "not a list")
+        handle = client.submit("other", instances=[[1.0]])
+        other = claim(lease, QUEUE, "other@v1")
+        assert [job.id for job in other.jobs] == [handle.id]
+        assert lease.finish(other, echo(other)) == 1
+        redis.delete(keys.key("queue", QUEUE))
+        lapse(redis)
+        wait_until(lambda: sweep(redis, settings)[1])
+        assert waiting(redis) == ids
+        assert {client.get(job_id).attempts for job_id in ids} == {0}
+        again = claim(lease)
+        assert [(job.id, job.crashes) for job in again.jobs] == [(job_id, 0) for job_id in ids]
+        lease.finish(again, echo(again))
+        assert nothing_is_left(redis)
 
     def test_a_job_past_its_deadline_is_flawed(self, redis, client, settings):
         (job_id,) = submit(client, 1, deadline_ms=1)
@@ -220,6 +275,64 @@ class TestFinish:
         batch = claim(lease)
         assert lease.finish(batch, echo(batch)) == 100
         assert nothing_is_left(redis)
+
+    def test_a_call_does_nothing_where_the_one_before_it_was_not_carried_out(self, redis, client):
+        wide = Settings.load({}, batch_jobs=2 * CHUNK + 1)
+        handles = client.submit_many(Request("echo", [[1.0]]) for _ in range(wide.batch_jobs))
+        lease = lease_of(redis, wide)
+        batch = claim(lease)
+        ended = lease.ended(batch, echo(batch))
+        assert [_FINISH(redis, call) for call in ended.calls[1:]] == [-1, -1]
+        assert _FINISH(redis, ended.calls[0]) == CHUNK
+        assert _FINISH(redis, ended.calls[2]) == -1, "the one between is missing"
+        reaped = reap(redis, "w1", "died", wide)
+        assert reaped is not None
+        assert reaped.given_back == CHUNK + 1, "nothing was lost by then"
+        assert lease.write(ended) == 0, "what the others have now is theirs"
+        states = Counter(client.get(handle.id).status.value for handle in handles)
+        assert states == {"finished": CHUNK, "queued": CHUNK + 1}
+
+    def test_a_server_that_knows_how_to_claim_knows_how_to_finish(self, redis, settings):
+        redis.script_flush()
+        lease_of(redis, settings).claim([QUEUE])
+        assert redis.script_exists(_CLAIM.sha, _FINISH.sha) == [True, True]
+
+    def test_a_refused_call_is_known_to_the_one_who_sent_all(self, redis, client):
+        wide = Settings.load({}, batch_jobs=CHUNK + 1)
+        client.submit_many(Request("echo", [[1.0]]) for _ in range(wide.batch_jobs))
+        lease = lease_of(redis, wide)
+        batch = claim(lease)
+        ended = lease.ended(batch, echo(batch))
+        line = lease.line()
+        lease.send(line, ended._replace(calls=ended.calls[1:]), "", [], "")
+        assert lease.receive(line, "") == (None, None)
+        lease.send(line, ended, "", [], "")
+        assert lease.receive(line, "") == (CHUNK + 1, None)
+        line.close()
+        assert nothing_is_left(redis)
+
+    def test_what_rq_has_canceled_meanwhile_stays_canceled(self, redis, client, settings):
+        ids = submit(client, 2)
+        lease = lease_of(redis, settings)
+        batch = claim(lease)
+        RqJob.fetch(ids[0], connection=redis, serializer=JSONSerializer).cancel()
+        assert lease.finish(batch, echo(batch)) == 1
+        assert [client.get(job_id).status.value for job_id in ids] == ["canceled", "finished"]
+        assert client.get(ids[0]).ended_at is not None
+        assert redis.xlen(keys.key("results", ids[0])) == 1
+        assert ids[0] in CanceledJobRegistry(connection=redis, name=QUEUE)
+        assert 0 < redis.ttl(keys.key("job", ids[0])) <= 60
+        assert nothing_is_left(redis)
+
+    def test_a_batch_counts_whose_last_jobs_were_canceled(self, redis, client, settings):
+        wide = Settings.load({}, batch_jobs=CHUNK + 1)
+        handles = client.submit_many(Request("echo", [[1.0]]) for _ in range(wide.batch_jobs))
+        lease = lease_of(redis, wide)
+        batch = claim(lease)
+        client.cancel(handles[-1].id)
+        assert lease.finish(batch, echo(batch), {}, [("batch_size_count", 1.0)]) == CHUNK
+        assert redis.hget(keys.METRICS, "batch_size_count") == b"1"
+        assert redis.hget(keys.key("worker", "w1"), "successful_job_count") == b"%d" % CHUNK
 
     def test_large_results_are_ended_in_several_calls(self, redis, client, settings):
         submit(client, 8)
@@ -314,6 +427,33 @@ class TestLease:
         job = client.get(ids[0])
         assert (job.status, job.error and job.error.code) == (JobStatus.FAILED, "timeout")
         assert waiting(redis) == ids[1:]
+
+    def test_who_is_alone_only_because_its_batch_mate_was_canceled_did_not_overrun(
+        self, redis, client, settings
+    ):
+        hanging, mate = submit(client, 2)
+        claim(lease_of(redis, settings))
+        client.cancel(hanging)
+        reap(redis, "w1", "timeout", settings)
+        assert client.get(mate).status is JobStatus.QUEUED
+
+    def test_with_a_batch_ahead_it_is_not_known_which_of_the_two_overran(
+        self, redis, client, settings
+    ):
+        single = settings.model_copy(update={"batch_jobs": 1})
+        ids = submit(client, 2)
+        lease = lease_of(redis, single)
+        batch = claim(lease)
+        line, token = lease.line(), lease.next_token()
+        lease.send(line, None, token, [QUEUE], batch.token)
+        _, ahead = lease.receive(line, token)
+        line.close()
+        assert ahead is not None
+        reap(redis, "w1", "timeout", single)
+        assert waiting(redis) == ids
+        claim(lease)  # a suspect, which has none ahead
+        reap(redis, "w1", "timeout", single)
+        assert [client.get(job_id).status.value for job_id in ids] == ["failed", "queued"]
 
     def test_released_jobs_go_back_as_if_never_claimed(self, redis, client, settings):
         ids = submit(client, 3)

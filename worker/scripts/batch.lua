@@ -1,10 +1,18 @@
 -- A worker's batches: which jobs it holds, under which token, until when.
 --
--- K.batch..worker (hash: token, queue, ids, deadline_ms) is written by claim and goes when the batch
--- ends or is given back; K.leases (sorted set: worker -> expiry in ms) says how long it is the
--- worker's own. A job is the batch's as long as its status is started and its my_token the batch's.
--- Under load a worker takes the batch after it ahead (next_token, next_queue, next_ids, next_ms),
--- under the same lease; it becomes the batch when the one before it has ended, and next_token empty.
+-- K.batch..worker is written by claim, and goes when the batch ends or is given back; K.leases (sorted
+-- set: worker -> expiry in ms) says how long it is the worker's own. A job is the batch's as long as
+-- its status is started and its my_token the batch's. Fields of the hash:
+--
+--   token, queue, ids   the batch; ids of jobs that have ended stay in it
+--   deadline_ms         when it must be over: its shortest timeout from when it began
+--   calls               how many of its finishing calls have been carried out
+--   released            that it was given back at no cost, and could not be pushed back then
+--   next_token, next_queue, next_ids, next_ms   the batch that a worker takes ahead under load, and
+--                       its shortest timeout; under the same lease. It becomes the batch when the one
+--                       before it ends, and next_token empty: what is in the others is of no meaning.
+--
+-- Uses what clock, ended and bell define.
 
 -- How long a batch that cannot be given back is left alone, in ms.
 local LATER_MS = 5000
@@ -49,7 +57,9 @@ local function fail(id, queue, us, worker, failure, default_ttl)
   end
 end
 
--- Gives the jobs of one batch back to the head of its queue, in their order; see give_back.
+-- Gives the jobs of one batch back to the head of its queue, in their order; see give_back. A job is
+-- known to have overrun only where nothing else was in its batch: a batch mate that has ended since,
+-- or was canceled, may be the one that hung.
 local function return_jobs(worker, token, queue, listed, us, why, most, crashed, overran, default_ttl)
   local ids, held, back, failed = {}, {}, 0, 0
   for id in string.gmatch(listed, '[^ ]+') do ids[#ids + 1] = id end
@@ -66,7 +76,7 @@ local function return_jobs(worker, token, queue, listed, us, why, most, crashed,
     local failure
     if why == 'released' then
       attempts = attempts - 1
-    elseif why == 'timeout' and #held == 1 then
+    elseif why == 'timeout' and #ids == 1 then
       failure = overran
     else
       crashes = crashes + 1
@@ -112,7 +122,8 @@ local function give_back_next(worker)
 end
 
 -- Gives all jobs of a worker back to the heads of their queues, in their order. Where somebody has put
--- another thing in a queue's place, they stay in the batch, to be given back later.
+-- another thing in a queue's place, they stay in the batch, to be given back later: under the batch's
+-- token, so that the worker, if it lives, can take another one.
 --
 -- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
 --             job runs alone; a batch that was taken ahead had not begun, and is released
@@ -120,16 +131,22 @@ end
 -- crashed, overran   the failures to write, as `fail` takes them
 -- Returns the queue, how many were given back, how many failed; nil where there was no batch.
 local function give_back(worker, why, most, crashed, overran, default_ttl)
-  local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids')
+  local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids', 'next_token', 'released')
   redis.call('ZREM', K.leases, worker)
   local token, queue = batch[1], batch[2]
   if not token then return nil end
   local us = now_us()
   local ahead, could = give_back_next(worker)
   if not could or not is_queue(queue) then
-    redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LATER_MS), worker)
+    if why == 'released' then redis.call('HSET', K.batch .. worker, 'released', 1) end
+    redis.call('RENAME', K.batch .. worker, K.batch .. token)
+    redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LATER_MS), token)
     return queue, ahead, 0
   end
+  -- With another one ahead, it may be that which hung: its worker begins it before it knows that
+  -- Redis knows of the end of this one. Suspects have none ahead, so the next run of each will tell.
+  if why == 'timeout' and is_token(batch[4]) then why = 'died' end
+  if batch[5] then why = 'released' end
   local back, failed =
     return_jobs(worker, token, queue, batch[3], us, why, most, crashed, overran, default_ttl)
   redis.call('DEL', K.batch .. worker)

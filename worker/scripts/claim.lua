@@ -5,20 +5,24 @@
 --       7 most payload bytes a job   8 most payload bytes a batch
 --       9 default timeout (s)    10 most timeout (s)
 --       11 '' | the token of the batch that the worker has, to take the next one ahead
---       12.. queues, in the order to look
+--       12 '1' where the worker has given up an earlier call, which may come after this one
+--       13.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
---       idle, skipped              nothing to do; so many entries were no job to run
---       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), skipped, then
+--       idle, skipped              nothing to take, or a call that came late; so many entries were
+--                                  no job to run
+--       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), then
 --       one list, for each job eight:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
+-- Reads  K.suspended, and all that it writes but K.deadlines and K.metrics
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
 --        K.deadlines, K.quarantine, K.metrics, K.bell..queue
 --
 -- A job that has crashed a worker before is taken alone, and never ahead. If an earlier claim of this
 -- worker was not ended (its reply was lost), its jobs are given back first. A call that Redis gets to
 -- only after a later one (it was in a buffer while Redis stood still, and its worker has given it up)
--- does nothing.
+-- does nothing: the worker's entry keeps the moment of the last claim that took a batch, or that knew
+-- of one given up (my_claim).
 --
 -- A script has no way back, so all is read first, then the batch and its lease are written, then the
 -- jobs, and last the queue is cut: an error on the way leaves an id in two places, never in none.
@@ -31,13 +35,19 @@ local WORKER, TOKEN, MOMENT, LEASE_MS = ARGV[1], ARGV[2], tonumber(ARGV[3]), ton
 local MOST_JOBS, MOST_ROWS = tonumber(ARGV[5]), tonumber(ARGV[6])
 local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[7]), tonumber(ARGV[8])
 local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[9]), tonumber(ARGV[10])
-local AHEAD_OF, FIRST_QUEUE = ARGV[11], 12
+local AHEAD_OF, MAY_COME_LATE, FIRST_QUEUE = ARGV[11], ARGV[12] == '1', 13
 -- Queues after the batch's own that are asked whether they hold any jobs.
 local LOOK_AHEAD = 16
 
 -- The field that whoever ended or started the job has written with the status.
 local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
   stopped = 'ended_at', started = 'started_at'}
+
+-- Tells this call from those before it; more fields of the worker's entry may go with it.
+local function note_claim(...)
+  redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT), ...)
+  redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
+end
 
 if redis.call('EXISTS', K.suspended) == 1 then return {'suspended'} end
 if AHEAD_OF ~= '' then -- of a call that comes late, this tells, too
@@ -49,6 +59,7 @@ else
   if type(last) == 'string' and tonumber(last) > MOMENT then return {'idle', 0} end
   -- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
   redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
+  if MAY_COME_LATE then note_claim() end
   if redis.call('EXISTS', K.batch .. WORKER) == 1 then give_back(WORKER, 'released') end
 end
 
@@ -151,7 +162,7 @@ local function hold(queue, ids, timeout)
       'next_ids', ids, 'next_ms', timeout * 1000)
   else
     redis.call('HSET', K.batch .. WORKER, 'token', TOKEN, 'queue', queue,
-      'ids', ids, 'deadline_ms', string.format('%.0f', us / 1000 + timeout * 1000))
+      'ids', ids, 'calls', 0, 'deadline_ms', string.format('%.0f', us / 1000 + timeout * 1000))
   end
 end
 
@@ -170,11 +181,7 @@ local function take(queue, jobs, timeout)
     wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
   end
   redis.pcall('ZADD', K.wip .. queue, unpack(wip))
-  if AHEAD_OF == '' then
-    redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT),
-      'state', 'busy', 'current_job', ids[1])
-    redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
-  end
+  if AHEAD_OF == '' then note_claim('state', 'busy', 'current_job', ids[1]) end
 end
 
 -- Whether more wait in a queue, or in one of those that come next.
@@ -195,7 +202,7 @@ for i = FIRST_QUEUE, #ARGV do
   if any then take(queue, jobs, timeout) end
   if used > 0 then redis.call('LTRIM', K.queue .. queue, used, -1) end
   if any then
-    return {'batch', queue, string.format('%.0f', us), timeout, is_more(i), skipped, jobs.replies}
+    return {'batch', queue, string.format('%.0f', us), timeout, is_more(i), jobs.replies}
   end
 end
 return {'idle', skipped}

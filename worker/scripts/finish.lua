@@ -1,79 +1,104 @@
--- Ends jobs of a batch, each once: only where its token is still the batch's. Every way out of
--- `started` takes the token away, so the token alone tells.
+-- Ends jobs of a batch, each once: only where it is started and its token still the batch's.
 --
--- ARGV  1 worker   2 token   3 queue   4 '1' if these are the batch's last   5 jobs   6 measures
---       7 what there is to know of the run (JSON)
+-- A large batch takes several calls, sent one behind the other without waiting, so that none holds
+-- Redis for long. The last of them ends the batch and its lease.
+--
+-- ARGV  1 worker   2 token   3 queue   4 which of the batch's calls this is, from 1   5 of how many
+--       6 jobs   7 measures   8 what there is to know of the run (JSON)
 --       then for each job four: id, TTL (s), payload, error (JSON) or '' if it finished
 --       then for each measure two: field of K.metrics, increment
--- Reply how many were written; writing twice writes nothing. The batch that was taken ahead, if there
---       is one, becomes the worker's with the last of this one.
--- Writes K.results..id, K.job..id, K.finished..queue, K.failed..queue, K.wip..queue, K.metrics,
---        K.batch..worker, K.leases, K.worker..worker
+-- Reply how many were written; writing twice writes nothing. -1, and nothing is done, where the call
+--       before this one was not carried out (a server that has just started did not know the
+--       script): all are to be sent again.
+-- Reads  K.batch..worker, K.job..id
+-- Writes K.results..id, K.job..id, K.finished..queue, K.failed..queue, K.canceled..queue,
+--        K.wip..queue, K.metrics, K.batch..worker, K.leases, K.worker..worker; tells K.ended
+--
+-- The batch that was taken ahead, if there is one, becomes the worker's with the last call.
 --- use clock
 --- use ended
 
-local WORKER, TOKEN, QUEUE, IS_LAST = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local JOBS, MEASURES = tonumber(ARGV[5]), tonumber(ARGV[6])
-local RUN, FIRST_MEASURE = ARGV[7], 8 + 4 * JOBS
+local WORKER, TOKEN, QUEUE, CALL, CALLS = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local JOBS, MEASURES, RUN = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local FIRST_JOB, FIRST_MEASURE = 9, 9 + 4 * JOBS
+local BATCH = K.batch .. WORKER
+
+local batch = redis.call('HMGET', BATCH, 'token', 'calls', 'next_token', 'next_queue', 'next_ids',
+  'next_ms')
+local is_held = batch[1] == TOKEN
+if is_held and (tonumber(batch[2] or '') or 0) < CALL - 1 then return -1 end
 
 -- What frees memory goes first: a full Redis lets a script that has begun to free go on writing.
 local wip = {''}
-for i = 8, FIRST_MEASURE - 1, 4 do wip[#wip + 1] = ARGV[i] .. ':' .. TOKEN end
+for i = FIRST_JOB, FIRST_MEASURE - 1, 4 do wip[#wip + 1] = ARGV[i] .. ':' .. TOKEN end
 redis.pcall('ZREM', K.wip .. QUEUE, unpack(wip))
 
 local us = now_us()
 local at, now_s = iso(us), math.floor(us / 1000000)
-local finished, failed, ended = {}, {}, {}
-for i = 8, FIRST_MEASURE - 1, 4 do
+local finished, failed, canceled, ended = {}, {}, {}, {}
+
+local function note(registry, id, ttl)
+  registry[#registry + 1] = now_s + ttl
+  registry[#registry + 1] = id
+  ended[#ended + 1] = id
+end
+
+for i = FIRST_JOB, FIRST_MEASURE - 1, 4 do
   local id, ttl, failure = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
-  if redis.pcall('HGET', K.job .. id, 'my_token') == TOKEN then
-    if failure == '' then
-      end_job(id, 'finished', at, ttl, 1, WORKER, 'return_value', ARGV[i + 2], 'my_run', RUN)
-      finished[#finished + 1] = now_s + ttl
-      finished[#finished + 1] = id
-    else
-      end_job(id, 'failed', at, ttl, 2, WORKER, 'exc_string', ARGV[i + 2], 'my_run', RUN,
-        'my_error', failure)
-      failed[#failed + 1] = now_s + ttl
-      failed[#failed + 1] = id
-    end
-    ended[#ended + 1] = id
+  local job = redis.pcall('HMGET', K.job .. id, 'my_token', 'status')
+  if job[1] ~= TOKEN then -- canceled by us, or given to others
+  elseif job[2] == 'canceled' then -- by RQ's own means, which only say so
+    end_job(id, 'canceled', at, ttl, 3, '', 'reason', 'canceled')
+    note(canceled, id, ttl)
+  elseif job[2] == 'started' and failure == '' then
+    end_job(id, 'finished', at, ttl, 1, WORKER, 'return_value', ARGV[i + 2], 'my_run', RUN)
+    note(finished, id, ttl)
+  elseif job[2] == 'started' then
+    end_job(id, 'failed', at, ttl, 2, WORKER, 'exc_string', ARGV[i + 2], 'my_run', RUN,
+      'my_error', failure)
+    note(failed, id, ttl)
   end
 end
 file(K.finished .. QUEUE, finished, now_s)
 file(K.failed .. QUEUE, failed, now_s)
+file(K.canceled .. QUEUE, canceled, now_s)
 tell(ended)
 
-if #ended > 0 then
+-- Counts jobs in RQ's entry of the worker.
+local function add_to(field, jobs)
+  if jobs > 0 then redis.pcall('HINCRBY', K.worker .. WORKER, field, jobs) end
+end
+add_to('successful_job_count', #finished / 2)
+add_to('failed_job_count', #failed / 2)
+
+local function add_measures()
   for i = FIRST_MEASURE, FIRST_MEASURE + 2 * MEASURES - 1, 2 do
     local is_whole = not string.find(ARGV[i + 1], '%D')
     redis.pcall(is_whole and 'HINCRBY' or 'HINCRBYFLOAT', K.metrics, ARGV[i], ARGV[i + 1])
   end
 end
--- Counts jobs in RQ's entry of the worker.
-local function add_to(field, jobs)
-  if jobs > 0 then redis.pcall('HINCRBY', K.worker .. WORKER, field, jobs) end
+
+-- Ends the batch; what it leaves the worker doing, and with which job.
+local function end_batch()
+  if batch[3] and batch[3] ~= '' then
+    redis.call('HSET', BATCH, 'token', batch[3], 'queue', batch[4], 'ids', batch[5], 'calls', 0,
+      'deadline_ms', string.format('%.0f', us / 1000 + tonumber(batch[6])), 'next_token', '')
+    return 'busy', string.match(batch[5], '^[^ ]*')
+  end
+  redis.call('DEL', BATCH)
+  redis.call('ZREM', K.leases, WORKER)
+  return 'idle', ''
 end
 
-if IS_LAST then
-  local batch = redis.call('HMGET', K.batch .. WORKER,
-    'token', 'next_token', 'next_queue', 'next_ids', 'next_ms')
+if ARGV[4] ~= CALLS then
+  if is_held then redis.call('HSET', BATCH, 'calls', CALL) end
+elseif is_held or not batch[1] then -- not where the worker has gone on to another batch
   local state, current_job = 'idle', ''
-  if batch[1] and batch[1] ~= TOKEN then
-    state = nil
-  elseif batch[2] and batch[2] ~= '' then
-    state, current_job = 'busy', string.match(batch[4], '^[^ ]*')
-    redis.call('HSET', K.batch .. WORKER, 'token', batch[2], 'queue', batch[3], 'ids', batch[4],
-      'deadline_ms', string.format('%.0f', us / 1000 + tonumber(batch[5])), 'next_token', '')
-  elseif batch[1] then
-    redis.call('DEL', K.batch .. WORKER)
-    redis.call('ZREM', K.leases, WORKER)
+  if is_held then
+    add_measures()
+    state, current_job = end_batch()
   end
-  if state then
-    redis.pcall('HSET', K.worker .. WORKER, 'state', state, 'current_job', current_job)
-  end
-  add_to('successful_job_count', #finished / 2)
-  add_to('failed_job_count', #failed / 2)
+  redis.pcall('HSET', K.worker .. WORKER, 'state', state, 'current_job', current_job)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
-return #ended
+return #ended - #canceled / 2
