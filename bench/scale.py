@@ -31,8 +31,6 @@ _FORESTS = (
     Case("100 trees", _FOREST, batch=1, jobs=500),
     Case("100 trees", _FOREST, batch=16, jobs=8_000),
     Case("100 trees", _FOREST, batch=64, jobs=28_000),
-    Case(f"{_LARGE:,} trees", _LARGE_FOREST, batch=1, jobs=90),
-    Case(f"{_LARGE:,} trees", _LARGE_FOREST, batch=16, jobs=1_400),
     Case(f"{_LARGE:,} trees", _LARGE_FOREST, batch=64, jobs=5_400),
 )
 _CASES = (*_FORESTS, Case("regression", _REGRESSION, batch=64, jobs=40_000))
