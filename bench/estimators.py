@@ -43,6 +43,13 @@ def _example(name: str, version: str) -> Fitted:
     return Fitted(EXAMPLES[ModelRef(name, version)]().estimator, rows[name]())
 
 
+def iris_forest(trees: int) -> RandomForestClassifier:
+    """What ``iris`` v2 is with 100 trees, with so many."""
+    data = load_iris()
+    forest = RandomForestClassifier(trees, random_state=_SEED)
+    return forest.fit(data.data, data.target_names[data.target])
+
+
 def _digits(estimator: Any) -> Fitted:
     rows, labels = load_digits(return_X_y=True)
     return Fitted(estimator.fit(rows, labels), rows.tolist())

@@ -13,7 +13,7 @@ from bench.measure import Work
 from bench.yard import CLASS, ROW, Process, Yard, wait_until
 from producer import keys
 from producer.client import Handle
-from producer.contract import Request
+from producer.contract import Job, Request
 from producer.errors import ModelyardError
 
 #: Jobs at the end of a drain among which the last to end is.
@@ -34,13 +34,16 @@ class Drained:
         jobs_s: Jobs a second, from the thaw to the last end.
         redis_us: Processor time of Redis for each job, in microseconds.
         calls: Calls of Redis' commands.
-        ids: Those of the jobs.
+        workers_us: Processor time of all workers for each job, in microseconds.
+        predicts_us: For some jobs from all over the run, each one's part of its batch's predict, in
+            microseconds on the clock, as they tell.
     """
 
     jobs_s: float
     redis_us: float
     calls: dict[str, int]
-    ids: tuple[str, ...] = ()
+    workers_us: float = 0.0
+    predicts_us: tuple[float, ...] = ()
 
 
 def one_row(model: str = "iris", version: str | None = None) -> Request:
@@ -74,17 +77,18 @@ def drain(
         handles = submitted(yard, requests)
         queues = {handle.queue for handle in handles}
         goal = len(handles) + _ended(yard, queues)
-        before = Work.of(yard.redis)
+        before, workers_s = Work.of(yard.redis), _cpu_s(processes)
         started = min([process.thaw() for process in processes])
         wait_until(lambda: _ended(yard, queues) >= goal, _MOST_S, look_s=0.05)
-        work = Work.of(yard.redis).since(before)
+        work, workers_s = Work.of(yard.redis).since(before), _cpu_s(processes) - workers_s
         taken_s = _last_end(yard, handles) - started
-        _check(yard, handles, expected)
+        jobs = _checked(yard, handles, expected)
     return Drained(
         len(handles) / taken_s,
         work.cpu_s / len(handles) * 1e6,
         dict(work.calls),
-        tuple(handle.id for handle in handles),
+        workers_s / len(handles) * 1e6,
+        _predicts_us(jobs),
     )
 
 
@@ -118,6 +122,10 @@ def _warm(yard: Yard, requests: Sequence[Request], processes: Sequence[Process])
         process.thaw()
 
 
+def _cpu_s(processes: Sequence[Process]) -> float:
+    return sum(process.cpu_s() for process in processes)
+
+
 def _ended(yard: Yard, queues: set[str]) -> int:
     """How many jobs of these queues have ended."""
     pipe = yard.redis.pipeline(transaction=False)
@@ -135,17 +143,24 @@ def _last_end(yard: Yard, handles: Sequence[Handle]) -> float:
     return max(datetime.fromisoformat(text.decode()).timestamp() for text in pipe.execute())
 
 
-def _check(yard: Yard, handles: Sequence[Handle], expected: Sequence[Any] | None) -> None:
-    """Read results all over the run and compare them.
+def _checked(yard: Yard, handles: Sequence[Handle], expected: Sequence[Any] | None) -> list[Job]:
+    """Jobs from all over the run, with their results compared.
 
     Raises:
         RuntimeError: One is not what the model says.
     """
     step = max(1, len(handles) // _CHECKED)
-    for handle in handles[::step]:
-        result: Any = yard.client.get(handle.id).result
+    jobs = [yard.client.get(handle.id) for handle in handles[::step]]
+    for job in jobs:
+        result = job.result
         if result is None or (expected is not None and result["predictions"] != [*expected]):
-            raise RuntimeError(f"job {handle.id} ended with {result}")
+            raise RuntimeError(f"job {job.id} ended with {result}")
+    return jobs
+
+
+def _predicts_us(jobs: Sequence[Job]) -> tuple[float, ...]:
+    # A batch's time stands in each of its jobs.
+    return tuple(job.timings.predict * 1000 / (job.batch_size or 1) for job in jobs if job.timings)
 
 
 def round_trips(yard: Yard, count: int) -> list[float]:

@@ -31,8 +31,6 @@ _ORIGINAL, _COMPILED = "v1", "v2"
 #: Rows of a published example.
 _SHOWN = 5
 _FOREST_RATIO = 20
-#: Jobs of a drain that are asked how long their batch took.
-_LOOKED_AT = 100
 #: A drain takes about so many seconds, by the bare speed, within these bounds of jobs.
 _DRAIN_S, _LEAST_JOBS, _MOST_JOBS = 1.5, 300, 8_000
 
@@ -170,10 +168,7 @@ def _drained(
     ]
     running = yard.running(worker(), yard.environ(batch_jobs=size))
     drained = drain(yard, [running], requests, expected=None)
-    ended = [yard.client.get(id_) for id_ in drained.ids[:: max(1, jobs // _LOOKED_AT)]]
-    # A batch's time stands in each of its jobs.
-    each_ms = [job.timings.predict / (job.batch_size or 1) for job in ended if job.timings]
-    return drained.jobs_s, 1000 / statistics.median(each_ms)
+    return drained.jobs_s, 1e6 / statistics.median(drained.predicts_us)
 
 
 def _cold_starts(model: Fitted, cold: _Cold) -> None:

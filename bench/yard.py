@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -66,6 +67,11 @@ class Process:
         moment = time.time()
         os.killpg(self.pid, signal.SIGCONT)
         return moment
+
+    def cpu_s(self) -> float:
+        """Processor time of the command itself up to now, in seconds, without what it started."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
 
     def check(self) -> None:
         """Nothing, while it runs.

@@ -1,12 +1,18 @@
-"""Random ids by the hundred: 128 bits each, from the system.
+"""Ids of jobs and calls: when they were made, then 128 random bits.
 
-Each call of the system gives up the interpreter's lock, and under load a thread waits for it as
-long as everything else on a request takes. So one call serves many ids.
+Redis keeps jobs in sorted sets, by the second and then by id: ids that follow each other in time
+are added next to each other, at the end, which takes half as long as anywhere in a large set.
+
+The random part comes from the system by the hundred. Each call of the system gives up the
+interpreter's lock, and under load a thread waits for it as long as everything else on a request
+takes. So one call serves many ids.
 """
 
 from __future__ import annotations
 
+import base64
 import os
+import time
 
 _BYTES = 16
 _AT_ONCE = 256
@@ -15,14 +21,18 @@ _ready: list[str] = []
 
 
 def new_id() -> str:
-    """32 hex digits that nobody has had before; safe for threads."""
+    """An id that nobody has had before; safe for threads.
+
+    Returns:
+        11 hex digits, the milliseconds since 1970, and 22 characters of URL-safe Base64.
+    """
     while True:
         try:
-            return _ready.pop()
+            return f"{time.time_ns() // 1_000_000:011x}{_ready.pop()}"
         except IndexError:
-            drawn = os.urandom(_BYTES * _AT_ONCE).hex()
-            width = 2 * _BYTES
-            _ready.extend(drawn[place : place + width] for place in range(0, len(drawn), width))
+            drawn = os.urandom(_BYTES * _AT_ONCE)
+            each = (drawn[place : place + _BYTES] for place in range(0, len(drawn), _BYTES))
+            _ready.extend(base64.urlsafe_b64encode(one)[:-2].decode() for one in each)
 
 
 # A forked process must not give out what its parent will.

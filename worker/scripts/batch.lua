@@ -17,10 +17,17 @@
 -- How long a batch that cannot be given back is left alone, in ms.
 local LATER_MS = 5000
 
--- A small whole number that a hash field holds; 0 for whatever else somebody wrote there.
+-- A small whole number that a hash field holds; 0 for whatever else somebody wrote there. Most jobs of
+-- a batch have the same, so each text is looked at once.
+local counts = {}
 local function count_of(text)
-  if not text or #text > 6 or not string.match(text, '^%d+$') then return 0 end
-  return tonumber(text)
+  if not text then return 0 end
+  local count = counts[text]
+  if not count then
+    count = #text <= 6 and string.match(text, '^%d+$') and tonumber(text) or 0
+    counts[text] = count
+  end
+  return count
 end
 
 local function metric(name, model, version, rest, by)

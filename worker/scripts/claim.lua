@@ -121,7 +121,7 @@ end
 -- between them are, and the shortest timeout in seconds. Writes nothing but what is set aside.
 -- The jobs are lists side by side: a table for each job would cost more than reading it.
 local function look(queue)
-  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, replies = {}}
+  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {}, replies = {}}
   local found = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
   if found.err then return jobs, 0, 0 end
   local count, used, rows, bytes, timeout, seen, replies = 0, 0, 0, 0, MOST_TIMEOUT, {}, jobs.replies
@@ -144,6 +144,7 @@ local function look(queue)
       count = count + 1
       jobs.ids[count], jobs.attempts[count] = id, attempts + 1
       jobs.timeouts[count], jobs.dues[count] = own_timeout, due
+      jobs.is_foreign[count] = not job[10]
       if own_timeout < timeout then timeout = own_timeout end
       used = used + 1
       if alone then break end
@@ -176,7 +177,8 @@ local function take(queue, jobs, timeout)
     local key = K.job .. id
     redis.call('HSET', key, 'status', 'started', 'started_at', started_at,
       'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', jobs.attempts[i], 'origin', queue)
-    redis.call('PERSIST', key) -- RQ's `ttl` is how long a job may wait, not how long it may run
+    -- RQ's `ttl` is how long a job may wait, not how long it may run. What submit.lua made has none.
+    if jobs.is_foreign[i] then redis.call('PERSIST', key) end
     if jobs.dues[i] then redis.pcall('ZREM', K.deadlines, id) end
     wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
   end
