@@ -1,4 +1,4 @@
-"""The batch protocol: claim, renew, finish, give back, reap.
+"""The batch protocol as a worker speaks it: claim, renew, finish, give back.
 
 A job's id is at every instant in a queue, or in a batch that has a lease, or ended. Each step
 below is one script and so one instant (the finish of a large batch is several, and its lease ends
@@ -8,7 +8,7 @@ with the last); between them a worker may die and nothing is lost:
                           |  ^
              lease runs out  renew
                           v
-                     queue again (sweep by any pool, or reap by the pool that saw the worker die)
+                     queue again (`worker.reaping`)
 
 While more waits than fits into one batch, `worker.relay` claims the next one ahead, so that Redis
 and Python work at the same time. It is under the same lease.
@@ -32,8 +32,9 @@ from redis import Redis
 from producer import wire
 from producer.scripting import Argument, Script
 from producer.settings import Settings
-from worker.endings import CRASHED, EXPIRED, OVERRAN, Ending, chunked
+from worker.endings import Ending, chunked
 from worker.line import Line
+from worker.reaping import Reaped, reap
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
 # payload; `Settings.batch_jobs` ends at 128. Only a job that is larger than all its batch may be
@@ -45,25 +46,13 @@ MOST_BATCH_BYTES = 2 * 2**20
 #: The longest timeout that a job may carry, in seconds.
 MOST_TIMEOUT_S = 3600
 
-#: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was
-#: taken ahead), deadlines (30 us each), and entries of queues to look through (10 ns each).
-_SWEEP_LEASES = 1
-_SWEEP_DEADLINES = 32
-_SWEEP_ENTRIES = 20_000
-
-#: How often one sweep calls, at most: what is left then is the next one's.
-_SWEEP_CALLS = 50
-
 _RENEW = Script("worker", "renew")
 _FINISH = Script("worker", "finish")
 # `Lease.send` cannot teach a server a script. It is sent after a claim, so a server knows both.
 _CLAIM = Script("worker", "claim", before=[_FINISH])
 _FORWARD = Script("worker", "forward")
-_REAP = Script("worker", "reap")
-_SWEEP = Script("worker", "sweep")
 
 Flaw = Literal["", "expired", "too_large", "status"]
-Reason = Literal["died", "timeout", "released"]
 
 
 class Claimed(NamedTuple):
@@ -123,25 +112,6 @@ class Ended(NamedTuple):
     batch: Batch
     endings: Sequence[Ending]
     calls: Sequence[Sequence[Argument]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What became of the batch of a worker that is gone.
-
-    Attributes:
-        worker: The worker.
-        queue: Where its jobs came from.
-        given_back: How many went back there.
-        failed: How many failed.
-        is_charged: Whether the worker's end was counted as the batch's doing.
-    """
-
-    worker: str
-    queue: str
-    given_back: int
-    failed: int
-    is_charged: bool = True
 
 
 class Suspended(Exception):
@@ -337,62 +307,6 @@ class Lease:
             RedisError: Redis does not answer.
         """
         return reap(self._redis, self._worker, "released", self._settings)
-
-
-def reap(
-    redis: Redis, worker: str, why: Reason, settings: Settings, overdue: str = ""
-) -> Reaped | None:
-    """Return the batch of a worker that is gone; None where it has none.
-
-    Args:
-        redis: A connection with time-outs.
-        worker: The worker's name.
-        why: Why it is gone.
-        settings: Bounds and times to live.
-        overdue: The token of the batch that it was killed for; where it has another by now, that
-            one is released. Empty for whichever it has.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    reply = _REAP(
-        redis,
-        [worker, why, settings.attempts, settings.failure_ttl_s, *CRASHED, *OVERRAN, overdue],
-    )
-    if not reply:
-        return None
-    return Reaped(worker, reply[0].decode(), reply[1], reply[2], reply[3] != b"released")
-
-
-def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
-    """Return batches whose lease has run out, and fail queued jobs past their deadline.
-
-    Each call of the script takes little, so that others get their turn at Redis in between.
-
-    When nobody was served for a while, Redis was away, and live workers could not renew: nothing is
-    taken from anybody for a lease's time, by whichever pool (``worker/scripts/presence.lua``).
-
-    Args:
-        redis: A connection with time-outs.
-        settings: Bounds and times to live.
-
-    Returns:
-        How many jobs have expired, and what became of each batch.
-
-    Raises:
-        RedisError: Redis does not answer.
-    """
-    arguments: list[Argument] = [settings.attempts, settings.failure_ttl_s]
-    arguments += [int(settings.lease_s * 1000), _SWEEP_LEASES, _SWEEP_DEADLINES, _SWEEP_ENTRIES]
-    arguments += [*CRASHED, *EXPIRED]
-    expired, reaped = 0, []
-    for _ in range(_SWEEP_CALLS):
-        more_expired, is_more, *found = _SWEEP(redis, arguments)
-        expired += more_expired
-        reaped += [Reaped(w.decode(), q.decode(), back, failed) for w, q, back, failed in found]
-        if not is_more:
-            break
-    return expired, reaped
 
 
 def _batch(token: str, reply: list[Any]) -> Batch:

@@ -30,10 +30,10 @@ from producer.work import Bounds
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.board import Board, keep_off
 from worker.child import Child
-from worker.lease import sweep
 from worker.lookout import Lookout
 from worker.needs import Needs
 from worker.outage import OUTAGE
+from worker.reaping import sweep
 from worker.registration import announce
 from worker.starter import Starter
 from worker.watch import Watch

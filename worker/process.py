@@ -31,10 +31,11 @@ from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
 from worker.keeper import Keeper
-from worker.lease import Batch, Ended, Lease, Suspended, reap
+from worker.lease import Batch, Ended, Lease, Suspended
 from worker.loading import Loader
 from worker.memory import cache_limit_bytes
 from worker.outage import OUTAGE, GaveUp, pauses, persist
+from worker.reaping import reap
 from worker.registration import Registration
 from worker.relay import Relay
 from worker.serve import Served, Server

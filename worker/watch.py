@@ -18,8 +18,9 @@ from producer import keys
 from producer.settings import Settings
 from producer.signals import cause_of
 from worker.child import Child, Sight
-from worker.lease import Lease, Reaped, Reason, reap
+from worker.lease import Lease
 from worker.processes import collect_strays
+from worker.reaping import Reaped, Reason, reap
 from worker.registration import unregister
 from worker.tally import count_crash, note_crash
 

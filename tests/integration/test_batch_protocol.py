@@ -28,7 +28,8 @@ from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import CHUNK, Ending
-from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended, reap, sweep
+from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
+from worker.reaping import reap, sweep
 
 QUEUE = "echo@v1"
 

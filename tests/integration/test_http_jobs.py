@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -78,7 +79,7 @@ def test_a_submitted_job_is_answered_with_its_address(http, redis: Redis):
 def test_ids_carry_128_random_bits(http):
     ids = {http.post(JOBS, json=BODY).json["id"] for _ in range(20)}
     assert len(ids) == 20
-    assert all(len(bytes.fromhex(job_id)) == 16 for job_id in ids)
+    assert all(len(base64.urlsafe_b64decode(job_id[11:] + "==")) == 16 for job_id in ids)
 
 
 def test_the_version_of_the_body_is_obeyed(http, redis: Redis):

@@ -35,7 +35,8 @@ from producer.settings import Settings
 from tests.redis_server import RedisServer
 from tests.versions import register
 from worker.endings import Ending
-from worker.lease import _CLAIM, _FINISH, Batch, Lease, Reason, reap, sweep
+from worker.lease import _CLAIM, _FINISH, Batch, Lease
+from worker.reaping import Reason, reap, sweep
 
 WORKERS = ("w1", "w2", "w3")
 VERSIONS = ("v1", "v2")

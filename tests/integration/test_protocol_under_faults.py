@@ -22,7 +22,8 @@ from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import Ending
-from worker.lease import Batch, Lease, reap, sweep
+from worker.lease import Batch, Lease
+from worker.reaping import reap, sweep
 
 QUEUE = "echo@v1"
 
@@ -270,8 +271,9 @@ class TestLateCalls:
         assert [client.get(job_id).attempts for job_id in ids] == [1, 1]
 
     def test_a_claimed_job_does_not_expire_while_it_runs(self, redis, client, lease):
-        (job_id,) = submit(client, 1)
-        redis.expire(keys.key("job", job_id), 60)  # RQ's `ttl`: how long it may wait
+        pushed = Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+        job_id = pushed.enqueue("worker.tasks.predict", instances=[[1.0]], ttl=60).id
+        assert redis.ttl(keys.key("job", job_id)) > 0, "how long it may wait"
         batch = claim(lease)
         assert redis.ttl(keys.key("job", job_id)) == -1
         lease.finish(batch, endings(batch))

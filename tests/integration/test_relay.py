@@ -16,7 +16,8 @@ from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import Ending
-from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease, reap, sweep
+from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease
+from worker.reaping import reap, sweep
 from worker.relay import Relay
 
 QUEUE = "echo@v1"

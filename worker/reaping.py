@@ -1,0 +1,105 @@
+"""What becomes of a batch whose worker is gone, and of jobs that nobody has started in time.
+
+A pool that sees its worker die reaps that worker's batch at once. What nobody saw is found by its
+lease: every pool sweeps twice a second, for whichever pool's workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from redis import Redis
+
+from producer.scripting import Argument, Script
+from producer.settings import Settings
+from worker.endings import CRASHED, EXPIRED, OVERRAN
+
+#: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was
+#: taken ahead), deadlines (30 us each), and entries of queues to look through (10 ns each).
+_SWEEP_LEASES = 1
+_SWEEP_DEADLINES = 32
+_SWEEP_ENTRIES = 20_000
+
+#: How often one sweep calls, at most: what is left then is the next one's.
+_SWEEP_CALLS = 50
+
+_REAP = Script("worker", "reap")
+_SWEEP = Script("worker", "sweep")
+
+Reason = Literal["died", "timeout", "released"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What became of the batch of a worker that is gone.
+
+    Attributes:
+        worker: The worker.
+        queue: Where its jobs came from.
+        given_back: How many went back there.
+        failed: How many failed.
+        is_charged: Whether the worker's end was counted as the batch's doing.
+    """
+
+    worker: str
+    queue: str
+    given_back: int
+    failed: int
+    is_charged: bool = True
+
+
+def reap(
+    redis: Redis, worker: str, why: Reason, settings: Settings, overdue: str = ""
+) -> Reaped | None:
+    """Return the batch of a worker that is gone; None where it has none.
+
+    Args:
+        redis: A connection with time-outs.
+        worker: The worker's name.
+        why: Why it is gone.
+        settings: Bounds and times to live.
+        overdue: The token of the batch that it was killed for; where it has another by now, that
+            one is released. Empty for whichever it has.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    reply = _REAP(
+        redis,
+        [worker, why, settings.attempts, settings.failure_ttl_s, *CRASHED, *OVERRAN, overdue],
+    )
+    if not reply:
+        return None
+    return Reaped(worker, reply[0].decode(), reply[1], reply[2], reply[3] != b"released")
+
+
+def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
+    """Return batches whose lease has run out, and fail queued jobs past their deadline.
+
+    Each call of the script takes little, so that others get their turn at Redis in between.
+
+    When nobody was served for a while, Redis was away, and live workers could not renew: nothing is
+    taken from anybody for a lease's time, by whichever pool (``worker/scripts/presence.lua``).
+
+    Args:
+        redis: A connection with time-outs.
+        settings: Bounds and times to live.
+
+    Returns:
+        How many jobs have expired, and what became of each batch.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    arguments: list[Argument] = [settings.attempts, settings.failure_ttl_s]
+    arguments += [int(settings.lease_s * 1000), _SWEEP_LEASES, _SWEEP_DEADLINES, _SWEEP_ENTRIES]
+    arguments += [*CRASHED, *EXPIRED]
+    expired, reaped = 0, []
+    for _ in range(_SWEEP_CALLS):
+        more_expired, is_more, *found = _SWEEP(redis, arguments)
+        expired += more_expired
+        reaped += [Reaped(w.decode(), q.decode(), back, failed) for w, q, back, failed in found]
+        if not is_more:
+            break
+    return expired, reaped
