@@ -67,7 +67,7 @@ end
 -- Gives the jobs of one batch back to the head of its queue, in their order; see give_back. A job is
 -- known to have overrun only where nothing else was in its batch: a batch mate that has ended since,
 -- or was canceled, may be the one that hung.
-local function return_jobs(worker, token, queue, listed, us, why, most, crashed, overran, default_ttl)
+local function return_jobs(worker, token, queue, listed, us, why, terms)
   local ids, held, back, failed = {}, {}, 0, 0
   for id in string.gmatch(listed, '[^ ]+') do ids[#ids + 1] = id end
   for _, id in ipairs(ids) do
@@ -84,15 +84,15 @@ local function return_jobs(worker, token, queue, listed, us, why, most, crashed,
     if why == 'released' then
       attempts = attempts - 1
     elseif why == 'timeout' and #ids == 1 then
-      failure = overran
+      failure = terms.overran
     else
       crashes = crashes + 1
-      if crashes >= most then failure = crashed end
+      if crashes >= terms.crashes then failure = terms.crashed end
     end
     redis.call('HSET', K.job .. id, 'status', 'queued', 'my_token', '',
       'my_attempts', attempts, 'my_crashes', crashes)
     if failure then
-      fail(id, queue, us, worker, failure, default_ttl)
+      fail(id, queue, us, worker, failure, terms.ttl)
       failed = failed + 1
     else
       if attempts == 0 then watch_deadline(id, due) end
@@ -134,10 +134,10 @@ end
 --
 -- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
 --             job runs alone; a batch that was taken ahead had not begun, and is released
--- most        crashes after which a job fails instead
--- crashed, overran   the failures to write, as `fail` takes them
+-- terms       crashes: after how many a job fails instead; crashed, overran: the failures to write then,
+--             as `fail` takes them; ttl: how long they live, in s. 'released' needs none
 -- Returns the queue, how many were given back, how many failed; nil where there was no batch.
-local function give_back(worker, why, most, crashed, overran, default_ttl)
+local function give_back(worker, why, terms)
   local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids', 'next_token', 'released')
   redis.call('ZREM', K.leases, worker)
   local token, queue = batch[1], batch[2]
@@ -154,8 +154,7 @@ local function give_back(worker, why, most, crashed, overran, default_ttl)
   -- Redis knows of the end of this one. Suspects have none ahead, so the next run of each will tell.
   if why == 'timeout' and is_token(batch[4]) then why = 'died' end
   if batch[5] then why = 'released' end
-  local back, failed =
-    return_jobs(worker, token, queue, batch[3], us, why, most, crashed, overran, default_ttl)
+  local back, failed = return_jobs(worker, token, queue, batch[3], us, why, terms)
   redis.call('DEL', K.batch .. worker)
   return queue, ahead + back, failed
 end

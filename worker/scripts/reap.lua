@@ -16,7 +16,8 @@ local worker, why, overdue = ARGV[1], ARGV[2], ARGV[9]
 -- have claimed another: that one has done nothing.
 if overdue ~= '' and redis.call('HGET', K.batch .. worker, 'token') ~= overdue then why = 'released' end
 
-local queue, back, failed = give_back(worker, why, tonumber(ARGV[3]),
-  {'worker_crashed', ARGV[5], ARGV[6]}, {'timeout', ARGV[7], ARGV[8]}, tonumber(ARGV[4]))
+local queue, back, failed = give_back(worker, why, {
+  crashes = tonumber(ARGV[3]), ttl = tonumber(ARGV[4]),
+  crashed = {'worker_crashed', ARGV[5], ARGV[6]}, overran = {'timeout', ARGV[7], ARGV[8]}})
 if not queue then return {} end
 return {queue, back, failed, why}

@@ -14,7 +14,7 @@
 --- use batch
 --- use presence
 
-local MOST, TTL, LEASE_MS = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local CRASHES, TTL, LEASE_MS = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local MOST_LEASES, MOST_DEADLINES = tonumber(ARGV[4]), tonumber(ARGV[5])
 local MOST_ENTRIES = tonumber(ARGV[6])
 
@@ -27,8 +27,8 @@ local function take_lapsed()
     'LIMIT', 0, MOST_LEASES)
   if #gone == MOST_LEASES then reply[2] = 1 end
   for _, worker in ipairs(gone) do
-    local is_read, queue, back, failed = pcall(give_back, worker, 'died', MOST,
-      {'worker_crashed', ARGV[7], ARGV[8]}, nil, TTL)
+    local is_read, queue, back, failed = pcall(give_back, worker, 'died',
+      {crashes = CRASHES, ttl = TTL, crashed = {'worker_crashed', ARGV[7], ARGV[8]}})
     if not is_read then -- what is under its name is no batch: it must not hide the others
       redis.call('ZADD', K.leases, string.format('%.0f', now_ms + LATER_MS), worker)
       queue, back, failed = '', 0, 0
