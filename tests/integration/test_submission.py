@@ -98,7 +98,7 @@ def test_a_handle_says_where_the_job_went(client: Client, redis: Redis):
     handle = client.submit("iris", instances=[ROW])
     assert (handle.model, handle.version, handle.queue) == ("iris", "v1", "iris@v1")
     assert not handle.is_repeat
-    assert len(handle.id) == 32
+    assert len(handle.id) == 33
     assert queued(redis, "iris@v1") == [handle.id]
     job = handle.get()
     assert (job.status, job.model, job.version) == (JobStatus.QUEUED, "iris", "v1")
