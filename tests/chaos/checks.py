@@ -205,7 +205,7 @@ def _tell(
         hits = [hit for hit in faults.hits if hit.is_seen is is_seen]
         calm = [hit for hit in hits if not faults.is_disturbed(hit)]
         report.figures[f"recovery, {name}"] = _spread(_recoveries(calm, found))
-        report.figures[f"  {name}, among other faults"] = _spread(_recoveries(hits, found))
+        report.figures[f"  {name}, in all"] = _spread(_recoveries(hits, found))
 
 
 def _recoveries(hits: list[Hit], found: dict[str, Found]) -> list[float]:
