@@ -103,7 +103,7 @@ class Settings(BaseModel):
         le=5,
         description="How often an idle worker looks for jobs pushed without our client.",
     )
-    batch_jobs: int = Field(default=64, ge=1, le=128, description="Jobs in a batch, at most.")
+    batch_jobs: int = Field(default=64, ge=1, le=256, description="Jobs in a batch, at most.")
     batch_rows: int = Field(
         default=4096, ge=1, le=1_000_000, description="Rows in a batch, at most."
     )

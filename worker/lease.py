@@ -1,8 +1,8 @@
 """The batch protocol as a worker speaks it: claim, renew, finish, give back.
 
 A job's id is at every instant in a queue, or in a batch that has a lease, or ended. Each step
-below is one script and so one instant (the finish of a large batch is several, and its lease ends
-with the last); between them a worker may die and nothing is lost:
+below is one script and so one instant (of a large batch, claim and finish are several: its lease
+begins with the first and ends with the last); between them a worker may die and nothing is lost:
 
     queue --claim--> batch under a lease --finish--> ended
                           |  ^
@@ -24,10 +24,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import ceil
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from redis import Redis
+from redis.exceptions import NoScriptError
 
 from producer import wire
 from producer.scripting import Argument, Script
@@ -37,8 +39,11 @@ from worker.line import Line
 from worker.reaping import Reaped, reap
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
-# payload; `Settings.batch_jobs` ends at 128. Only a job that is larger than all its batch may be
-# takes longer. For a finish see `worker.endings`.
+# payload. Only a job that is larger than all its batch may be takes longer. For a finish see
+# `worker.endings`; giving back takes a call for the whole batch, so `Settings.batch_jobs` ends.
+
+#: Jobs that one call of the claiming scripts takes, at most.
+MOST_CLAIMED = 64
 
 #: A batch's payloads, together, at most.
 MOST_BATCH_BYTES = 2 * 2**20
@@ -48,8 +53,9 @@ MOST_TIMEOUT_S = 3600
 
 _RENEW = Script("worker", "renew")
 _FINISH = Script("worker", "finish")
-# `Lease.send` cannot teach a server a script. It is sent after a claim, so a server knows both.
-_CLAIM = Script("worker", "claim", before=[_FINISH])
+_MORE = Script("worker", "more")
+# `Lease.send` cannot teach a server a script. It is sent after a claim, so a server knows all.
+_CLAIM = Script("worker", "claim", before=[_FINISH, _MORE])
 _FORWARD = Script("worker", "forward")
 
 Flaw = Literal["", "expired", "too_large", "status"]
@@ -132,6 +138,7 @@ class Lease:
         self._worker = worker
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
+        self._calls_of_claim = ceil(settings.batch_jobs / MOST_CLAIMED)
         self._numbers = count(1)
         self._may_come_late = False
 
@@ -146,37 +153,61 @@ class Lease:
             RedisError: Redis does not answer.
         """
         token = self.next_token()
-        arguments = self._claim_arguments(token, queues)
+        claim, *more = self._claim_calls(token, queues)
         self._may_come_late = True
-        reply = _CLAIM(self._redis, arguments)
+        replies = self._together(claim, more) if more else [_CLAIM(self._redis, claim)]
         self._may_come_late = False
+        reply = replies[0]
         if reply[0] == b"suspended":
             raise Suspended
-        return int(reply[1]) if reply[0] == b"idle" else _batch(token, reply)
+        return int(reply[1]) if reply[0] == b"idle" else _batch(token, replies)
+
+    def _together(self, claim: Sequence[Argument], more: Sequence[Sequence[Argument]]) -> list[Any]:
+        """The replies to a claim and to what is sent behind it."""
+        line = self.line()
+        line.send(_commands(claim, more))
+        replies = line.receive()
+        line.close()
+        if isinstance(replies[0], NoScriptError):
+            return [_CLAIM(self._redis, claim)]  # the rest it knows the next time
+        if isinstance(replies[1], NoScriptError):
+            self._redis.script_load(_MORE.source)  # and so it does here
+        error = _error_in(replies)
+        if error:
+            raise error
+        return replies
 
     def next_token(self) -> str:
         """A token that was never used."""
         return f"{self._worker}.{next(self._numbers)}"
 
-    def _claim_arguments(
+    def _claim_calls(
         self, token: str, queues: Sequence[str], ahead_of: str = ""
-    ) -> list[Argument]:
+    ) -> list[list[Argument]]:
+        """The arguments of a claim, and of the calls for more of its batch, if it takes several."""
         bounds = self._settings
-        return [
-            self._worker,
-            token,
+        calls: list[list[Argument]] = [
+            [
+                self._worker,
+                token,
+                ahead_of,
+                min(MOST_CLAIMED, bounds.batch_jobs - taken),
+                bounds.batch_rows,
+                bounds.body_bytes,
+                MOST_BATCH_BYTES,
+                bounds.timeout_s,
+                MOST_TIMEOUT_S,
+            ]
+            for taken in range(0, bounds.batch_jobs, MOST_CLAIMED)
+        ]
+        calls[0] += [
             time.monotonic_ns() // 1000,
             self._lease_ms,
-            bounds.batch_jobs,
-            bounds.batch_rows,
-            bounds.body_bytes,
-            MOST_BATCH_BYTES,
-            bounds.timeout_s,
-            MOST_TIMEOUT_S,
-            ahead_of,
             "1" if self._may_come_late else "",
+            "1" if len(calls) > 1 else "",
             *queues,
         ]
+        return calls
 
     def renew(self, token: str) -> bool:
         """Whether the batch is still ours; if so its lease runs anew.
@@ -256,9 +287,11 @@ class Lease:
         Raises:
             RedisError: See `worker.line.Line.send`.
         """
-        commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
+        calls = ended.calls if ended else ()
+        commands: list[Sequence[Argument]] = [_FINISH.command(arguments) for arguments in calls]
         if token:
-            commands.append(_CLAIM.command(self._claim_arguments(token, queues, holding)))
+            claim, *more = self._claim_calls(token, queues, holding)
+            commands += _commands(claim, more)
         line.send(commands)
 
     def receive(self, line: Line, token: str) -> tuple[int | None, Batch | None]:
@@ -272,10 +305,11 @@ class Lease:
             RedisError: See `worker.line.Line.receive`.
         """
         replies = line.receive()
-        claimed = replies.pop() if token else None
+        endings = len(replies) - (self._calls_of_claim if token else 0)
+        claimed, replies = replies[endings:], replies[:endings]
         batch = None
-        if isinstance(claimed, list) and claimed[0] == b"batch":  # the rest is met when waited for
-            batch = _batch(token, claimed)
+        if claimed and not _error_in(claimed) and claimed[0][0] == b"batch":
+            batch = _batch(token, claimed)  # all else is met by the next claim that is waited for
         is_known = not any(isinstance(reply, Exception) or reply < 0 for reply in replies)
         return (sum(replies) if is_known else None), batch
 
@@ -309,8 +343,30 @@ class Lease:
         return reap(self._redis, self._worker, "released", self._settings)
 
 
-def _batch(token: str, reply: list[Any]) -> Batch:
-    _, queue, claimed_us, timeout_s, has_more, fields = reply
+def _commands(
+    claim: Sequence[Argument], more: Sequence[Sequence[Argument]]
+) -> list[Sequence[Argument]]:
+    return [_CLAIM.command(claim), *map(_MORE.command, more)]
+
+
+def _error_in(replies: Sequence[Any]) -> Exception | None:
+    """What went wrong with a claim: whatever it took is then to be given back.
+
+    A server that only knows the first of its scripts has taken less, and that is all.
+    """
+    for place, reply in enumerate(replies):
+        if isinstance(reply, Exception) and not (place and isinstance(reply, NoScriptError)):
+            return reply
+    return None
+
+
+def _batch(token: str, replies: Sequence[Any]) -> Batch:
+    """The batch that a claim took, with what the calls behind it added."""
+    _, queue, claimed_us, timeout_s, has_more, fields = replies[0]
+    for reply in replies[1:]:
+        if isinstance(reply, list) and reply[0] == b"batch":
+            timeout_s = min(timeout_s, reply[3])
+            fields += reply[5]
     jobs = tuple(map(_claimed, *(fields[place::8] for place in range(8))))
     return Batch(token, queue.decode(), int(claimed_us), timeout_s, has_more == 1, jobs)
 

@@ -31,11 +31,12 @@ from producer import keys, wire
 from producer.client import Client
 from producer.contract import Failure
 from producer.errors import JobEnded, UnknownJob
+from producer.scripting import Argument
 from producer.settings import Settings
 from tests.redis_server import RedisServer
 from tests.versions import register
 from worker.endings import Ending
-from worker.lease import _CLAIM, _FINISH, Batch, Lease
+from worker.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
 from worker.reaping import Reason, reap, sweep
 
 WORKERS = ("w1", "w2", "w3")
@@ -43,8 +44,9 @@ VERSIONS = ("v1", "v2")
 QUEUES = tuple(f"echo@{version}" for version in VERSIONS)
 FRONT_DOOR = "echo"
 MOST_JOBS = 5
-#: Jobs that one call of a finish ends, so that a batch takes up to three.
+#: Jobs that one call of a claim takes, or of a finish ends, so that a batch takes up to three.
 CHUNK = 2
+CLAIMS = (2, 2, 1)
 MOST_CALLS = 3
 MOST_CRASHES = 3
 RUBBISH = b"no job!"
@@ -78,6 +80,7 @@ class Held:
     queue: str
     ids: list[str]
     calls: int = 0
+    is_open: bool = False
     is_lapsed: bool = False
     following: Held | None = None
 
@@ -99,19 +102,19 @@ class Model:
         self.queues[queue].append(job_id)
 
     def claim(self, worker: str, token: str, queues: Sequence[str]) -> list[str]:
-        """The ids of the batch; empty where the worker finds nothing."""
+        """The ids that the first call takes; empty where the worker finds nothing."""
         if worker in self.batches:
             self.give_back(worker, "released")
         batch = self._batch(token, queues)
         if batch is None:
             return []
         self.batches[worker] = batch
-        return batch.ids
+        return list(batch.ids)
 
     def claim_ahead(
         self, worker: str, token: str, queues: Sequence[str], holding: str
     ) -> list[str]:
-        """The ids of the batch after the one that the worker has."""
+        """The ids that the first call takes of the batch after the one that the worker has."""
         held = self.batches.get(worker)
         if held is None or held.token != holding:
             return []
@@ -120,29 +123,42 @@ class Model:
         if held.following is None:
             return []
         held.is_lapsed = False
-        return held.following.ids
+        return list(held.following.ids)
+
+    def claim_more(self, worker: str, token: str, most: int, is_ahead: bool) -> list[str]:
+        """The ids that a call behind the first one adds."""
+        held = self.batches.get(worker)
+        batch = held.following if held and is_ahead else held
+        if batch is None or batch.token != token or not batch.is_open:
+            return []
+        ids, is_open = self._take(batch.queue, token, most, is_ahead, is_first=False)
+        if ids:
+            batch.ids += ids
+            batch.is_open = is_open
+        return ids
 
     def _batch(self, token: str, queues: Sequence[str], is_ahead: bool = False) -> Held | None:
         for queue in queues:
-            ids = self._take(queue, is_ahead)
+            ids, is_open = self._take(queue, token, CLAIMS[0], is_ahead, is_first=True)
             if ids:
-                for job_id in ids:
-                    job = self.jobs[job_id]
-                    job.status, job.token, job.queue = "started", token, queue
-                    job.attempts += 1
-                return Held(token, queue, ids)
+                return Held(token, queue, ids, is_open=is_open)
         return None
 
-    def _take(self, queue: str, is_ahead: bool) -> list[str]:
+    def _take(
+        self, queue: str, token: str, most: int, is_ahead: bool, is_first: bool
+    ) -> tuple[list[str], bool]:
+        """What one call takes, and whether there may be more for the batch."""
         waiting, used = self.queues[queue], 0
         ids: list[str] = []
-        for job_id in waiting[:MOST_JOBS]:
+        is_open = len(waiting) >= most
+        for job_id in waiting[:most]:
             job = self.jobs.get(job_id)
             if job is None:
                 self.aside += 1
             elif job.status == "queued" and job_id not in ids:
                 is_alone = job.crashes > 0
-                if is_alone and (ids or is_ahead):
+                is_open = is_open and not is_alone
+                if is_alone and (ids or is_ahead or not is_first):
                     break
                 ids.append(job_id)
                 if is_alone:
@@ -150,7 +166,11 @@ class Model:
                     break
             used += 1
         del waiting[:used]
-        return ids
+        for job_id in ids:
+            job = self.jobs[job_id]
+            job.status, job.token, job.queue = "started", token, queue
+            job.attempts += 1
+        return ids, is_open
 
     def give_back(self, worker: str, why: Reason) -> tuple[int, int]:
         """How many went back to the head of their queue, and how many failed."""
@@ -265,6 +285,7 @@ class Protocol(RuleBasedStateMachine):
         self.leases = {name: Lease(self.redis, name, SETTINGS) for name in WORKERS}
         self.claims: Counter[str] = Counter()
         self.moments: dict[str, int] = {}
+        self.pending: dict[str, list[list[Argument]]] = {}
         self.model = Model()
         self.numbers = 0
 
@@ -347,6 +368,8 @@ class Protocol(RuleBasedStateMachine):
         self.claims[worker] += 1
         token = f"{worker}.{self.claims[worker]}"
         wanted = self.model.claim(worker, token, queues)
+        for most in CLAIMS[1:]:
+            wanted += self.model.claim_more(worker, token, most, is_ahead=False)
         found = self.leases[worker].claim(queues)
         return self._claimed(worker, token, wanted, found if isinstance(found, Batch) else None)
 
@@ -361,6 +384,8 @@ class Protocol(RuleBasedStateMachine):
         self.claims[worker] += 1
         token = self.leases[worker].next_token()
         wanted = self.model.claim_ahead(worker, token, queues, mine.token)
+        for most in CLAIMS[1:]:
+            wanted += self.model.claim_more(worker, token, most, is_ahead=True)
         line = self.leases[worker].line()
         self.leases[worker].send(line, None, token, queues, mine.token)
         _, found = self.leases[worker].receive(line, token)
@@ -386,8 +411,36 @@ class Protocol(RuleBasedStateMachine):
     def claim_late(self, worker: str) -> None:
         """A claim whose worker gave it up reaches Redis behind one that took a batch."""
         if worker in self.moments:
-            arguments = claim_arguments(worker, f"{worker}.late", self.moments[worker] - 1)
-            assert _CLAIM(self.redis, [*arguments, *QUEUES]) == [b"idle", 0]
+            claim, *_ = self.leases[worker]._claim_calls(f"{worker}.late", QUEUES)
+            claim[_MOMENT] = self.moments[worker] - 1
+            assert _CLAIM(self.redis, claim) == [b"idle", 0]
+
+    @rule(worker=st.sampled_from(WORKERS), holding=st.none() | batches)
+    def claim_broken_off(self, worker: str, holding: tuple[str, Batch] | None) -> None:
+        """Only the first call of a claim reaches Redis; those behind it may, later."""
+        if holding is not None:
+            worker = holding[0]
+        ahead_of = holding[1].token if holding else ""
+        self.claims[worker] += 1
+        token = self.leases[worker].next_token()
+        claim, *more = self.leases[worker]._claim_calls(token, QUEUES, ahead_of)
+        self.pending[worker] = [*self.pending.get(worker, []), *more]
+        if ahead_of:
+            wanted = self.model.claim_ahead(worker, token, QUEUES, ahead_of)
+        else:
+            wanted = self.model.claim(worker, token, QUEUES)
+        assert self._ids(_CLAIM(self.redis, claim)) == wanted
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def claim_more_late(self, worker: str) -> None:
+        if self.pending.get(worker):
+            arguments = self.pending[worker].pop(0)
+            _, token, ahead_of, most, *_ = arguments
+            wanted = self.model.claim_more(worker, str(token), int(most), ahead_of != "")
+            assert self._ids(_MORE(self.redis, arguments)) == wanted
+
+    def _ids(self, reply: list[Any]) -> list[str]:
+        return [raw.decode() for raw in reply[5][::8]] if reply[0] == b"batch" else []
 
     @rule(batch=batches)
     def renew(self, batch: tuple[str, Batch]) -> None:
@@ -571,10 +624,8 @@ class Protocol(RuleBasedStateMachine):
                     assert shown.error.code == job.code
 
 
-def claim_arguments(worker: str, token: str, moment: int) -> list[Any]:
-    """What `Lease.claim` passes before the queues."""
-    return [worker, token, moment, 60_000, MOST_JOBS, 4096, 2**20, 2**20, 60, 3600, "", ""]
-
+#: Where a claim's arguments tell its moment.
+_MOMENT = 9
 
 _BATCH_FIELDS = ("token", "queue", "ids", "next_token", "next_queue", "next_ids")
 
@@ -589,9 +640,9 @@ def _numbers(data: bytes) -> list[float]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.leaks_keys  # it ends in the middle of things
-def test_no_order_of_steps_loses_a_job_or_ends_it_twice(redis_server, monkeypatch):
+def test_no_order_of_steps_loses_a_job_or_ends_it_twice(redis, redis_server, monkeypatch):
     monkeypatch.setattr("worker.endings.CHUNK", CHUNK)
-    redis_server.start()
+    monkeypatch.setattr("worker.lease.MOST_CLAIMED", CLAIMS[0])
     machine = type("Machine", (Protocol,), {"server": redis_server})
     run_state_machine_as_test(
         machine,

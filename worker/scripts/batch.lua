@@ -7,10 +7,13 @@
 --   token, queue, ids   the batch; ids of jobs that have ended stay in it
 --   deadline_ms         when it must be over: its shortest timeout from when it began
 --   calls               how many of its finishing calls have been carried out
+--   room                rows and payload bytes that it has so far; empty where more.lua adds nothing
 --   released            that it was given back at no cost, and could not be pushed back then
 --   next_token, next_queue, next_ids, next_ms   the batch that a worker takes ahead under load, and
 --                       its shortest timeout; under the same lease. It becomes the batch when the one
---                       before it ends, and next_token empty: what is in the others is of no meaning.
+--                       before it ends, and next_token empty: what is in the others is of no meaning,
+--                       and neither is what is in room, but for the calls that come with its claim.
+--   next_room           as room
 --
 -- Uses what clock, ended and bell define.
 
@@ -124,7 +127,8 @@ local function give_back_next(worker)
   if not is_token(batch[1]) then return 0, true end
   if not is_queue(batch[2]) then return 0, false end
   local back = return_jobs(worker, batch[1], batch[2], batch[3], now_us(), 'released')
-  redis.call('HDEL', K.batch .. worker, 'next_token', 'next_queue', 'next_ids', 'next_ms')
+  redis.call('HDEL', K.batch .. worker, 'next_token', 'next_queue', 'next_ids', 'next_ms',
+    'next_room')
   return back, true
 end
 

@@ -1,0 +1,37 @@
+-- Takes more jobs of the same queue into the batch that the call before this one has taken.
+--
+-- A batch of more jobs than one call may take is claimed by claim.lua and, behind it in the same
+-- round trip, by this as often as it takes, so that no call holds Redis for long.
+--
+-- ARGV  1 to 9 as claim.lua takes them
+-- Reply as claim.lua's: a batch, whose jobs are more of the same, or idle
+-- Reads and writes what claim.lua does but K.suspended, K.leases, K.worker..worker and K.bell..queue
+--
+-- Where the worker has another batch by now, or Redis comes to this call late, it does nothing.
+--- use clock
+--- use ended
+--- use bell
+--- use batch
+--- use take
+
+local PREFIX = IS_AHEAD and 'next_' or ''
+local DUE = IS_AHEAD and 'next_ms' or 'deadline_ms'
+
+local batch = redis.call('HMGET', BATCH, PREFIX .. 'token', PREFIX .. 'queue', PREFIX .. 'ids',
+  PREFIX .. 'room', DUE)
+local queue, ids = batch[2], batch[3]
+local rows, bytes = string.match(batch[1] == TOKEN and batch[4] or '', '^(%d+) (%d+)$')
+if not rows then return {'idle', 0} end
+
+-- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
+redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
+local jobs = look(queue, tonumber(rows), tonumber(bytes))
+local any = #jobs.ids > 0
+if any then
+  local due = jobs.timeout * 1000 + (IS_AHEAD and 0 or us / 1000)
+  redis.call('HSET', BATCH, PREFIX .. 'ids', ids .. ' ' .. table.concat(jobs.ids, ' '),
+    PREFIX .. 'room', room_of(jobs), DUE, string.format('%.0f', math.min(tonumber(batch[5]), due)))
+end
+take(queue, jobs)
+if not any then return {'idle', skipped} end
+return {'batch', queue, string.format('%.0f', us), jobs.timeout, 1, jobs.replies}

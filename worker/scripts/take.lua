@@ -1,0 +1,149 @@
+-- How jobs are looked at and become a worker's: what claim.lua and more.lua have in common.
+--
+-- ARGV  1 worker   2 token       3 '' | the token of the batch that the worker has, to take the next
+--                                  one ahead
+--       4 most jobs of this call   5 most rows a batch
+--       6 most payload bytes a job   7 most payload bytes a batch
+--       8 default timeout (s)    9 most timeout (s)
+--
+-- A job that has crashed a worker before is taken alone, and never ahead. A script has no way back, so
+-- all is read first, then the batch is written, then the jobs, and last the queue is cut: an error on
+-- the way leaves an id in two places, never in none.
+--
+-- Uses what clock, ended, bell and batch define.
+
+local WORKER, TOKEN, AHEAD_OF = ARGV[1], ARGV[2], ARGV[3]
+local MOST_JOBS, MOST_ROWS = tonumber(ARGV[4]), tonumber(ARGV[5])
+local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[6]), tonumber(ARGV[7])
+local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[8]), tonumber(ARGV[9])
+
+local IS_AHEAD, BATCH = AHEAD_OF ~= '', K.batch .. WORKER
+
+-- The field that whoever ended or started the job has written with the status.
+local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
+  stopped = 'ended_at', started = 'started_at'}
+
+local us = now_us()
+local started_at = iso(us)
+local skipped = 0
+
+-- Sets aside what cannot be read, for the operator to see.
+local function quarantine(queue, id, reason)
+  local shown = string.gsub(string.sub(id, 1, 200), '[^%w%p ]', '?')
+  redis.pcall('LPUSH', K.quarantine,
+    cjson.encode({queue = queue, id = shown, reason = reason, at = started_at}))
+  redis.pcall('HINCRBY', K.metrics, 'jobs_quarantined_total', 1)
+  skipped = skipped + 1
+end
+
+-- What keeps a job from being run although it is one; '' if nothing does.
+local function flaw_of(status, data, deadline, attempts)
+  if status ~= 'queued' then return 'status' end
+  if #data > MOST_JOB_BYTES then return 'too_large' end
+  if deadline and attempts == 0 and us > (tonumber(deadline) or us) then return 'expired' end
+  return ''
+end
+
+-- A job's timeout in seconds, within bounds. Most jobs of a batch have the same.
+local timeouts = {}
+local function timeout_of(text)
+  if not text then return TIMEOUT end
+  local seconds = timeouts[text]
+  if not seconds then
+    seconds = TIMEOUT
+    if #text <= 9 and string.match(text, '^%d+$') then
+      seconds = math.max(1, math.min(tonumber(text), MOST_TIMEOUT))
+    end
+    timeouts[text] = seconds
+  end
+  return seconds
+end
+
+-- The fields of the job that an entry names; nil where it is none that can run.
+local function read(queue, id)
+  if #id > 64 or not string.match(id, '^[%w_-]+$') then
+    return quarantine(queue, id, 'not a job id')
+  end
+  local job = redis.pcall('HMGET', K.job .. id, 'status', 'data', 'my_attempts', 'my_crashes',
+    'my_deadline', 'timeout', 'result_ttl', 'failure_ttl', 'created_at', 'my_rows')
+  if job.err then return quarantine(queue, id, 'its key is no hash') end
+  local status = job[1]
+  if not status then return quarantine(queue, id, 'no such job') end
+  local trace = TRACE[status]
+  if not trace then return job end
+  if redis.call('HEXISTS', K.job .. id, trace) == 0 then
+    return quarantine(queue, id, 'its status is ' .. status .. ', and nobody made it so')
+  end
+  skipped = skipped + 1
+end
+
+-- Looks at one queue: which of its jobs fit into a batch that has so many rows and payload bytes
+-- already. Writes nothing but what is set aside. Of the jobs there are lists side by side: a table for
+-- each job would cost more than reading it. And
+--   used          how many entries they, and what is skipped between them, are
+--   timeout       their shortest timeout, in seconds
+--   rows, bytes   of the batch with them; rows is nil where it takes no more of this queue
+local function look(queue, rows, bytes)
+  local replies, seen, is_first = {}, {}, rows == 0
+  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {},
+    replies = replies, used = 0, timeout = MOST_TIMEOUT}
+  local found = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
+  if found.err then return jobs end
+  local count, is_full = 0, #found < MOST_JOBS
+  for i = 1, #found do
+    local id = found[i]
+    local job = not seen[id] and read(queue, id)
+    if job then
+      local data, due, crashes = job[2] or '', job[5], count_of(job[4])
+      local alone = crashes > 0
+      rows, bytes = rows + math.max(1, count_of(job[10])), bytes + #data
+      is_full = is_full or alone
+      if alone and IS_AHEAD then break end
+      if not is_first and (alone or rows > MOST_ROWS or bytes > MOST_BYTES) then
+        is_full = true
+        break
+      end
+      local attempts, own_timeout = count_of(job[3]), timeout_of(job[6])
+      local flaw = flaw_of(job[1], data, due, attempts)
+      seen[id], is_first = true, false
+      replies[8 * count + 1], replies[8 * count + 2] = id, job[9] or ''
+      replies[8 * count + 3], replies[8 * count + 4] = attempts + 1, crashes
+      replies[8 * count + 5], replies[8 * count + 6] = job[7] or '', job[8] or ''
+      replies[8 * count + 7], replies[8 * count + 8] = flaw, flaw == '' and data or ''
+      count = count + 1
+      jobs.ids[count], jobs.attempts[count] = id, attempts + 1
+      jobs.timeouts[count], jobs.dues[count] = own_timeout, due
+      jobs.is_foreign[count] = not job[10]
+      if own_timeout < jobs.timeout then jobs.timeout = own_timeout end
+      jobs.used = i
+      if alone then break end
+    else
+      jobs.used = i
+    end
+  end
+  if not is_full then jobs.rows, jobs.bytes = rows, bytes end
+  return jobs
+end
+
+-- Makes jobs this worker's, whose batch has been written, and cuts the queue.
+local function take(queue, jobs)
+  local ids, wip, suffix = jobs.ids, {}, ':' .. TOKEN
+  local wip_from = math.floor(us / 1000000) + K.wip_margin
+  for i = 1, #ids do
+    local id = ids[i]
+    local key = K.job .. id
+    redis.call('HSET', key, 'status', 'started', 'started_at', started_at,
+      'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', jobs.attempts[i], 'origin', queue)
+    -- RQ's `ttl` is how long a job may wait, not how long it may run. What submit.lua made has none.
+    if jobs.is_foreign[i] then redis.call('PERSIST', key) end
+    if jobs.dues[i] then redis.pcall('ZREM', K.deadlines, id) end
+    wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
+  end
+  if #ids > 0 then redis.pcall('ZADD', K.wip .. queue, unpack(wip)) end
+  if jobs.used > 0 then redis.call('LTRIM', K.queue .. queue, jobs.used, -1) end
+end
+
+-- What more.lua finds of the batch: how many rows and bytes it has; empty where it takes no more.
+local function room_of(jobs)
+  return jobs.rows and string.format('%.0f %.0f', jobs.rows, jobs.bytes) or ''
+end
