@@ -51,6 +51,10 @@ _HEARD_S = 5.0
 #: their turn that it does not take ahead from.
 _RUN_S = 0.25
 
+#: For so long a worker has nothing to do before it imports what it may need, in seconds: that can
+#: take a second, and whoever comes meanwhile waits for it.
+_IDLE_S = 1.0
+
 
 class Worker:
     """One worker; `run` returns when it was asked to stop.
@@ -201,8 +205,8 @@ class Worker:
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
-        if self._prepared != set(queues):  # something was published: import what it needs
-            self._loader.prepare(queues)
+        if self._prepared != set(queues) and time.monotonic() - self._busy_since >= _IDLE_S:
+            self._loader.prepare(queues)  # something was published: import what it needs
             self._prepared = set(queues)
         self._has_rung = False
         if not queues:

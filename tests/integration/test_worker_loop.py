@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.lease import Lease
-from worker.process import Worker
+from worker.loading import Loader
+from worker.process import _IDLE_S, Worker
 from worker.serve import Server
 
 QUEUE = "echo@v1"
@@ -84,6 +86,25 @@ def test_a_file_that_cannot_be_read_is_no_outage(client, monkeypatch, work_until
     error = handle.get().error
     assert error is not None
     assert error.code == "worker_crashed"
+
+
+def test_what_may_be_needed_is_imported_when_nothing_was_to_do_for_a_while(
+    client, monkeypatch, work_until
+):
+    """Imports can take a second: a job that comes right behind another is not to wait for them."""
+    served, prepared = [], []
+    serve = Server.serve
+
+    def noting(self: Server, *arguments: Any) -> Any:
+        ended = serve(self, *arguments)
+        served.append(time.monotonic())
+        return ended
+
+    monkeypatch.setattr(Server, "serve", noting)
+    monkeypatch.setattr(Loader, "prepare", lambda *_: prepared.append(time.monotonic()))
+    client.submit("echo", instances=[[1.0]])
+    work_until(lambda: prepared)
+    assert prepared[0] - served[0] >= _IDLE_S
 
 
 def test_an_error_in_claiming_ends_no_worker(client, redis, monkeypatch, work_until):
