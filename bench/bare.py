@@ -13,19 +13,22 @@ from typing import Any
 
 from bench.yard import ROW
 
-#: Rows in a predict: a full batch.
-_ROWS = 64
-
 #: How long each process predicts, in seconds.
 _LASTS_S = 2.0
 
 
-def rows_s(artefact: Path, processes: int) -> float:
-    """Rows a second of so many processes together, each with the estimator of a joblib file."""
+def rows_s(artefact: Path, processes: int, batch: int) -> float:
+    """Rows a second of so many processes together, each with the estimator of a joblib file.
+
+    Args:
+        artefact: The file.
+        processes: How many predict at the same time.
+        batch: Rows in a predict.
+    """
     context = multiprocessing.get_context("spawn")
     start, found = context.Barrier(processes), context.SimpleQueue()
     running = [
-        context.Process(target=_predict, args=(artefact, start, found), daemon=True)
+        context.Process(target=_predict, args=(artefact, batch, start, found), daemon=True)
         for _ in range(processes)
     ]
     for process in running:
@@ -35,16 +38,16 @@ def rows_s(artefact: Path, processes: int) -> float:
     return float(sum(found.get() for _ in running))
 
 
-def _predict(artefact: Path, start: Any, found: Any) -> None:
+def _predict(artefact: Path, batch: int, start: Any, found: Any) -> None:
     import joblib
     import numpy as np
 
     estimator = joblib.load(artefact)
-    rows = np.array([ROW] * _ROWS)
+    rows = np.array([ROW] * batch)
     estimator.predict_proba(rows)
     start.wait()
     began, count = time.perf_counter(), 0
     while (taken_s := time.perf_counter() - began) < _LASTS_S:
         estimator.predict_proba(rows)
         count += 1
-    found.put(count * _ROWS / taken_s)
+    found.put(count * batch / taken_s)

@@ -28,22 +28,17 @@ _FOREST, _LARGE_FOREST = ModelRef("forest", "v1"), ModelRef("forest", "v2")
 _LARGE = 1_000
 
 _FORESTS = (
-    Case("100 trees", _FOREST, batch=1, jobs=500),
-    Case("100 trees", _FOREST, batch=16, jobs=8_000),
-    Case("100 trees", _FOREST, batch=64, jobs=28_000),
-    Case(f"{_LARGE:,} trees", _LARGE_FOREST, batch=64, jobs=5_400),
+    Case("100 trees", _FOREST, batch=1, jobs=1_200),
+    Case("100 trees", _FOREST, batch=16, jobs=12_000),
+    Case("100 trees", _FOREST, batch=64, jobs=40_000),
+    Case(f"{_LARGE:,} trees", _LARGE_FOREST, batch=64, jobs=8_000),
 )
-_CASES = (*_FORESTS, Case("regression", _REGRESSION, batch=64, jobs=40_000))
-_BARE = {"100 trees": _FOREST, f"{_LARGE:,} trees": _LARGE_FOREST}
+_CASES = (*_FORESTS, Case("regression", _REGRESSION, batch=64, jobs=60_000))
 
 _TEXT = f"""\
 One-row jobs, queued beforehand. The forests, of 100 and of {_LARGE:,} trees, are not compiled: the
 more trees, and the fewer jobs in a batch, the more a predict costs each job. The regression is
 `{_REGRESSION}`, whose predict costs next to nothing in a batch."""
-
-_TEXT_OF_BARE = """\
-"Bare" are processes that do nothing but predict the same rows, 64 at a time: what a second one of
-these adds is all that a second worker could, if the queue cost nothing."""
 
 _TEXT_OF_VERSIONS = f"""\
 The same number of jobs for 1, 10 and 100 versions, which are copies of `{_REGRESSION}`, in turn;
@@ -58,7 +53,7 @@ class Sizes:
     part: float
 
 
-FULL = Sizes(rounds=3, part=1.0)
+FULL = Sizes(rounds=5, part=1.0)
 QUICK = Sizes(rounds=1, part=0.15)
 
 
@@ -74,8 +69,8 @@ def run(quick: bool) -> Section:
             for count in (1, 2)
         }
         systems |= {
-            _bare(name, count): partial(_of_bare, yard, ref, count)
-            for name, ref in _BARE.items()
+            case.bare(count): partial(_of_bare, yard, case, count)
+            for case in _FORESTS
             for count in (1, 2)
         }
         systems |= {
@@ -116,10 +111,6 @@ def _publish_like(
     )
 
 
-def _bare(name: str, processes: int) -> str:
-    return f"bare {name}, {processes}"
-
-
 def _of(versions: int) -> str:
     return f"{versions} versions"
 
@@ -130,8 +121,8 @@ def _of_workers(yard: Yard, case: Case, workers: int, count: int) -> Drained:
     return drain(yard, running, [one_row(case.ref.model, case.ref.version)] * count)
 
 
-def _of_bare(yard: Yard, ref: ModelRef, processes: int) -> Drained:
-    return Drained(rows_s(yard.artefact(ref), processes), 0.0, {})
+def _of_bare(yard: Yard, case: Case, processes: int) -> Drained:
+    return Drained(rows_s(yard.artefact(case.ref), processes, case.batch), 0.0, {})
 
 
 def _of_versions(yard: Yard, versions: int, count: int) -> Drained:
@@ -141,21 +132,21 @@ def _of_versions(yard: Yard, versions: int, count: int) -> Drained:
 
 def _section(contest: Contest[Drained]) -> Section:
     turns = contest.turns
-    measured = {case: Measured(case, turns[case.turn(1)], turns[case.turn(2)]) for case in _CASES}
+    measured = {
+        case: Measured(
+            case,
+            turns[case.turn(1)],
+            turns[case.turn(2)],
+            turns.get(case.bare(1), ()),
+            turns.get(case.bare(2), ()),
+        )
+        for case in _CASES
+    }
     speeds = {name: Spread.of(turn.jobs_s for turn in of) for name, of in turns.items()}
     of_one = {count: ratio(speeds[_of(count)], speeds[_of(1)]) for count in _VERSIONS}
-    bare = [
-        [
-            name,
-            f"{ratio(speeds[_bare(name, 2)], speeds[_bare(name, 1)]).show(2)} x",
-            *(speeds[_bare(name, count)].show() for count in (1, 2)),
-        ]
-        for name in _BARE
-    ]
     versions = [[str(n), of_one[n].show(2), speeds[_of(n)].show()] for n in _VERSIONS]
     tables = [
         workers_table(list(measured.values())),
-        Table(["bare", "two processes", "one, rows/s", "two, rows/s"], bare, _TEXT_OF_BARE),
         Table(["versions", "of one version", "jobs/s"], versions, _TEXT_OF_VERSIONS),
     ]
     goals = [
