@@ -77,6 +77,35 @@ def depth(redis: Redis) -> int:
     return int(found)
 
 
+def set_clock_back(redis: Redis, by_ms: int) -> None:
+    """Redis' clock is: what was noted is that much later."""
+    redis.hincrby(keys.SWEPT, "at", by_ms)
+    for worker in redis.zrange(keys.LEASES, 0, -1):
+        redis.zincrby(keys.LEASES, by_ms, worker)
+
+
+class TestClock:
+    @pytest.mark.parametrize("first", ["sweep", "renewal"])
+    def test_set_back_it_makes_no_lease_longer(self, redis, client, settings, first):
+        submit(client, 8)
+        claim(redis, settings, "dead")
+        living = claim(redis, settings, "living")
+        swept_just_now(redis)
+        set_clock_back(redis, 3_600_000)
+        if first == "renewal":
+            assert Lease(redis, "living", settings).renew(living.token)
+            assert redis.zscore(keys.LEASES, "living") > redis.time()[0] * 1000
+        assert sweep(redis, settings) == (0, []), "everybody gets the time to renew"
+        taken = []
+        for _ in range(4):
+            pass_ms(redis, 1000)
+            for worker in redis.zrange(keys.LEASES, 0, -1):
+                redis.zincrby(keys.LEASES, -1000, worker)
+            assert Lease(redis, "living", settings).renew(living.token)
+            taken += [one.worker for one in sweep(redis, settings)[1]]
+        assert taken == ["dead"]
+
+
 class TestLatePools:
     """A pool that is late has not seen Redis be away, where others were served meanwhile."""
 

@@ -18,6 +18,12 @@
 -- third call after the beginning of a spare, at the latest, finds it over, and takes what has run out.
 -- (Live workers have had the time before the gap and what is left of the spare after it.)
 
+-- Where the clock itself was set back, everybody gets that time, too, and leases are set back with it:
+-- else those of the dead would run for as much longer.
+
+-- Leases that are set back, at most.
+local MOST_SET_BACK = 1000
+
 -- Calls further apart than this, in ms, say that Redis was away; half a lease, for a worker has that
 -- much left at least when Redis goes, or three sweeps.
 local function gap_ms(lease_ms) return math.max(lease_ms / 2, 1500) end
@@ -37,7 +43,8 @@ local function note_presence(now_ms, lease_ms)
   local kept = redis.pcall('HMGET', K.swept, 'at', 'spare_until')
   local at, spare_until = tonumber(kept[1] or ''), tonumber(kept[2] or '')
   local gap = gap_ms(lease_ms)
-  if not at or not spare_until or now_ms < at - gap then
+  local back_ms = at and at - now_ms or 0
+  if not at or not spare_until or back_ms > gap then
     spare_until = now_ms + lease_ms
   elseif now_ms - at > gap then
     local left = at < spare_until and math.min(spare_until - at, lease_ms) - gap or lease_ms
@@ -47,5 +54,10 @@ local function note_presence(now_ms, lease_ms)
   redis.call(kept.err and 'DEL' or 'PERSIST', K.swept)
   redis.call('HSET', K.swept, 'at', string.format('%.0f', now_ms),
     'spare_until', string.format('%.0f', spare_until))
+  if back_ms > gap then
+    for _, worker in ipairs(redis.call('ZRANGE', K.leases, 0, MOST_SET_BACK - 1)) do
+      redis.call('ZINCRBY', K.leases, string.format('%.0f', -back_ms), worker)
+    end
+  end
   return now_ms >= spare_until
 end

@@ -12,6 +12,6 @@ if tokens[1] ~= ARGV[2] and tokens[2] ~= ARGV[2] then return 0 end
 -- Nothing, but a write that needs no memory: a full Redis lets the script go on writing after it.
 redis.call('PERSIST', K.batch .. ARGV[1])
 local now_ms, lease_ms = now_us() / 1000, tonumber(ARGV[3])
-redis.call('ZADD', K.leases, string.format('%.0f', now_ms + lease_ms), ARGV[1])
 note_presence(now_ms, lease_ms)
+redis.call('ZADD', K.leases, string.format('%.0f', now_ms + lease_ms), ARGV[1])
 return 1
