@@ -80,7 +80,12 @@ def depth(redis: Redis) -> int:
 def set_clock_back(redis: Redis, by_ms: int) -> None:
     """Redis' clock is: what was noted is that much later."""
     redis.hincrby(keys.SWEPT, "at", by_ms)
-    for worker in redis.zrange(keys.LEASES, 0, -1):
+    move_leases(redis, by_ms)
+
+
+def move_leases(redis: Redis, by_ms: int) -> None:
+    held: Any = redis.zrange(keys.LEASES, 0, -1)
+    for worker in held:
         redis.zincrby(keys.LEASES, by_ms, worker)
 
 
@@ -99,8 +104,7 @@ class TestClock:
         taken = []
         for _ in range(4):
             pass_ms(redis, 1000)
-            for worker in redis.zrange(keys.LEASES, 0, -1):
-                redis.zincrby(keys.LEASES, -1000, worker)
+            move_leases(redis, -1000)
             assert Lease(redis, "living", settings).renew(living.token)
             taken += [one.worker for one in sweep(redis, settings)[1]]
         assert taken == ["dead"]
