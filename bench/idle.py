@@ -36,7 +36,7 @@ class Sizes:
     jobs: int
 
 
-FULL = Sizes(rounds=5, jobs=200)
+FULL = Sizes(rounds=5, jobs=500)
 QUICK = Sizes(rounds=1, jobs=100)
 
 
