@@ -1,13 +1,17 @@
-"""Every test that uses Redis must leave no key behind that would stay for ever."""
+"""What integration tests share; each that uses Redis must leave no key that would stay for ever."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
 
+from producer.client import Client
+from producer.settings import Settings
 from tests.key_leaks import find_leaks
 from tests.redis_server import RedisServer
+from tests.versions import register
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +27,12 @@ def no_key_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         with server.client() as client:
             leaks = find_leaks(client)
         assert not leaks, f"keys without a time to live: {', '.join(leaks[:20])}"
+
+
+@pytest.fixture
+def client(redis: Redis, redis_url: str, settings: Settings) -> Iterator[Client]:
+    """A client of a Redis that knows ``echo@v1``, with the ``settings`` of the module."""
+    register(redis)
+    client = Client(redis_url, settings=settings)
+    yield client
+    client.close()

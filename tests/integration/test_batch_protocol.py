@@ -25,13 +25,12 @@ from producer.client import Client
 from producer.contract import Failure, JobStatus, Request
 from producer.scripting import Argument
 from producer.settings import Settings
+from tests.batches import QUEUE, claim, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import CHUNK, Ending
 from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
 from worker.reaping import reap, sweep
-
-QUEUE = "echo@v1"
 
 
 @pytest.fixture
@@ -39,22 +38,8 @@ def settings() -> Settings:
     return Settings.load({}, lease_s=0.5, batch_jobs=8, attempts=3)
 
 
-@pytest.fixture
-def client(redis: Redis, redis_url: str, settings: Settings):
-    register(redis)
-    client = Client(redis_url, settings=settings)
-    yield client
-    client.close()
-
-
 def lease_of(redis: Redis, settings: Settings, name: str = "w1") -> Lease:
     return Lease(redis, name, settings)
-
-
-def claim(lease: Lease, *queues: str) -> Batch:
-    batch = lease.claim(queues or [QUEUE])
-    assert isinstance(batch, Batch)
-    return batch
 
 
 def submit(client: Client, count: int, **more) -> list[str]:
@@ -68,11 +53,6 @@ def echo(batch: Batch) -> list[Ending]:
         rows = wire.loads(job.data)[3]["instances"]
         endings.append(Ending(job.id, {"predictions": [row[0] for row in rows]}, 60))
     return endings
-
-
-def waiting(redis: Redis) -> list[str]:
-    ids: Any = redis.lrange(keys.key("queue", QUEUE), 0, -1)
-    return [raw.decode() for raw in ids]
 
 
 def lapse(redis: Redis) -> None:
@@ -445,11 +425,7 @@ class TestLease:
         ids = submit(client, 2)
         lease = lease_of(redis, single)
         batch = claim(lease)
-        line, token = lease.line(), lease.next_token()
-        lease.send(line, None, token, [QUEUE], batch.token)
-        _, ahead = lease.receive(line, token)
-        line.close()
-        assert ahead is not None
+        assert take_ahead(lease, batch) is not None
         reap(redis, "w1", "timeout", single)
         assert waiting(redis) == ids
         claim(lease)  # a suspect, which has none ahead

@@ -13,26 +13,17 @@ from producer.client import Client, Handle
 from producer.contract import Request
 from producer.scripting import Script
 from producer.settings import Settings
-from tests.versions import register
+from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from worker.endings import Ending
 from worker.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
 from worker.reaping import reap
 
-QUEUE = "echo@v1"
 JOBS = 2 * MOST_CLAIMED
 
 
 @pytest.fixture
 def settings() -> Settings:
     return Settings.load({}, batch_jobs=JOBS)
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str, settings: Settings):
-    register(redis)
-    client = Client(redis_url, settings=settings)
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -53,26 +44,6 @@ def submit_short(redis: Redis, client: Client) -> None:
     redis.hset(keys.key("job", job_id), "timeout", 7)
 
 
-def claim(lease: Lease) -> Batch:
-    batch = lease.claim([QUEUE])
-    assert isinstance(batch, Batch)
-    return batch
-
-
-def ids(batch: Batch | None) -> list[str]:
-    return [job.id for job in batch.jobs] if batch else []
-
-
-def take_ahead(lease: Lease, holding: Batch) -> Batch | None:
-    line = lease.line()
-    token = lease.next_token()
-    lease.send(line, None, token, [QUEUE], holding.token)
-    written, batch = lease.receive(line, token)
-    line.close()
-    assert written == 0
-    return batch
-
-
 def finish(lease: Lease, batch: Batch) -> int:
     return lease.finish(batch, [Ending(job.id, {"predictions": [1]}, 60) for job in batch.jobs])
 
@@ -84,11 +55,6 @@ def drained(lease: Lease) -> list[str]:
         found += ids(batch)
         assert finish(lease, batch) == len(batch.jobs)
     return found
-
-
-def waiting(redis: Redis) -> list[str]:
-    found: Any = redis.lrange(keys.key("queue", QUEUE), 0, -1)
-    return [raw.decode() for raw in found]
 
 
 def held(redis: Redis, field: str) -> str:
@@ -107,7 +73,7 @@ def test_all_calls_of_a_claim_take_one_batch(redis, client, lease):
     assert not redis.exists(keys.key("batch", "w1"), keys.LEASES)
 
 
-def test_they_are_one_round_trip(redis, client, lease, settings):
+def test_they_are_one_round_trip(redis, client, lease):
     submit(client, JOBS)
     before = redis.info("stats")["total_reads_processed"]
     claim(lease)
@@ -235,12 +201,10 @@ def test_a_full_redis_hands_out_as_much(redis, client, lease):
 
 def _more_that_breaks_off(redis: Redis) -> Script:
     """`more.lua` with an error behind the third job that it writes."""
-    script = Script("worker", "more")
-    broken = Script("worker", "more")
-    line = "    wip[2 * i - 1]"
-    broken.source = script.source.replace(
+    script, line = Script("worker", "more"), "    wip[2 * i - 1]"
+    assert script.source.count(line) == 1
+    script.source = script.source.replace(
         line, "    if i == 3 then error('of the test') end\n" + line
     )
-    assert broken.source != script.source
-    broken.sha = str(redis.script_load(broken.source))
-    return broken
+    script.sha = str(redis.script_load(script.source))
+    return script

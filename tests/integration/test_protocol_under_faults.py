@@ -19,13 +19,11 @@ from producer.client import Client
 from producer.contract import Failure, JobStatus
 from producer.errors import Unavailable
 from producer.settings import Settings
-from tests.versions import register
+from tests.batches import QUEUE, claim, waiting
 from tests.waiting import wait_until
 from worker.endings import Ending
 from worker.lease import Batch, Lease
 from worker.reaping import reap, sweep
-
-QUEUE = "echo@v1"
 
 
 @pytest.fixture
@@ -34,22 +32,8 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def client(redis: Redis, redis_url: str, settings: Settings):
-    register(redis)
-    client = Client(redis_url, settings=settings)
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def lease(redis: Redis, settings: Settings) -> Lease:
     return Lease(redis, "w1", settings)
-
-
-def claim(lease: Lease, *queues: str) -> Batch:
-    batch = lease.claim(queues or [QUEUE])
-    assert isinstance(batch, Batch)
-    return batch
 
 
 def submit(client: Client, count: int, **more: Any) -> list[str]:
@@ -67,11 +51,6 @@ def push(redis: Redis, job_id: str, **fields: Any) -> str:
 
 def endings(batch: Batch) -> list[Ending]:
     return [Ending(job.id, {"predictions": [1.0]}, 60) for job in batch.jobs]
-
-
-def waiting(redis: Redis, queue: str = QUEUE) -> list[str]:
-    ids: Any = redis.lrange(keys.key("queue", queue), 0, -1)
-    return [raw.decode() for raw in ids]
 
 
 def lapse(redis: Redis, *more: str) -> None:

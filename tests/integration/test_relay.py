@@ -13,6 +13,7 @@ from producer import keys, wire
 from producer.client import Client
 from producer.contract import JobStatus
 from producer.settings import Settings
+from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import Ending
@@ -20,20 +21,10 @@ from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease
 from worker.reaping import reap, sweep
 from worker.relay import Relay
 
-QUEUE = "echo@v1"
-
 
 @pytest.fixture
 def settings() -> Settings:
     return Settings.load({}, lease_s=0.5, batch_jobs=8, attempts=3)
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str, settings: Settings):
-    register(redis)
-    client = Client(redis_url, settings=settings)
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -55,30 +46,6 @@ def echo(lease: Lease, batch: Batch) -> Ended:
             for job in batch.jobs
         ],
     )
-
-
-def first(lease: Lease) -> Batch:
-    batch = lease.claim([QUEUE])
-    assert isinstance(batch, Batch)
-    return batch
-
-
-def take_ahead(lease: Lease, holding: Batch) -> Batch | None:
-    line = lease.line()
-    token = lease.next_token()
-    lease.send(line, None, token, [QUEUE], holding.token)
-    _, batch = lease.receive(line, token)
-    line.close()
-    return batch
-
-
-def ids(batch: Batch | None) -> list[str]:
-    return [job.id for job in batch.jobs] if batch else []
-
-
-def waiting(redis: Redis) -> list[str]:
-    found: Any = redis.lrange(keys.key("queue", QUEUE), 0, -1)
-    return [raw.decode() for raw in found]
 
 
 def attempts(client: Client, job_ids: Sequence[str]) -> list[int]:
@@ -134,7 +101,7 @@ class TestRelay:
     def test_serves_all_that_waits_in_order_and_ends_each_once(self, redis, client, lease):
         job_ids = submit(client, 50)
         run = Run(lease)
-        run.relay.run(first(lease))
+        run.relay.run(claim(lease))
         assert [job_id for batch in run.batches for job_id in ids(batch)] == job_ids
         assert run.settled == [(batch.token, len(batch.jobs)) for batch in run.batches]
         assert all_ended_once(client, redis, job_ids)
@@ -152,7 +119,7 @@ class TestRelay:
             seen.append((held(redis)["token"], held(redis).get("next_token", "")))
 
         run.on_batch = look
-        run.relay.run(first(lease))
+        run.relay.run(claim(lease))
         tokens = [batch.token for batch in run.batches]
         assert seen == list(zip(tokens, [*tokens[1:], ""], strict=True))
 
@@ -165,7 +132,7 @@ class TestRelay:
                 wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 20)
 
         run.on_batch = look
-        run.relay.run(first(lease))
+        run.relay.run(claim(lease))
         assert len(run.batches) == 2
 
     def test_a_lost_connection_loses_no_job_and_writes_none_twice(self, redis, client, lease):
@@ -185,7 +152,7 @@ class TestRelay:
 
     def test_a_server_that_knows_no_script_yet_loses_nothing(self, redis, client, lease):
         job_ids = submit(client, 40)
-        batch = first(lease)
+        batch = claim(lease)
         redis.script_flush()
         run = Run(lease)
         run.relay.run(batch)
@@ -204,7 +171,7 @@ class TestRelay:
             run.is_leaving = number == 2
 
         run.on_batch = leave
-        run.relay.run(first(lease))
+        run.relay.run(claim(lease))
         lease.release()
         assert len(run.batches) == 2
         assert waiting(redis) == job_ids[16:]
@@ -223,7 +190,7 @@ class TestRelay:
 
         run.on_batch = fail
         with pytest.raises(RuntimeError):
-            run.relay.run(first(lease))
+            run.relay.run(claim(lease))
         reap(redis, "w1", "died", settings)
         assert all_ended_once(client, redis, job_ids[:8])
         crashes = [redis.hget(keys.key("job", job_id), "my_crashes") for job_id in job_ids[8:]]
@@ -233,7 +200,7 @@ class TestRelay:
     def test_takes_nothing_ahead_while_workers_are_suspended(self, redis, client, lease):
         job_ids = submit(client, 24)
         run = Run(lease, on_batch=lambda number: suspend(redis))
-        run.relay.run(first(lease))
+        run.relay.run(claim(lease))
         resume(redis)
         assert len(run.batches) == 2, "the second was taken before"
         assert waiting(redis) == job_ids[16:]
@@ -241,7 +208,7 @@ class TestRelay:
     def test_one_batch_at_a_time_where_nothing_is_to_be_taken_ahead(self, redis, client, lease):
         job_ids = submit(client, 16)
         run = Run(lease, goes_ahead=False)
-        run.relay.run(first(lease))
+        run.relay.run(claim(lease))
         assert len(run.batches) == 1
         assert waiting(redis) == job_ids[8:]
 
@@ -252,26 +219,20 @@ class TestHasMore:
     ):
         register(redis, version="v2", active=False)
         submit(client, 8)
-        assert claimed(lease, QUEUE, "echo@v2").has_more is False
+        assert claim(lease, QUEUE, "echo@v2").has_more is False
         submit(client, 9)
-        assert claimed(lease, QUEUE).has_more is True
+        assert claim(lease, QUEUE).has_more is True
         lease.release()
         redis.delete(keys.key("queue", QUEUE))
         submit(client, 8)
         client.submit("echo", instances=[[1.0]], version="v2")
-        assert claimed(lease, QUEUE, "echo@v2").has_more is True
-
-
-def claimed(lease: Lease, *queues: str) -> Batch:
-    batch = lease.claim(queues)
-    assert isinstance(batch, Batch)
-    return batch
+        assert claim(lease, QUEUE, "echo@v2").has_more is True
 
 
 class TestABatchAhead:
     def test_becomes_the_batch_when_the_one_before_it_ends(self, redis, client, lease):
         submit(client, 16)
-        batch = first(lease)
+        batch = claim(lease)
         following = take_ahead(lease, batch)
         assert following is not None
         redis.hset(keys.key("batch", "w1"), "deadline_ms", 0)
@@ -286,7 +247,7 @@ class TestABatchAhead:
 
     def test_is_given_back_at_no_cost_when_its_worker_dies(self, redis, client, lease, settings):
         job_ids = submit(client, 20)
-        take_ahead(lease, first(lease))
+        take_ahead(lease, claim(lease))
         reaped = reap(redis, "w1", "died", settings)
         assert reaped is not None
         assert reaped.given_back == 16
@@ -295,7 +256,7 @@ class TestABatchAhead:
 
     def test_goes_with_the_lease(self, redis, client, lease, settings):
         job_ids = submit(client, 16)
-        take_ahead(lease, first(lease))
+        take_ahead(lease, claim(lease))
         redis.zadd(keys.LEASES, {"w1": 1})
         reaped = wait_until(lambda: sweep(redis, settings)[1], 20)
         assert [one.given_back for one in reaped] == [16]
@@ -304,7 +265,7 @@ class TestABatchAhead:
 
     def test_is_kept_by_a_renewal_under_either_token(self, redis, client, lease):
         submit(client, 16)
-        batch = first(lease)
+        batch = claim(lease)
         following = take_ahead(lease, batch)
         assert following is not None
         assert lease.renew(batch.token)
@@ -312,7 +273,7 @@ class TestABatchAhead:
 
     def test_whose_reply_was_lost_is_given_back_by_the_next(self, redis, client, lease):
         job_ids = submit(client, 24)
-        batch = first(lease)
+        batch = claim(lease)
         take_ahead(lease, batch)
         again = take_ahead(lease, batch)
         assert ids(again) == job_ids[8:16]
@@ -321,18 +282,18 @@ class TestABatchAhead:
 
     def test_is_not_taken_by_a_worker_that_holds_another_batch_by_now(self, redis, client, lease):
         job_ids = submit(client, 24)
-        late = first(lease)
+        late = claim(lease)
         lease.write(echo(lease, late))
-        first(lease)
+        claim(lease)
         assert take_ahead(lease, late) is None
         assert waiting(redis) == job_ids[16:]
 
     def test_holds_no_crash_suspect(self, redis, client, lease, settings):
         submit(client, 8)
-        suspects = first(lease)
+        suspects = claim(lease)
         reap(redis, "w1", "died", settings)
         fresh = submit(client, 1)
-        alone = first(lease)
+        alone = claim(lease)
         assert ids(alone) == ids(suspects)[:1]
         assert take_ahead(lease, alone) is None
         assert waiting(redis) == ids(suspects)[1:] + fresh
@@ -341,7 +302,7 @@ class TestABatchAhead:
         self, redis, client, lease, settings
     ):
         job_ids = submit(client, 16)
-        take_ahead(lease, first(lease))
+        take_ahead(lease, claim(lease))
         redis.set(keys.key("queue", QUEUE), "not a list")
         reap(redis, "w1", "died", settings)
         (aside,) = redis.zrange(keys.LEASES, 0, -1)

@@ -14,13 +14,13 @@ from producer.contract import JobStatus
 from producer.presence import read_presence
 from producer.settings import Settings
 from producer.workload import read_workload, waits_s
-from tests.versions import register
+from tests import batches
+from tests.batches import QUEUE
 from worker import reaping
 from worker.lease import Batch, Lease
 from worker.reaping import sweep
 from worker.registration import Registration
 
-QUEUE = "echo@v1"
 LEASE_S = 3.0
 #: A gap that tells that Redis was away is longer than this: half a lease.
 GAP_MS = 1500
@@ -33,22 +33,12 @@ def settings() -> Settings:
     return Settings.load({}, lease_s=LEASE_S, batch_jobs=4)
 
 
-@pytest.fixture
-def client(redis: Redis, redis_url: str, settings: Settings):
-    register(redis)
-    client = Client(redis_url, settings=settings)
-    yield client
-    client.close()
-
-
 def submit(client: Client, count: int = 1, **more: Any) -> list[str]:
     return [client.submit("echo", instances=[[float(n)]], **more).id for n in range(count)]
 
 
 def claim(redis: Redis, settings: Settings, worker: str) -> Batch:
-    batch = Lease(redis, worker, settings).claim([QUEUE])
-    assert isinstance(batch, Batch)
-    return batch
+    return batches.claim(Lease(redis, worker, settings))
 
 
 def die(redis: Redis, *workers: str) -> None:

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from producer import keys
-from producer.client import Client
 from producer.contract import JobStatus
 from producer.settings import Settings
-from tests.versions import register
 from tests.waiting import wait_until
 from worker.lease import Lease
 from worker.loading import Loader
@@ -30,14 +27,6 @@ QUEUE = "echo@v1"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings.load({}, lease_s=0.5, attempts=3, store=str(tmp_path), drain_s=1.0)
-
-
-@pytest.fixture
-def client(redis: Redis, redis_url: str, settings: Settings) -> Iterator[Client]:
-    register(redis)
-    client = Client(redis_url, settings=settings)
-    yield client
-    client.close()
 
 
 @pytest.fixture
