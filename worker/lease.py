@@ -24,7 +24,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import ceil
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -138,7 +137,8 @@ class Lease:
         self._worker = worker
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
-        self._calls_of_claim = ceil(settings.batch_jobs / MOST_CLAIMED)
+        most = settings.batch_jobs
+        self._portions = [min(MOST_CLAIMED, most - n) for n in range(0, most, MOST_CLAIMED)]
         self._numbers = count(1)
         self._may_come_late = False
 
@@ -153,23 +153,23 @@ class Lease:
             RedisError: Redis does not answer.
         """
         token = self.next_token()
-        claim, *more = self._claim_calls(token, queues)
+        calls = self._claim_calls(token, queues)
         self._may_come_late = True
-        replies = self._together(claim, more) if more else [_CLAIM(self._redis, claim)]
+        replies = self._together(calls) if len(calls) > 1 else [_CLAIM(self._redis, calls[0])]
         self._may_come_late = False
         reply = replies[0]
         if reply[0] == b"suspended":
             raise Suspended
         return int(reply[1]) if reply[0] == b"idle" else _batch(token, replies)
 
-    def _together(self, claim: Sequence[Argument], more: Sequence[Sequence[Argument]]) -> list[Any]:
+    def _together(self, calls: Sequence[Sequence[Argument]]) -> list[Any]:
         """The replies to a claim and to what is sent behind it."""
         line = self.line()
-        line.send(_commands(claim, more))
+        line.send(_commands(calls))
         replies = line.receive()
         line.close()
         if isinstance(replies[0], NoScriptError):
-            return [_CLAIM(self._redis, claim)]  # the rest it knows the next time
+            return [_CLAIM(self._redis, calls[0])]  # the rest it knows the next time
         if isinstance(replies[1], NoScriptError):
             self._redis.script_load(_MORE.source)  # and so it does here
         error = _error_in(replies)
@@ -191,20 +191,19 @@ class Lease:
                 self._worker,
                 token,
                 ahead_of,
-                min(MOST_CLAIMED, bounds.batch_jobs - taken),
+                portion,
                 bounds.batch_rows,
                 bounds.body_bytes,
                 MOST_BATCH_BYTES,
                 bounds.timeout_s,
                 MOST_TIMEOUT_S,
             ]
-            for taken in range(0, bounds.batch_jobs, MOST_CLAIMED)
+            for portion in self._portions
         ]
         calls[0] += [
             time.monotonic_ns() // 1000,
             self._lease_ms,
             "1" if self._may_come_late else "",
-            "1" if len(calls) > 1 else "",
             *queues,
         ]
         return calls
@@ -287,11 +286,9 @@ class Lease:
         Raises:
             RedisError: See `worker.line.Line.send`.
         """
-        calls = ended.calls if ended else ()
-        commands: list[Sequence[Argument]] = [_FINISH.command(arguments) for arguments in calls]
+        commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
         if token:
-            claim, *more = self._claim_calls(token, queues, holding)
-            commands += _commands(claim, more)
+            commands += _commands(self._claim_calls(token, queues, holding))
         line.send(commands)
 
     def receive(self, line: Line, token: str) -> tuple[int | None, Batch | None]:
@@ -305,7 +302,7 @@ class Lease:
             RedisError: See `worker.line.Line.receive`.
         """
         replies = line.receive()
-        endings = len(replies) - (self._calls_of_claim if token else 0)
+        endings = len(replies) - (len(self._portions) if token else 0)
         claimed, replies = replies[endings:], replies[:endings]
         batch = None
         if claimed and not _error_in(claimed) and claimed[0][0] == b"batch":
@@ -343,10 +340,9 @@ class Lease:
         return reap(self._redis, self._worker, "released", self._settings)
 
 
-def _commands(
-    claim: Sequence[Argument], more: Sequence[Sequence[Argument]]
-) -> list[Sequence[Argument]]:
-    return [_CLAIM.command(claim), *map(_MORE.command, more)]
+def _commands(calls: Sequence[Sequence[Argument]]) -> list[tuple[Argument, ...]]:
+    """The commands of a claim's calls."""
+    return [_CLAIM.command(calls[0]), *map(_MORE.command, calls[1:])]
 
 
 def _error_in(replies: Sequence[Any]) -> Exception | None:

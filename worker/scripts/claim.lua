@@ -3,8 +3,7 @@
 -- ARGV  1 to 9 see take.lua
 --       10 moment (us of the worker's own clock: tells its calls' order)   11 lease (ms)
 --       12 '1' where the worker has given up an earlier call, which may come after this one
---       13 '1' where calls of more.lua follow, for more jobs of the same queue
---       14.. queues, in the order to look
+--       13.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to take, or a call that came late; so many entries were
 --                                  no job to run
@@ -27,7 +26,7 @@
 --- use take
 
 local MOMENT, LEASE_MS = tonumber(ARGV[10]), tonumber(ARGV[11])
-local MAY_COME_LATE, IS_FIRST_OF_MORE, FIRST_QUEUE = ARGV[12] == '1', ARGV[13] == '1', 14
+local MAY_COME_LATE, FIRST_QUEUE = ARGV[12] == '1', 13
 -- Queues after the batch's own that are asked whether they hold any jobs.
 local LOOK_AHEAD = 16
 
@@ -53,18 +52,11 @@ end
 
 -- Writes the batch of these jobs, and its lease: as the worker's only one, or as its next.
 local function hold(queue, jobs)
-  local ids = table.concat(jobs.ids, ' ')
   redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LEASE_MS), WORKER)
-  if IS_AHEAD then
-    redis.call('HSET', BATCH, 'next_token', TOKEN, 'next_queue', queue, 'next_ids', ids,
-      'next_ms', jobs.timeout * 1000)
-  else
-    redis.call('HSET', BATCH, 'token', TOKEN, 'queue', queue, 'ids', ids, 'calls', 0,
-      'deadline_ms', string.format('%.0f', us / 1000 + jobs.timeout * 1000))
-  end
-  if IS_FIRST_OF_MORE then
-    redis.call('HSET', BATCH, IS_AHEAD and 'next_room' or 'room', room_of(jobs))
-  end
+  redis.call('HSET', BATCH, NEXT .. 'token', TOKEN, NEXT .. 'queue', queue,
+    NEXT .. 'ids', table.concat(jobs.ids, ' '), NEXT .. 'room', room_of(jobs),
+    DUE, string.format('%.0f', due_ms(jobs)))
+  if not IS_AHEAD then redis.call('HSET', BATCH, 'calls', 0) end
 end
 
 -- Whether more wait in a queue, or in one of those that come next.

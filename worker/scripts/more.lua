@@ -14,11 +14,8 @@
 --- use batch
 --- use take
 
-local PREFIX = IS_AHEAD and 'next_' or ''
-local DUE = IS_AHEAD and 'next_ms' or 'deadline_ms'
-
-local batch = redis.call('HMGET', BATCH, PREFIX .. 'token', PREFIX .. 'queue', PREFIX .. 'ids',
-  PREFIX .. 'room', DUE)
+local batch = redis.call('HMGET', BATCH, NEXT .. 'token', NEXT .. 'queue', NEXT .. 'ids',
+  NEXT .. 'room', DUE)
 local queue, ids = batch[2], batch[3]
 local rows, bytes = string.match(batch[1] == TOKEN and batch[4] or '', '^(%d+) (%d+)$')
 if not rows then return {'idle', 0} end
@@ -28,9 +25,9 @@ redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
 local jobs = look(queue, tonumber(rows), tonumber(bytes))
 local any = #jobs.ids > 0
 if any then
-  local due = jobs.timeout * 1000 + (IS_AHEAD and 0 or us / 1000)
-  redis.call('HSET', BATCH, PREFIX .. 'ids', ids .. ' ' .. table.concat(jobs.ids, ' '),
-    PREFIX .. 'room', room_of(jobs), DUE, string.format('%.0f', math.min(tonumber(batch[5]), due)))
+  redis.call('HSET', BATCH, NEXT .. 'ids', ids .. ' ' .. table.concat(jobs.ids, ' '),
+    NEXT .. 'room', room_of(jobs),
+    DUE, string.format('%.0f', math.min(tonumber(batch[5]), due_ms(jobs))))
 end
 take(queue, jobs)
 if not any then return {'idle', skipped} end

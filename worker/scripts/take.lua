@@ -18,6 +18,9 @@ local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[6]), tonumber(ARGV[7])
 local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local IS_AHEAD, BATCH = AHEAD_OF ~= '', K.batch .. WORKER
+-- Its fields of the hash: those of the worker's batch, or of its next.
+local NEXT = IS_AHEAD and 'next_' or ''
+local DUE = IS_AHEAD and 'next_ms' or 'deadline_ms'
 
 -- The field that whoever ended or started the job has written with the status.
 local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
@@ -142,6 +145,9 @@ local function take(queue, jobs)
   if #ids > 0 then redis.pcall('ZADD', K.wip .. queue, unpack(wip)) end
   if jobs.used > 0 then redis.call('LTRIM', K.queue .. queue, jobs.used, -1) end
 end
+
+-- When jobs must be over, in ms; of those taken ahead, how long after they have begun.
+local function due_ms(jobs) return jobs.timeout * 1000 + (IS_AHEAD and 0 or us / 1000) end
 
 -- What more.lua finds of the batch: how many rows and bytes it has; empty where it takes no more.
 local function room_of(jobs)
