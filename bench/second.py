@@ -21,9 +21,19 @@ from producer.contract import ModelRef
 #: cores for it, beside what Redis needs for two.
 _RATIO = 1.7
 
-_COLUMNS = ("model", "batch", "two workers", "two bare", "cores allow", "model's share")
-_MORE_COLUMNS = ("one, jobs/s", "two, jobs/s", "worker, us a job", "Redis, us a job")
-_LAST_COLUMN = "Redis, of a core"
+_COLUMNS = (
+    "model",
+    "batch",
+    "two workers",
+    "two bare",
+    "cores allow",
+    "model's share",
+    "one, jobs/s",
+    "two, jobs/s",
+    "worker, us a job",
+    "Redis, us a job",
+    "Redis, of a core",
+)
 _NOTE = f"""\
 Two workers are shown as so many times one; everything about cost and cores is with one worker. Two
 bare: as many processes that do nothing but predict such batches, as so many times one; a second
@@ -74,6 +84,11 @@ class Measured:
         return ratio(_speed(self.two), _speed(self.one))
 
     @property
+    def second_bare(self) -> Spread:
+        """How many times one bare process two are."""
+        return ratio(_speed(self.two_bare), _speed(self.one_bare))
+
+    @property
     def cores_allow(self) -> Spread:
         """The ratio at which all cores are busy, if jobs cost two workers what they cost one."""
         cores = os.cpu_count() or 1
@@ -98,9 +113,7 @@ class Measured:
             self.case.model,
             str(self.case.batch),
             f"{self.second.show(2)} x",
-            f"{ratio(_speed(self.two_bare), _speed(self.one_bare)).show(2)} x"
-            if self.two_bare
-            else "",
+            f"{self.second_bare.show(2)} x" if self.two_bare else "",
             f"{self.cores_allow.show(2)} x",
             Spread.of(100 * share for share in self.model_share.values).show() + "%",
             _speed(self.one).show(),
@@ -117,8 +130,7 @@ class Measured:
 
 def workers_table(measured: Sequence[Measured]) -> Table:
     """Every case."""
-    columns = [*_COLUMNS, *_MORE_COLUMNS, _LAST_COLUMN]
-    return Table(columns, [one.cells() for one in measured], _NOTE)
+    return Table(_COLUMNS, [one.cells() for one in measured], _NOTE)
 
 
 def workers_goal(measured: Sequence[Measured]) -> Goal:
