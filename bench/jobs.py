@@ -14,7 +14,7 @@ from bench.yard import CLASS, ROW, Process, Yard, wait_until
 from producer import keys
 from producer.client import Handle
 from producer.contract import Job, Request
-from producer.errors import ModelyardError
+from yard.errors import ModelyardError
 
 #: Jobs at the end of a drain among which the last to end is.
 _LAST = 1024

@@ -28,7 +28,7 @@ from producer import children, connect, keys, tether
 from producer.client import Client
 from producer.contract import ModelRef
 from producer.embedded import RESULT_NODE_BYTES, find_server
-from producer.settings import Settings
+from yard.settings import Settings
 
 #: The row that every job of every benchmark asks about, and what the model must say of it.
 ROW = [5.1, 3.5, 1.4, 0.2]

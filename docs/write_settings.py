@@ -1,11 +1,11 @@
-"""Writes the table of `docs/settings.md` from `producer.settings`; ``--check`` only compares."""
+"""Writes the table of `docs/settings.md` from `yard.settings`; ``--check`` only compares."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from producer.settings import table
+from yard.settings import table
 
 PAGE = Path(__file__).parent / "settings.md"
 

@@ -23,7 +23,7 @@ from gateway.threads import Threads
 from gateway.waits import Waits
 from producer import extras
 from producer.client import Client
-from producer.settings import Settings
+from yard.settings import Settings
 
 _ABOUT = (
     "Models are served from queues: submit a job, then wait for it or ask for it. "

@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from producer.contract import Signature as SignatureValue
 from producer.contract import is_name
-from producer.errors import InvalidInput
 from producer.rows import MOST_ERRORS
+from yard.errors import InvalidInput
 
 _IRIS: JsonDict = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 _JOB: JsonDict = {

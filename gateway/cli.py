@@ -37,7 +37,7 @@ def gateway(
     The address has /docs to browse the API, /healthz, /readyz and /metrics. SIGTERM or Ctrl-C
     stops: requests that wait for a job get an answer within 5 s, and their jobs live on.
     """
-    from producer.settings import Settings
+    from yard.settings import Settings
 
     settings = Settings.load(
         host=host,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from gateway.bodies import JobRequest, Problem, RouteChange
 from gateway.problems import code_of, status_of
-from producer.errors import ModelyardError
+from yard.errors import ModelyardError
 
 #: Request bodies that are named in the document; answers are registered by flask-openapi.
 REQUESTS: tuple[type[BaseModel], ...] = (JobRequest, RouteChange)

@@ -16,8 +16,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from producer.errors import ModelyardError, Unavailable
 from producer.grouping import HANG_S, another
+from yard.errors import ModelyardError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")

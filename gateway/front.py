@@ -23,7 +23,7 @@ from gateway.problems import problem_of
 from gateway.reading import Bodies, Body
 from gateway.services import Services, services_of
 from gateway.wsgi import Views
-from producer.errors import Unavailable
+from yard.errors import Unavailable
 
 #: Large bodies that may come in at once: with the bound of 8 MiB they have 256 MiB.
 _LARGE_BODIES = 32

@@ -14,9 +14,9 @@ from gateway.services import Services, services
 from gateway.survey import Survey, survey
 from producer import wire
 from producer.connect import redis_reachable
-from producer.errors import Unavailable
 from producer.format import format_problem
 from producer.presence import why_none_looks
+from yard.errors import Unavailable
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]

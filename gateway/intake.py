@@ -17,7 +17,7 @@ from gateway.observe import noted
 from gateway.services import services
 from producer import wire
 from producer.contract import ModelRef, check_job_id, is_name
-from producer.errors import (
+from yard.errors import (
     InvalidInput,
     InvalidJson,
     InvalidName,

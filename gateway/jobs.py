@@ -23,11 +23,12 @@ from gateway.intake import (
 )
 from gateway.services import Services, services
 from gateway.threads import SMALL_BYTES
-from producer import errors, wire
+from producer import wire
 from producer.client import Handle
 from producer.contract import Job, JobStatus, Request
 from producer.ids import new_id
 from producer.submission import Draft
+from yard import errors
 
 _PREDICT_S = 30.0
 

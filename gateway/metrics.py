@@ -31,11 +31,11 @@ from gateway.survey import Survey, survey
 from producer import keys
 from producer.connect import redis_reachable
 from producer.crashes import Crashes, read_crashes
-from producer.errors import ModelyardError
 from producer.measures import MEASURES, Measure, Series, parse_field
 from producer.presence import WORKER_STATES
-from producer.settings import Settings
 from producer.warming import cold
+from yard.errors import ModelyardError
+from yard.settings import Settings
 
 metrics = APIBlueprint(
     "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]

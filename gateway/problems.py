@@ -16,7 +16,8 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from gateway.call import Reply
-from producer import errors, wire
+from producer import wire
+from yard import errors
 
 _log = structlog.get_logger("gateway")
 

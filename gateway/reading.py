@@ -15,7 +15,7 @@ from granian import rsgi
 
 from gateway.call import Fields
 from gateway.threads import SMALL_BYTES
-from producer.errors import Unavailable
+from yard.errors import Unavailable
 
 #: Where so many large bodies are coming in already, how long another one waits.
 _PATIENCE_S = 0.1

@@ -18,18 +18,19 @@ from redis import Redis
 
 from gateway import bodies, describe
 from gateway.services import services
-from producer import errors, wire
+from producer import wire
 from producer.connect import redis_reachable
-from producer.errors import InvalidInput
 from producer.presence import WORKER_STATES, read_presence
 from producer.queues import queue_names
-from producer.settings import Settings
 from producer.work import Bounds, Work, seconds_of_work, wanted
 from producer.workload import (
     announced_arrivals_s,
     announced_start_s,
     read_workload,
 )
+from yard import errors
+from yard.errors import InvalidInput
+from yard.settings import Settings
 
 scaling = APIBlueprint(
     "scaling", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]

@@ -26,8 +26,9 @@ from typing import Any
 
 import structlog
 
-from producer import connect, endpoint, logs, signals, yard
-from producer.settings import Settings
+from producer import connect, endpoint, logs, signals
+from yard import local
+from yard.settings import Settings
 
 #: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.
 WAITS_END_S = 5.0
@@ -54,7 +55,7 @@ def serve(settings: Settings) -> None:
         ConfigurationError: There is no Redis to be found, or the port is taken.
         SystemExit: With status 1, where the workers die as fast as they are started.
     """
-    settings = settings.model_copy(update={"redis_url": yard.redis_url(settings)})
+    settings = settings.model_copy(update={"redis_url": local.redis_url(settings)})
     connect.fast(str(settings.redis_url)).close()  # a URL that is none shows here, not in a worker
     endpoint.check_free(settings.host, settings.port)  # granian would share the port
     logs.configure(settings)

@@ -14,7 +14,7 @@ from gateway.observe import Observer
 from gateway.threads import Threads
 from gateway.waits import Waits
 from producer.client import Client
-from producer.settings import Settings
+from yard.settings import Settings
 
 _EXTENSION = "modelyard"
 

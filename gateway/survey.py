@@ -17,9 +17,9 @@ from producer import keys
 from producer.catalog import Entry, model_names, read_versions
 from producer.connect import redis_reachable
 from producer.contract import ModelRef, Route
-from producer.errors import UnknownModel
 from producer.presence import Presence, read_presence
 from producer.routing import read_route
+from yard.errors import UnknownModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from models.files import open_folder, read_at
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.repository import Repository
 from producer.contract import ModelRef
-from producer.errors import ConfigurationError, InvalidManifest
+from yard.errors import ConfigurationError, InvalidManifest
 
 #: What ends so is written as a tar file.
 SUFFIX = ".tar"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from producer.contract import ModelRef
-from producer.errors import ModelUnavailable, ModelyardError, VersionGone, described
+from yard.errors import ModelUnavailable, ModelyardError, VersionGone, described
 
 if TYPE_CHECKING:
     from models.runtimes import Loaded

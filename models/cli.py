@@ -24,8 +24,8 @@ from models.commands.shared import (
 from producer import wire
 from producer.commands.shared import examples as usage
 from producer.commands.shared import print_json
-from producer.errors import InvalidRequest
-from producer.settings import Settings
+from yard.errors import InvalidRequest
+from yard.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis

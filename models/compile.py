@@ -21,7 +21,7 @@ from models.runtimes import Loaded, arrays
 from models.runtimes.sizes import reachable
 from models.runtimes.sklearn_joblib import SklearnModel
 from producer.contract import ColumnType, Signature
-from producer.errors import described
+from yard.errors import described
 
 #: Must be so many times as fast at one of `models.comparison.SIZES`, and nowhere slower than that.
 FASTER, NOT_SLOWER = 1.25, 0.8

@@ -21,7 +21,7 @@ from models.prober import PROBER, ProbeFailed, Raised, Refused
 from models.proofs import Compiled
 from models.sandbox import Fence, Limits
 from producer.contract import ModelRef
-from producer.errors import ConfigurationError, InvalidInput
+from yard.errors import ConfigurationError, InvalidInput
 
 #: Address space for each byte of an artefact, beside what every child may take.
 _GROWTH = 8

@@ -26,7 +26,7 @@ from models.repository import Repository
 from models.sentences import NEGATIVE, POSITIVE
 from producer import keys
 from producer.contract import ModelRef
-from producer.errors import Unavailable, UnknownModel, VersionExists, described
+from yard.errors import Unavailable, UnknownModel, VersionExists, described
 
 _SEED = 0
 _ROWS_SHOWN = 3

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from models import mlflow
 from models.files import read_named
 from models.onnx_file import is_onnx
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 Format = Literal["joblib", "skops", "onnx"]
 

@@ -20,9 +20,9 @@ from models.stores.cache import DiskCache
 from producer import keys, retirement
 from producer.connect import redis_reachable
 from producer.contract import ModelRef
-from producer.errors import NotFound, VersionInUse
 from producer.measures import parse_field
 from producer.overview import read_models
+from yard.errors import NotFound, VersionInUse
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from models.manifest import Manifest
 from models.proofs import Golden, Tolerance
 from producer import wire
 from producer.contract import Signature
-from producer.errors import ModelUnavailable, described
+from yard.errors import ModelUnavailable, described
 
 if TYPE_CHECKING:
     from models.runtimes import Loaded

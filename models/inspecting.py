@@ -26,8 +26,8 @@ from models.runtimes.sklearn_joblib import open_artefact as open_joblib
 from models.signatures import derive
 from models.trials import rows_around
 from producer.contract import Signature
-from producer.errors import ConfigurationError, InvalidRequest, described
 from producer.rows import check_rows
+from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
     from models.probe import Exchange

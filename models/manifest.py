@@ -26,8 +26,8 @@ from pydantic import (
 from models.proofs import Compiled, Described, Golden
 from producer import wire
 from producer.contract import ModelRef, Signature, Task, check_name, is_name
-from producer.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName, TooLarge
 from producer.rows import check_rows
+from yard.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName, TooLarge
 
 #: The manifest's own name in a version's folder.
 MANIFEST = "manifest.json"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from models.manifest import File
 from models.stores.cache import DRAFT, DiskCache, cache_folder
-from producer.settings import Settings
+from yard.settings import Settings
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 #: Nobody but the owner may change what is in a folder; nobody at all what is in a file.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from models.files import read_below
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 #: The file that describes the folder, and its length.
 MLMODEL = "MLmodel"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from models.onnx_wire import BYTES, VARINT, Raw, Span, broken, fields
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 #: Domains whose operators onnxruntime brings itself; ``com.microsoft`` has those for quantised
 #: weights and for splitting texts.

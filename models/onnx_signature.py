@@ -16,8 +16,8 @@ from models.onnx_file import OnnxFile
 from models.runtimes.tensors import feeds_of, probabilities_of, rows_at_once
 from models.signatures import TEXT
 from producer.contract import Column, ColumnType, Output, Signature, Task
-from producer.errors import ConfigurationError, InvalidInput
 from producer.rows import check_rows
+from yard.errors import ConfigurationError, InvalidInput
 
 _TYPES: dict[str, ColumnType] = {
     "tensor(float)": "float32",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NoReturn
 
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 #: How a value is written: the low three bits of a tag.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from models.sandbox import Limits, enter
 from producer import wire
-from producer.errors import ModelyardError, described
+from yard.errors import ModelyardError, described
 
 #: What children need, imported once; what is not installed here they do without.
 _IMPORTS = ("models.inspecting", "onnxruntime", "skl2onnx")

@@ -25,7 +25,7 @@ from typing import IO, Any
 from models import probe
 from models.sandbox import Limits
 from producer import wire
-from producer.errors import InvalidJson
+from yard.errors import InvalidJson
 
 #: Seconds in which a child that was ended, or has nothing more to say, must be gone.
 _GRACE_S = 5.0
@@ -39,7 +39,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class ProbeFailed(Exception):
     """The child did not answer: it raised, crashed, or broke a limit; the message says which.
 
-    It becomes one of `producer.errors` where the caller knows what was asked.
+    It becomes one of `yard.errors` where the caller knows what was asked.
     """
 
 
@@ -204,7 +204,7 @@ class Refused(ProbeFailed):
     """The child refused the artefact for a reason of ours.
 
     Attributes:
-        kind: The code of the error, see `producer.errors`.
+        kind: The code of the error, see `yard.errors`.
     """
 
     def __init__(self, message: str, kind: str) -> None:

@@ -30,7 +30,7 @@ from models.repository import Repository
 from models.sandbox import Limits
 from producer import catalog, keys, routing, warming
 from producer.contract import ModelRef
-from producer.errors import (
+from yard.errors import (
     ConfigurationError,
     InvalidInput,
     ModelUnavailable,

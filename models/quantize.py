@@ -25,7 +25,7 @@ from models.publish import GRAPH, check_catalogue, libraries_of, register
 from models.repository import Repository
 from models.sandbox import Limits
 from producer.contract import ModelRef
-from producer.errors import ConfigurationError, VersionExists
+from yard.errors import ConfigurationError, VersionExists
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from models.proofs import Compiled, Tolerance
 from models.runtimes.onnx_session import OnnxModel
 from models.trials import rows_near
 from producer.contract import Signature
-from producer.errors import ConfigurationError
 from producer.rows import check_rows
+from yard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from models.probe import Exchange

@@ -19,7 +19,7 @@ from models.stores import Away, Leftover, NotThere, Source, Store, Unreadable, o
 from models.stores.cache import DiskCache, cache_folder
 from models.stores.folder import STAGING, STAGING_TTL_S, FolderStore
 from producer.contract import ModelRef, check_name
-from producer.errors import (
+from yard.errors import (
     InvalidManifest,
     ModelUnavailable,
     Unavailable,
@@ -27,7 +27,7 @@ from producer.errors import (
     UnknownVersion,
     VersionExists,
 )
-from producer.settings import Settings
+from yard.settings import Settings
 
 __all__ = ["STAGING", "STAGING_TTL_S", "Repository", "open_repository"]
 

@@ -19,8 +19,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from models.runtimes import arrays
 from models.runtimes.sklearn_joblib import call_of, dense, find_inputs
 from producer.contract import Column, ColumnType, Output, Signature, Task
-from producer.errors import ConfigurationError, InvalidInput
 from producer.rows import check_rows
+from yard.errors import ConfigurationError, InvalidInput
 
 #: The name of a text model's one input.
 TEXT = "text"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from models.manifest import Manifest
 from models.repository import Repository
 from producer.contract import ModelRef
-from producer.errors import ModelUnavailable, ModelyardError, NotFound
+from yard.errors import ModelUnavailable, ModelyardError, NotFound
 
 #: How thoroughly to look: at manifests, at the digests of all files, or at answers, too.
 Depth = Literal["manifest", "digests", "answers"]

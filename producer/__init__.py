@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from producer.client import Client, Handle
     from producer.contract import Job, JobStatus, ModelRef, Request, Route, Signature
-    from producer.errors import ModelyardError
     from producer.jobs import SafeJob
-    from producer.settings import Settings
+    from yard.errors import ModelyardError
+    from yard.settings import Settings
 
 _HOMES = {
     "Client": "client",

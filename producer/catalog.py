@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 
 from producer import keys, wire
 from producer.contract import ModelRef, Signature, check_name, is_name
-from producer.errors import UnknownModel, UnknownVersion
 from producer.scripting import Script
+from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("producer", "register")
 _NEVER: tuple[float, dict[str, Entry]] = (float("-inf"), {})

@@ -22,7 +22,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from producer import extras, signals
-from producer.errors import ModelyardError
+from yard.errors import ModelyardError
 
 ENTRY_POINTS = "modelyard.commands"
 

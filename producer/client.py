@@ -14,15 +14,13 @@ from typing import Any
 
 from redis import Redis
 
-from producer import connect, yard
+from producer import connect
 from producer.cancellation import cancel_job
 from producer.catalog import Catalog
 from producer.connect import redis_reachable
 from producer.contract import Job, ModelRef, Request, check_job_id
-from producer.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from producer.grouping import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
-from producer.settings import Settings
 from producer.submission import (
     CHUNK,
     Accepted,
@@ -33,6 +31,9 @@ from producer.submission import (
     first_chunk,
     resolve,
 )
+from yard import local
+from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
+from yard.settings import Settings
 
 #: How long one blocking read waits before the job itself is looked at.
 _SLICE_S = 1.0
@@ -84,7 +85,7 @@ class Client:
 
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
-        self.url = url or yard.redis_url(self.settings)
+        self.url = url or local.redis_url(self.settings)
         self.redis: Redis = connect.fast(self.url)
         self.catalog = Catalog(self.redis)
         self._blocking: Redis = connect.blocking(self.url, _SLICE_S)

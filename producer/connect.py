@@ -24,8 +24,8 @@ from redis.retry import Retry
 
 from producer import sentinel
 from producer.embedded import OLDEST
-from producer.errors import ConfigurationError, Unavailable
-from producer.settings import variable
+from yard.errors import ConfigurationError, Unavailable
+from yard.settings import variable
 
 #: Connections that one client makes at most; redis-py's own bound of 100 is below a gateway's
 #: threads.

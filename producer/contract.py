@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer import wire
-from producer.errors import InvalidName, job_failure
+from yard.errors import InvalidName, job_failure
 
 #: The one callable that a job may name. Workers look it up in a dictionary, never by import.
 TASK = "worker.tasks.predict"
@@ -182,7 +182,7 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job failed, as it travels: a code of `producer.errors`, a sentence, the faulty row."""
+    """Why a job failed, as it travels: a code of `yard.errors`, a sentence, the faulty row."""
 
     code: str
     message: str

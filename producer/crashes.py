@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from producer import keys, wire
-from producer.errors import InvalidJson
+from yard.errors import InvalidJson
 
 #: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.
 LOOP = 3

@@ -21,10 +21,11 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import connect, extras, inspection, yard
-from producer.errors import ConfigurationError, ModelyardError
+from producer import connect, extras, inspection
 from producer.inspection import Check
-from producer.settings import Settings
+from yard import local
+from yard.errors import ConfigurationError, ModelyardError
+from yard.settings import Settings
 
 _LIBRARIES = ("redis", "rq", "pydantic", "click", "orjson", "flask", "granian", "scikit-learn")
 
@@ -67,14 +68,14 @@ class Report:
 def examine(settings: Settings) -> Report:
     """Look at everything; raises nothing for what is wrong."""
     data = Path(settings.data).absolute()
-    running = yard.running(data)
+    running = local.running(data)
     store = running.store if running else settings.store_location
     report = Report(None, store, str(data), _versions())
     report.checks += [inspection.check_variables(os.environ), inspection.check_extras()]
     stored, digests = inspection.check_store(store)
     report.checks.append(stored)
     try:
-        report.redis_url = yard.redis_url(settings)
+        report.redis_url = local.redis_url(settings)
         with connect.fast(report.redis_url, "modelyard-doctor") as redis:
             report.checks += _look_at_redis(redis, report, digests)
     except (ModelyardError, RedisError) as error:
@@ -107,7 +108,7 @@ def _no_redis(error: Exception) -> Check:
     return Check("redis", False, f"it stopped answering: {error}", "modelyard doctor, once more")
 
 
-def _gateway(running: yard.Yard | None, settings: Settings) -> tuple[str, int]:
+def _gateway(running: local.Yard | None, settings: Settings) -> tuple[str, int]:
     """Where the gateway should be: the running yard's, else the settings'."""
     parts = urlsplit(running.gateway if running else "")
     return (parts.hostname or settings.host, parts.port or settings.port)

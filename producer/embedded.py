@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from producer import tether, yard
-from producer.errors import ConfigurationError
-from producer.settings import variable
+from producer import tether
 from producer.tail import last_line
+from yard import local
+from yard.errors import ConfigurationError
+from yard.settings import variable
 
 #: The oldest server that has what the scripts use; every Valkey is newer.
 OLDEST = (6, 2)
@@ -174,7 +175,7 @@ class EmbeddedRedis:
         if self._process is not None and not self.has_ended:
             return
         if self._lock is None:
-            self._lock = yard.hold(self.data)
+            self._lock = local.hold(self.data)
         try:
             self.server = self.server or find_server()
             self._prepare(self.server)

@@ -8,8 +8,8 @@ import socket
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 
-from producer.errors import ConfigurationError
-from producer.settings import variable
+from yard.errors import ConfigurationError
+from yard.settings import variable
 
 #: Where this machine reaches what listens on all of its addresses.
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}

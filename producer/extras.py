@@ -14,7 +14,7 @@ from pathlib import Path
 DISTRIBUTION = "modelyard"
 
 #: The packages that are ours.
-PACKAGES = ("producer", "models", "worker", "gateway")
+PACKAGES = ("yard", "producer", "models", "worker", "gateway")
 
 #: Extra -> the modules that it brings.
 MODULES = {

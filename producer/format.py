@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from producer import keys
 from producer.connect import redis_reachable
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 #: What this release writes and reads. 1: as it was in the first release.
 FORMAT = 1

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from producer.errors import ModelyardError, Unavailable
 from producer.latch import Latch
+from yard.errors import ModelyardError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")

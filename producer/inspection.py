@@ -24,12 +24,12 @@ from producer.connect import check_server, server_version
 from producer.contract import is_name
 from producer.crashes import LOOP, read_crashes
 from producer.embedded import RESULT_NODE_BYTES, find_server
-from producer.errors import ConfigurationError, InvalidJson, ModelyardError
 from producer.presence import Pool, read_presence, why_none_looks
 from producer.retirement import read_states
 from producer.routing import read_route
-from producer.settings import PREFIX, Settings, variable
 from producer.signals import cause_of
+from yard.errors import ConfigurationError, InvalidJson, ModelyardError
+from yard.settings import PREFIX, Settings, variable
 
 #: Bytes of a manifest that are read at most.
 _MANIFEST_BYTES = 2**20

@@ -15,8 +15,8 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from producer.contract import TASK
-from producer.errors import InvalidJob
 from producer.payload import ARGUMENTS, MOST_BYTES, decode_call, plain
+from yard.errors import InvalidJob
 
 #: Hash fields of a job that this project reads or writes; all others are dropped before RQ sees
 #: them.

@@ -15,8 +15,8 @@ from redis import Redis
 
 from producer import keys
 from producer.contract import Job, JobStatus, check_name, is_job_id
-from producer.errors import UnknownModel
 from producer.results import decode_job, read_raw
+from yard.errors import UnknownModel
 
 #: Jobs that one call lists at most.
 MOST_JOBS = 1_000

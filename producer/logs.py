@@ -20,7 +20,7 @@ from typing import Any, TextIO, cast
 
 import orjson
 
-from producer.settings import Settings
+from yard.settings import Settings
 
 _CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s\"'<>]*@")
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from producer import wire
 from producer.contract import TASK, check_name
-from producer.errors import InvalidJob, InvalidJson, InvalidName, TooLarge
+from yard.errors import InvalidJob, InvalidJson, InvalidName, TooLarge
 
 #: What a job's keyword arguments may be.
 ARGUMENTS = frozenset({"instances", "inputs", "version", "routing_key", "outputs", "deadline_ms"})

@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from producer import keys, wire
-from producer.errors import InvalidJson
+from yard.errors import InvalidJson
 
 #: What a worker can be doing, as pools report it.
 WORKER_STATES = ("starting", "idle", "busy", "suspended")

@@ -19,8 +19,8 @@ from redis.exceptions import NoScriptError
 
 from producer import keys, wire
 from producer.contract import Failure, Job, JobStatus, Timings
-from producer.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 from producer.scripting import Script
+from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 
 _READ = Script("producer", "read")
 
@@ -35,7 +35,7 @@ _STATUSES = {status.value.encode(): status for status in JobStatus} | {
     b"stopped": JobStatus.CANCELED
 }
 
-#: The last line of the traceback that a stock ``rq worker`` keeps: "producer.errors.Expired: ...".
+#: The last line of the traceback that a stock ``rq worker`` keeps: "yard.errors.Expired: ...".
 _TRACEBACK_END = re.compile(r"^(?:[\w.]+\.)?(\w+)(?:: (.*))?$", re.DOTALL)
 
 #: A job's fields in the script's order, and those of its newest result.

@@ -21,8 +21,8 @@ from redis.exceptions import ResponseError
 
 from producer import keys
 from producer.contract import ModelRef, Signature
-from producer.errors import UnknownModel, UnknownVersion, VersionInUse
 from producer.scripting import Script
+from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 
 State = Literal["retired", "drained", "deleted", "revived"]
 STATES: tuple[State, ...] = ("retired", "drained", "deleted", "revived")

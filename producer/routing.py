@@ -17,8 +17,8 @@ from redis import Redis
 
 from producer import keys, wire
 from producer.contract import ModelRef, Route, check_name
-from producer.errors import InvalidRoute, RevisionMismatch, UnknownModel
 from producer.scripting import Script
+from yard.errors import InvalidRoute, RevisionMismatch, UnknownModel
 
 #: Versions that one route splits between at most; ``route.lua`` has the same bound.
 MOST_WEIGHTS = 256

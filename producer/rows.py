@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from producer.contract import Column, Signature
-from producer.errors import InvalidInput, TooLarge
+from yard.errors import InvalidInput, TooLarge
 
 #: Places that one answer names at most.
 MOST_ERRORS = 20

@@ -19,7 +19,12 @@ from producer import wire
 from producer.catalog import Catalog, Entry
 from producer.connect import redis_reachable
 from producer.contract import ModelRef, Request, Signature, check_name
-from producer.errors import (
+from producer.ids import new_id
+from producer.payload import encode_call
+from producer.routing import point_of
+from producer.rows import check_outputs, check_rows
+from producer.scripting import Argument, Script
+from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,
     ModelyardError,
@@ -30,12 +35,7 @@ from producer.errors import (
     UnknownModel,
     UnknownVersion,
 )
-from producer.ids import new_id
-from producer.payload import encode_call
-from producer.routing import point_of
-from producer.rows import check_outputs, check_rows
-from producer.scripting import Argument, Script
-from producer.settings import Settings
+from yard.settings import Settings
 
 #: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.
 CHUNK = 64

@@ -20,15 +20,16 @@ from typing import Any
 
 import click
 
-from producer import catalog, children, connect, endpoint, keys, yard
+from producer import catalog, children, connect, endpoint, keys
 from producer.banner import banner
 from producer.children import Child
 from producer.commands.shared import pool_settings, workers
 from producer.embedded import EmbeddedRedis
-from producer.errors import ConfigurationError
-from producer.settings import Settings
 from producer.signals import StopSignals, cause_of
 from producer.tail import Tail, last_line
+from yard import local
+from yard.errors import ConfigurationError
+from yard.settings import Settings
 
 #: A gateway that serves, with the examples in place, but is not ready for this long is shown as it
 #: is: the keys may be at fault.
@@ -68,7 +69,7 @@ class Up:
         """
         with self.signals:
             try:
-                self._lock = yard.hold(self.data, pause=self._pause)
+                self._lock = local.hold(self.data, pause=self._pause)
                 self._find_redis(self._lock)
                 endpoint.check_free(self.settings.host, self.settings.port)
                 self._announce()
@@ -104,7 +105,7 @@ class Up:
         me = os.getpid()
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         store = self.settings.store_location
-        yard.write(self.data, yard.Yard(me, yard.birth(me), self.url, self.address, store, now))
+        local.write(self.data, local.Yard(me, local.birth(me), self.url, self.address, store, now))
 
     def _wait_for_redis(self, redis: EmbeddedRedis) -> None:
         patience = time.monotonic() + _PATIENCE_S
@@ -240,9 +241,9 @@ class Up:
             child.sweep(signal.SIGKILL)
         if self.redis is not None:
             self.redis.stop()
-        known = yard.running(self.data)
+        known = local.running(self.data)
         if known is not None and known.pid == os.getpid():
-            yard.remove(self.data)
+            local.remove(self.data)
         if self._lock is not None:
             os.close(self._lock)
 

@@ -19,9 +19,9 @@ from redis import Redis
 
 from producer import keys, routing
 from producer.contract import ModelRef, Route
-from producer.errors import ModelUnavailable
 from producer.presence import Pool, Presence, read_presence
 from producer.scripting import Script
+from yard.errors import ModelUnavailable
 
 #: How often who waits looks at what workers announce, in seconds.
 _LOOK_S = 0.05

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from producer.errors import InvalidJson, TooLarge
+from yard.errors import InvalidJson, TooLarge
 
 
 def dumps(value: Any) -> bytes:

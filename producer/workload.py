@@ -16,9 +16,9 @@ from typing import Any
 from redis import Redis
 
 from producer import keys, measures, wire
-from producer.errors import InvalidJson
 from producer.presence import Presence
 from producer.work import Pace, Work
+from yard.errors import InvalidJson
 
 #: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.
 _SAMPLE = 4

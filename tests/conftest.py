@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis
 
-from producer.errors import ConfigurationError
 from tests.redis_server import RedisServer
+from yard.errors import ConfigurationError
 
 #: The longest first, so that what runs side by side ends together.
 _TIERS = ("chaos", "acceptance", "integration", "unit")

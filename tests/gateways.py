@@ -22,10 +22,10 @@ from gateway.app import create_app
 from gateway.services import services_of
 from producer import keys, tether
 from producer.connect import steady
-from producer.settings import Settings
 from tests.stand_ins import finish, new_client, queued
 from tests.waiting import wait_until
 from tests.yards import clean_environ, free_port
+from yard.settings import Settings
 
 RESULT = {
     "predictions": ["setosa"],

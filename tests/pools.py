@@ -14,9 +14,9 @@ from typing import Any
 from redis import Redis
 
 from producer import keys, signals, tether
-from producer.settings import Settings
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard.settings import Settings
 
 
 class RunningPool:

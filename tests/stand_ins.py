@@ -19,7 +19,7 @@ from redis import Redis
 from producer import catalog, keys, routing, wire
 from producer.client import Client
 from producer.contract import Column, ModelRef, Output, Signature
-from producer.settings import Settings
+from yard.settings import Settings
 
 IRIS = Signature(
     inputs=[Column(name=name) for name in ("a", "b", "c", "d")],

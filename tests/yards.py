@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from producer import extras, yard
+from producer import extras
 from tests.waiting import wait_until
+from yard import local
 
 _MARK = "YARD_OF_A_TEST"
 _PORTS = range(20_000, 32_000)
@@ -39,7 +40,7 @@ class RunningYard:
 
     @property
     def redis_url(self) -> str:
-        known = yard.running(self.data)
+        known = local.running(self.data)
         assert known is not None
         return known.redis_url
 

@@ -12,10 +12,10 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from producer.contract import Failure, Signature
-from producer.errors import ModelyardError
 from producer.payload import Call, decode_call
 from producer.rows import check_outputs, check_rows
 from worker.lease import Claimed
+from yard.errors import ModelyardError
 
 #: Rows to outputs by name, one element a row; raises where the model does.
 Predict = Callable[[list[list[Any]]], Mapping[str, list[Any]]]

@@ -36,13 +36,14 @@ def pool(
         return _check(redis_url, name)
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
-    from producer import connect, logs, yard
+    from producer import connect, logs
     from producer.format import settle_format
-    from producer.settings import Settings
     from worker.pool import Pool
+    from yard import local
+    from yard.settings import Settings
 
     settings = pool_settings(pool_min, pool_max, store=store, redis_url=redis_url)
-    url = yard.redis_url(settings)
+    url = local.redis_url(settings)
     logs.configure(settings)
     settings = Settings.load(
         **settings.model_dump(exclude={"redis_url", "store"}),
@@ -63,14 +64,15 @@ def _check(redis_url: str | None, name: str | None) -> None:
     """
     import socket
 
-    from producer import connect, signals, yard
+    from producer import connect, signals
     from producer.presence import read_presence, why_none_looks
-    from producer.settings import Settings
+    from yard import local
+    from yard.settings import Settings
 
     signals.release()
     with (
         connect.redis_reachable(),
-        connect.fast(yard.redis_url(Settings.load(redis_url=redis_url))) as redis,
+        connect.fast(local.redis_url(Settings.load(redis_url=redis_url))) as redis,
     ):
         pools = read_presence(redis).pools
     host = socket.gethostname()

@@ -17,10 +17,10 @@ from redis import Redis
 
 from producer import connect, keys, wire
 from producer.cancellation import cancel_job
-from producer.errors import ModelyardError
-from producer.settings import Settings
 from producer.subscription import Subscription
 from worker.outage import OUTAGE
+from yard.errors import ModelyardError
+from yard.settings import Settings
 
 _log = logging.getLogger(__name__)
 

@@ -30,10 +30,11 @@ from importlib import import_module
 from typing import Any
 
 from models.runtimes import RUNTIMES
-from producer import logs, signals, yard
-from producer.settings import Settings
+from producer import logs, signals
 from worker import process
 from worker.processes import GO, MOST_BYTES, tie_to
+from yard import local
+from yard.settings import Settings
 
 #: Runtimes that start a thread when they are imported. ONNX Runtime does, and takes 30 ms.
 _LEFT_TO_WORKERS = frozenset({"onnx"})
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str]) -> None:
     logs.configure(settings)
     worker = ForkServer(socket.socket(fileno=descriptor), pool).serve()
     if worker is not None:
-        process.Worker(settings, yard.redis_url(settings), *worker).run()
+        process.Worker(settings, local.redis_url(settings), *worker).run()
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import structlog
 from redis import Redis
 
 from producer import connect
-from producer.settings import Settings
 from producer.workload import write_paces
 from worker.lease import Batch, Lease
 from worker.memory import used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE
 from worker.registration import Registration
 from worker.stopwatch import Stopwatch
+from yard.settings import Settings
 
 _log = structlog.get_logger()
 

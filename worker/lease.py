@@ -32,10 +32,10 @@ from redis.exceptions import NoScriptError
 
 from producer import wire
 from producer.scripting import Argument, Script
-from producer.settings import Settings
 from worker.endings import Ending, chunked
 from worker.line import Line
 from worker.reaping import Reaped, reap
+from yard.settings import Settings
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
 # payload. Only a job that is larger than all its batch may be takes longer. For a finish see

@@ -17,9 +17,9 @@ from models.runtimes import Loaded, load, prepare
 from producer import wire
 from producer.catalog import Entry, read_versions
 from producer.contract import ModelRef
-from producer.errors import ModelUnavailable, ModelyardError, VersionGone
 from producer.keys import queue_name
 from producer.retirement import read_states
+from yard.errors import ModelUnavailable, ModelyardError, VersionGone
 
 
 class Loader:

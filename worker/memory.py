@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from producer.settings import Settings
+from yard.settings import Settings
 
 #: The part of a worker's memory that loaded models may take; the rest is for batches and libraries.
 _SHARE = 0.75

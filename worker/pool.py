@@ -21,9 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import connect, extras, keys
-from producer.errors import ConfigurationError
 from producer.format import format_problem
-from producer.settings import Settings
 from producer.signals import StopSignals
 from producer.warming import unmet
 from producer.work import Bounds
@@ -37,6 +35,8 @@ from worker.reaping import sweep
 from worker.registration import announce
 from worker.starter import Starter
 from worker.watch import Watch
+from yard.errors import ConfigurationError
+from yard.settings import Settings
 
 _log = structlog.get_logger()
 

@@ -25,7 +25,6 @@ from models.mapping import open_maps
 from models.repository import open_repository
 from producer import connect, keys
 from producer.contract import Failure, ModelRef
-from producer.settings import Settings
 from producer.signals import StopSignals
 from worker.alarm import Alarm
 from worker.board import Board
@@ -41,6 +40,7 @@ from worker.relay import Relay
 from worker.serve import Served, Server
 from worker.stopwatch import Stopwatch
 from worker.warming import Warmer
+from yard.settings import Settings
 
 _log = structlog.get_logger()
 
@@ -340,12 +340,13 @@ class Worker:
 
 def main(arguments: Sequence[str]) -> None:
     """``python -m worker.process NAME POOL PATTERN``, as the pool starts it."""
-    from producer import logs, yard
+    from producer import logs
+    from yard import local
 
     name, pool, pattern = arguments
     settings = Settings.load()
     logs.configure(settings)
-    Worker(settings, yard.redis_url(settings), name, pool, pattern).run()
+    Worker(settings, local.redis_url(settings), name, pool, pattern).run()
 
 
 if __name__ == "__main__":

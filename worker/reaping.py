@@ -12,8 +12,8 @@ from typing import Literal
 from redis import Redis
 
 from producer.scripting import Argument, Script
-from producer.settings import Settings
 from worker.endings import CRASHED, EXPIRED, OVERRAN
+from yard.settings import Settings
 
 #: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was
 #: taken ahead), deadlines (30 us each), and entries of queues to look through (10 ns each).

@@ -15,15 +15,15 @@ from functools import lru_cache
 from models.cache import ModelCache
 from models.runtimes import Loaded
 from producer.contract import Failure, ModelRef
-from producer.errors import JobFailed
 from producer.keys import parse_queue
 from producer.payload import Call
 from producer.routing import point_of
-from producer.settings import Settings
 from worker.batch import Member, Outcome, check, read_call, run, stacks
 from worker.endings import Ending
 from worker.lease import Batch, Claimed, Lease
 from worker.tally import Tally
+from yard.errors import JobFailed
+from yard.settings import Settings
 
 _MOST_TTL_S = 604_800
 

@@ -24,8 +24,8 @@ from typing import Any
 import structlog
 
 from producer import children, signals, tether
-from producer.settings import Settings
 from worker.processes import GO, MOST_BYTES, Forked, Process, adopt_orphans
+from yard.settings import Settings
 
 _log = structlog.get_logger()
 

@@ -15,13 +15,13 @@ from rq import get_current_job
 from models.repository import open_repository
 from models.runtimes import Loaded, load
 from producer.contract import Failure, ModelRef
-from producer.errors import InvalidJob, NotFound, VersionGone, job_failure
 from producer.keys import parse_queue
 from producer.payload import decode_call, encode_call
 from producer.routing import point_of
-from producer.settings import Settings
 from producer.submission import resolve
 from worker.batch import check, run
+from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
+from yard.settings import Settings
 
 
 def predict(**arguments: Any) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from redis import Redis
 from models.cache import ModelCache
 from producer import keys
 from producer.contract import ModelRef
-from producer.errors import JobFailed
 from producer.keys import parse_queue
 from producer.routing import routed_versions
-from producer.settings import Settings
 from producer.warming import read_wanted
 from worker.registration import moment
 from worker.tally import Tally
+from yard.errors import JobFailed
+from yard.settings import Settings
 
 _log = structlog.get_logger()
 

@@ -15,7 +15,6 @@ import structlog
 from redis import Redis
 
 from producer import keys
-from producer.settings import Settings
 from producer.signals import cause_of
 from worker.child import Child, Sight
 from worker.lease import Lease
@@ -23,6 +22,7 @@ from worker.processes import collect_strays
 from worker.reaping import Reaped, Reason, reap
 from worker.registration import unregister
 from worker.tally import count_crash, note_crash
+from yard.settings import Settings
 
 _log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ import click
 
 from models.commands.shared import common, redis_or_none, repository_of
 from producer.commands.shared import examples, plain, print_json, print_table
-from producer.settings import Settings
+from yard.settings import Settings
 
 if TYPE_CHECKING:
     from models.garbage import Garbage

@@ -23,8 +23,8 @@ from models.commands.shared import (
 )
 from producer.commands.shared import examples, print_json
 from producer.contract import ModelRef
-from producer.errors import NotFound, VersionInUse
-from producer.settings import Settings
+from yard.errors import NotFound, VersionInUse
+from yard.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis

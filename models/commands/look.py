@@ -23,8 +23,8 @@ from models.commands.shared import (
 )
 from producer.commands.shared import examples, plain, print_json, print_table
 from producer.contract import ModelRef
-from producer.errors import ModelyardError, NotFound, UnknownVersion
-from producer.settings import Settings
+from yard.errors import ModelyardError, NotFound, UnknownVersion
+from yard.settings import Settings
 
 if TYPE_CHECKING:
     from models.manifest import Manifest

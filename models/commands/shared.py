@@ -10,8 +10,8 @@ import click
 
 from models.repository import Repository, open_repository
 from producer.contract import ModelRef, check_name
-from producer.errors import ConfigurationError, InvalidName, Unavailable
-from producer.settings import Settings
+from yard.errors import ConfigurationError, InvalidName, Unavailable
+from yard.settings import Settings
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -70,10 +70,10 @@ def repository_of(settings: Settings) -> Repository:
     Raises:
         ConfigurationError: It is no store.
     """
-    from producer import yard
+    from yard import local
 
     is_chosen = "store" in settings.model_fields_set or settings.redis_url is not None
-    running = None if is_chosen else yard.running(Path(settings.data))
+    running = None if is_chosen else local.running(Path(settings.data))
     return open_repository(settings, running.store if running else None)
 
 
@@ -84,9 +84,10 @@ def redis_of(settings: Settings) -> Redis:
         ConfigurationError: None is set and no yard runs, or it is no Redis that will do.
         Unavailable: It does not answer.
     """
-    from producer import connect, yard
+    from producer import connect
+    from yard import local
 
-    redis = connect.fast(yard.redis_url(settings))
+    redis = connect.fast(local.redis_url(settings))
     connect.check_server(redis)
     return redis
 

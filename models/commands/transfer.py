@@ -9,8 +9,8 @@ import click
 from models.commands.shared import activating, common, redis_of, repository_of, version
 from producer.commands.shared import examples, print_json
 from producer.contract import ModelRef
-from producer.errors import ModelyardError
-from producer.settings import Settings
+from yard.errors import ModelyardError
+from yard.settings import Settings
 
 
 @click.command(

@@ -14,7 +14,7 @@ from models import golden
 from models.manifest import Manifest
 from models.repository import Repository
 from producer.contract import Signature
-from producer.errors import ModelUnavailable, ModelyardError, described
+from yard.errors import ModelUnavailable, ModelyardError, described
 
 #: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.
 RUNTIMES = {

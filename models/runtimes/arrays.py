@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from producer.contract import Column, ColumnType, Output
-from producer.errors import PredictFailed
+from yard.errors import PredictFailed
 
 Rows = list[list[Any]]
 ToInputs = Callable[[Rows], Any]

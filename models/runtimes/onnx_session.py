@@ -31,7 +31,7 @@ from models.runtimes.tensors import (
     shaped,
 )
 from producer.contract import Signature
-from producer.errors import ConfigurationError, ModelUnavailable, described
+from yard.errors import ConfigurationError, ModelUnavailable, described
 
 #: The name of the file in a version's folder.
 ARTEFACT = artefact_name("onnx")

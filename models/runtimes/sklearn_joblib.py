@@ -27,7 +27,7 @@ from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.sizes import measure
 from producer.contract import Signature
-from producer.errors import ModelUnavailable, PredictFailed, described
+from yard.errors import ModelUnavailable, PredictFailed, described
 
 #: The name of the file in a version's folder.
 ARTEFACT = artefact_name("joblib")

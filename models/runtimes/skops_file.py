@@ -18,7 +18,7 @@ from models.formats import zip_names
 from models.manifest import Manifest, artefact_name
 from models.repository import Repository
 from models.runtimes.sklearn_joblib import SklearnModel, served
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 #: The name of the file in a version's folder.
 ARTEFACT = artefact_name("skops")

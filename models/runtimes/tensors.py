@@ -14,7 +14,7 @@ import onnxruntime
 
 from models.runtimes import arrays
 from producer.contract import Output, Signature
-from producer.errors import ConfigurationError, PredictFailed
+from yard.errors import ConfigurationError, PredictFailed
 
 _DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,

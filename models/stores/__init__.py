@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from models.manifest import File, Manifest
 from producer.contract import ModelRef
-from producer.errors import ConfigurationError, InvalidManifest
-from producer.settings import variable
+from yard.errors import ConfigurationError, InvalidManifest
+from yard.settings import variable
 
 #: What a file of a version is made from.
 Source = bytes | Path

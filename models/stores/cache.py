@@ -22,7 +22,7 @@ from pathlib import Path
 
 from models.manifest import MOST_BYTES, File
 from producer.contract import ModelRef
-from producer.settings import Settings
+from yard.settings import Settings
 
 #: What is still being written is called so; older than this, its writer has died.
 DRAFT = ".draft-"

@@ -31,7 +31,7 @@ from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.stores import Away, Leftover, NotThere, Source, Unreadable, pour
 from models.stores.refusals import ALLOW_HTTP, lacks_bucket, masked, reason_of
 from producer.contract import ModelRef, is_name
-from producer.errors import ConfigurationError, InvalidManifest, Unavailable
+from yard.errors import ConfigurationError, InvalidManifest, Unavailable
 
 #: How long nothing may come of a read, in seconds: a worker that loads holds its jobs up.
 _READ_S = 5

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from producer.commands.shared import common, examples, open_client, plain, print_json, print_table
-from producer.errors import InvalidJson, JobFailed, Timeout, TooLarge
+from yard.errors import InvalidJson, JobFailed, Timeout, TooLarge
 
 if TYPE_CHECKING:
     from producer.client import Client

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from producer.errors import ModelyardError
+from yard.errors import ModelyardError
 
 if TYPE_CHECKING:
     from producer.client import Client
-    from producer.settings import Settings
+    from yard.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,7 +61,7 @@ def pool_settings(pool_min: int | None, pool_max: int | None, **flags: Any) -> S
         UsageError: The minimum is above the maximum.
         ConfigurationError: A value is out of its bounds.
     """
-    from producer.settings import Settings
+    from yard.settings import Settings
 
     if pool_min is not None and pool_max is None:
         pool_max = max(pool_min, Settings.load().pool_max)
@@ -83,7 +83,7 @@ def open_client(redis_url: str | None) -> Iterator[Client]:
     """A client for one command; errors leave it with what to do about them."""
     from producer.client import Client
     from producer.connect import redis_reachable
-    from producer.settings import Settings
+    from yard.settings import Settings
 
     try:
         client = Client(settings=Settings.load(redis_url=redis_url))

@@ -18,9 +18,9 @@ from producer.client import Client, Handle
 from producer.contract import JobStatus
 from producer.crashes import held_back, read_crashes
 from producer.inspection import check_crashes
-from producer.settings import Settings
 from tests import estimators
 from tests.waiting import wait_until
+from yard.settings import Settings
 
 #: The version that kills comes first in every order of names.
 BAD, GOOD = "aaa@v1", "echo@v1"

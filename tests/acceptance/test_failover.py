@@ -13,12 +13,12 @@ from models.publish import publish
 from models.repository import Repository
 from producer import connect
 from producer.client import Client
-from producer.errors import ModelyardError
 from tests import estimators
 from tests.gateways import RunningGateway, running_gateway
 from tests.pools import running_pool
 from tests.sentinels import WatchedRedis, watched_redis
 from tests.waiting import wait_until
+from yard.errors import ModelyardError
 
 PREDICT = "/v1/models/echo/predict"
 

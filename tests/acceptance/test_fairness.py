@@ -13,10 +13,10 @@ from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import Request
-from producer.errors import ModelyardError
 from tests import estimators
 from tests.pools import running_pool
 from tests.waiting import wait_until
+from yard.errors import ModelyardError
 
 #: What a batch takes, in seconds, and how many jobs are in one.
 PACE_S, BATCH = 0.05, 8

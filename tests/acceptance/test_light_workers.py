@@ -25,9 +25,9 @@ from models.repository import Repository
 from producer import tether
 from producer.client import Client
 from producer.contract import ModelRef
-from producer.settings import Settings
 from tests.redis_server import patient
 from tests.yards import clean_environ
+from yard.settings import Settings
 
 skl2onnx = pytest.importorskip("skl2onnx")
 

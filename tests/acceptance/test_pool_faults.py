@@ -21,10 +21,10 @@ from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import Job, JobStatus
-from producer.settings import Settings
 from tests import estimators
 from tests.pools import RunningPool, running_pool
 from tests.waiting import ends_soon, wait_until
+from yard.settings import Settings
 
 QUEUE = "echo@v1"
 

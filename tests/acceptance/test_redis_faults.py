@@ -19,12 +19,12 @@ from models.repository import Repository
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import JobStatus, Request
-from producer.errors import Unavailable, UnknownJob
-from producer.settings import Settings
 from tests import estimators
 from tests.chaos.proxy import FaultProxy, Loss, calls
 from tests.redis_server import RedisServer
 from tests.waiting import ends_soon, wait_until
+from yard.errors import Unavailable, UnknownJob
+from yard.settings import Settings
 
 QUEUE = "echo@v1"
 

@@ -11,9 +11,9 @@ import pytest
 from redis import Redis
 
 from producer import keys, signals, tether
-from producer.settings import Settings
 from tests.stand_ins import publish
 from tests.yards import clean_environ, free_port
+from yard.settings import Settings
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

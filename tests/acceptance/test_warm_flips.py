@@ -20,13 +20,13 @@ from models.repository import Repository
 from producer import catalog, keys
 from producer.client import Client
 from producer.contract import ModelRef
-from producer.errors import ModelUnavailable
 from producer.presence import read_presence
 from producer.routing import Change, read_route
 from producer.warming import Warmth, flip
 from tests import estimators
 from tests.pools import running_pool
 from tests.waiting import ends_soon, wait_until
+from yard.errors import ModelUnavailable
 
 
 class House:

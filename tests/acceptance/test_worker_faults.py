@@ -18,10 +18,10 @@ import worker
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import JobStatus, Request
-from producer.errors import JobEnded
 from tests import estimators
 from tests.chaos.points import hooked
 from tests.waiting import wait_until
+from yard.errors import JobEnded
 
 QUEUE = "echo@v1"
 

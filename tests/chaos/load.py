@@ -14,12 +14,12 @@ from redis.exceptions import RedisError
 from producer import connect, keys
 from producer.client import Client, Handle
 from producer.contract import Job, Request
-from producer.errors import JobEnded, Unavailable
 from producer.results import decode_job, read_raw
-from producer.settings import Settings
 from tests.chaos import rubbish
 from tests.chaos.history import History
 from tests.chaos.yard import MODEL, QUEUES, VERSIONS, ChaosYard
+from yard.errors import JobEnded, Unavailable
+from yard.settings import Settings
 
 #: The first job's number; below are those that the runtime tries a model on.
 FIRST = 10_000

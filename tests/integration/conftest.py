@@ -8,10 +8,10 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.settings import Settings
 from tests.key_leaks import find_leaks
 from tests.redis_server import RedisServer
 from tests.versions import register
+from yard.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -24,13 +24,13 @@ from producer import keys, wire
 from producer.client import Client
 from producer.contract import Failure, JobStatus, Request
 from producer.scripting import Argument
-from producer.settings import Settings
 from tests.batches import QUEUE, claim, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import CHUNK, Ending
 from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
 from worker.reaping import reap, sweep
+from yard.settings import Settings
 
 
 @pytest.fixture

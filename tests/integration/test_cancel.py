@@ -11,9 +11,9 @@ from redis import Redis
 from producer import keys
 from producer.client import Client
 from producer.contract import JobStatus
-from producer.errors import InvalidName, JobEnded, Unavailable, UnknownJob
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, fail, finish, new_client, publish, queued, start
+from yard.errors import InvalidName, JobEnded, Unavailable, UnknownJob
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from producer import catalog, cli, keys, yard
+from producer import catalog, cli, keys
 from producer.contract import Column, ModelRef, Output, Signature
 from producer.doctor import Report, examine
-from producer.settings import Settings
+from yard import local
+from yard.settings import Settings
 
 _SIGNATURE = Signature(
     inputs=(Column(name="x"),), outputs=(Output(name="predictions", type="float64"),)
@@ -131,8 +132,8 @@ def test_the_running_yard_s_redis_and_store_are_used(settings, redis, redis_url,
     data.mkdir()
     me = os.getpid()
     gateway = f"http://127.0.0.1:{settings.port}"
-    there = yard.Yard(me, yard.birth(me), redis_url, gateway, settings.store, "now")
-    yard.write(data, there)
+    there = local.Yard(me, local.birth(me), redis_url, gateway, settings.store, "now")
+    local.write(data, there)
     report = examine(Settings(data=str(data), store="nowhere", port=1))
     assert report.redis_url == redis_url
     assert wrong(report) == {}

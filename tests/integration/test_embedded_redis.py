@@ -16,11 +16,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import connect, yard
+from producer import connect
 from producer.embedded import EmbeddedRedis, Server, find_server
-from producer.errors import ConfigurationError
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard import local
+from yard.errors import ConfigurationError
 
 _PARENT = """
 import sys, time
@@ -165,9 +166,9 @@ def test_as_long_as_a_killed_parent_s_server_lives_nobody_else_gets_its_file(tmp
     parent.kill()
     parent.wait()
     with pytest.raises(ConfigurationError, match="earlier yard"):
-        yard.hold(data, wait_s=0.2)
+        local.hold(data, wait_s=0.2)
     os.kill(int(pid), signal.SIGKILL)
-    os.close(yard.hold(data))
+    os.close(local.hold(data))
     assert is_gone(int(pid))
     thread.join()
 
@@ -175,7 +176,7 @@ def test_as_long_as_a_killed_parent_s_server_lives_nobody_else_gets_its_file(tmp
 def test_a_second_one_on_the_same_folder_is_refused(own):
     own.start()
     me = os.getpid()
-    yard.write(own.data, yard.Yard(me, yard.birth(me), own.url, "http://here", "/store", "now"))
+    local.write(own.data, local.Yard(me, local.birth(me), own.url, "http://here", "/store", "now"))
     with pytest.raises(ConfigurationError, match=f"process {me}.*MODELYARD_DATA"):
         EmbeddedRedis(own.data).start()
     with connect.fast(own.url) as redis:

@@ -17,9 +17,9 @@ from redis import Redis
 
 from gateway.services import services_of
 from producer import logs
-from producer.settings import Settings
 from tests.gateways import new_app
 from tests.stand_ins import ROW, publish
+from yard.settings import Settings
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from producer import keys, measures
 from producer.client import Client
 from producer.contract import JobStatus
 from producer.crashes import held_back
-from producer.settings import Settings
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.child import Child
 from worker.endings import Ending
 from worker.lease import Batch, Lease
 from worker.watch import Watch
+from yard.settings import Settings
 
 QUEUE = "echo@v1"
 

@@ -10,9 +10,9 @@ from redis import Redis
 from producer import keys
 from producer.client import Client
 from producer.contract import JobStatus
-from producer.errors import InvalidName, UnknownModel
 from producer.listing import MOST_JOBS, list_jobs
 from tests.stand_ins import ROW, commands_sent, fail, finish, new_client, publish, start
+from yard.errors import InvalidName, UnknownModel
 
 
 @pytest.fixture

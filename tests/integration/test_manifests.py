@@ -16,7 +16,6 @@ import pytest
 from gateway.server import KILL_S, WAITS_END_S
 from producer import extras, keys
 from producer.cli import main
-from producer.settings import Settings, variable
 from tests.composes import ROOT, needs_deploy, services
 from tests.gateways import new_app
 from tests.manifests import (
@@ -30,6 +29,7 @@ from tests.manifests import (
     selects,
     workloads,
 )
+from yard.settings import Settings, variable
 
 pytestmark = needs_deploy
 

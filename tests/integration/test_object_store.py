@@ -17,17 +17,6 @@ from models.manifest import File
 from models.repository import Repository, open_repository
 from models.stores import open_store
 from producer.contract import ModelRef
-from producer.errors import (
-    ConfigurationError,
-    InvalidManifest,
-    ModelUnavailable,
-    ModelyardError,
-    Unavailable,
-    UnknownModel,
-    UnknownVersion,
-    VersionExists,
-)
-from producer.settings import Settings
 from tests.object_store import (
     SECRET,
     S3Server,
@@ -39,6 +28,17 @@ from tests.object_store import (
 )
 from tests.unit.test_repository import CONTENT, IRIS_V1, manifest_of
 from tests.waiting import ends_soon
+from yard.errors import (
+    ConfigurationError,
+    InvalidManifest,
+    ModelUnavailable,
+    ModelyardError,
+    Unavailable,
+    UnknownModel,
+    UnknownVersion,
+    VersionExists,
+)
+from yard.settings import Settings
 
 FILE = f"iris/v1/{File.of('model.joblib', CONTENT).sha256}/model.joblib"
 MANIFEST = "iris/v1/manifest.json"

@@ -30,14 +30,14 @@ from redis import Redis
 from producer import keys, wire
 from producer.client import Client
 from producer.contract import Failure
-from producer.errors import JobEnded, UnknownJob
 from producer.scripting import Argument
-from producer.settings import Settings
 from tests.redis_server import RedisServer
 from tests.versions import register
 from worker.endings import Ending
 from worker.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
 from worker.reaping import Reason, reap, sweep
+from yard.errors import JobEnded, UnknownJob
+from yard.settings import Settings
 
 WORKERS = ("w1", "w2", "w3")
 VERSIONS = ("v1", "v2")

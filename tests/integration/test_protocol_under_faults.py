@@ -17,13 +17,13 @@ from rq.serializers import JSONSerializer
 from producer import keys, wire
 from producer.client import Client
 from producer.contract import Failure, JobStatus
-from producer.errors import Unavailable
-from producer.settings import Settings
 from tests.batches import QUEUE, claim, waiting
 from tests.waiting import wait_until
 from worker.endings import Ending
 from worker.lease import Batch, Lease
 from worker.reaping import reap, sweep
+from yard.errors import Unavailable
+from yard.settings import Settings
 
 
 @pytest.fixture

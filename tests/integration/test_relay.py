@@ -12,7 +12,6 @@ from rq.suspension import resume, suspend
 from producer import keys, wire
 from producer.client import Client
 from producer.contract import JobStatus
-from producer.settings import Settings
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
@@ -20,6 +19,7 @@ from worker.endings import Ending
 from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease
 from worker.reaping import reap, sweep
 from worker.relay import Relay
+from yard.settings import Settings
 
 
 @pytest.fixture

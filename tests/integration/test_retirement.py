@@ -12,19 +12,19 @@ from redis import Redis
 from producer import catalog, keys, retirement, routing
 from producer.client import Client
 from producer.contract import ModelRef
-from producer.errors import (
+from producer.overview import read_models
+from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
+from tests.waiting import wait_until
+from worker.board import Board
+from worker.lease import Batch, Lease
+from yard.errors import (
     InvalidRoute,
     NoActiveVersion,
     UnknownModel,
     UnknownVersion,
     VersionInUse,
 )
-from producer.overview import read_models
-from producer.settings import Settings
-from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
-from tests.waiting import wait_until
-from worker.board import Board
-from worker.lease import Batch, Lease
+from yard.settings import Settings
 
 V1, V2 = ModelRef("iris", "v1"), ModelRef("iris", "v2")
 QUEUE = "iris@v1"

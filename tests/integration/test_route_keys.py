@@ -12,15 +12,15 @@ from redis import Redis
 from producer import keys
 from producer.client import Client
 from producer.contract import Route
-from producer.errors import (
+from producer.routing import history, read_route, rollback, set_alias, set_route
+from tests.stand_ins import ROW, new_client, publish
+from yard.errors import (
     InvalidName,
     InvalidRoute,
     NoActiveVersion,
     RevisionMismatch,
     UnknownModel,
 )
-from producer.routing import history, read_route, rollback, set_alias, set_route
-from tests.stand_ins import ROW, new_client, publish
 
 ACTIVE = "modelyard:active:iris"
 WEIGHTS = "modelyard:weights:iris"

@@ -17,18 +17,6 @@ from redis import Redis
 from producer import keys, wire
 from producer.client import Client, Handle
 from producer.contract import TASK, JobStatus, Request
-from producer.errors import (
-    IdempotencyMismatch,
-    InvalidInput,
-    InvalidName,
-    ModelyardError,
-    NoActiveVersion,
-    QueueFull,
-    TooLarge,
-    Unavailable,
-    UnknownModel,
-    UnknownVersion,
-)
 from producer.routing import choose, point_of, read_route
 from producer.submission import CHUNK
 from tests.redis_server import RedisServer
@@ -43,6 +31,18 @@ from tests.stand_ins import (
     queued,
 )
 from tests.waiting import ends_soon
+from yard.errors import (
+    IdempotencyMismatch,
+    InvalidInput,
+    InvalidName,
+    ModelyardError,
+    NoActiveVersion,
+    QueueFull,
+    TooLarge,
+    Unavailable,
+    UnknownModel,
+    UnknownVersion,
+)
 
 
 @pytest.fixture

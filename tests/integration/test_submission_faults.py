@@ -12,11 +12,11 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from producer import keys
 from producer.client import Client, Handle
 from producer.contract import JobStatus, Request
-from producer.errors import ModelyardError, Unavailable, UnknownJob
 from producer.ids import new_id
 from producer.scripting import Script
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, new_client, publish, queued
+from yard.errors import ModelyardError, Unavailable, UnknownJob
 
 V1 = "iris@v1"
 

@@ -12,7 +12,6 @@ from producer import keys
 from producer.client import Client
 from producer.contract import JobStatus
 from producer.presence import read_presence
-from producer.settings import Settings
 from producer.workload import read_workload, waits_s
 from tests import batches
 from tests.batches import QUEUE
@@ -20,6 +19,7 @@ from worker import reaping
 from worker.lease import Batch, Lease
 from worker.reaping import sweep
 from worker.registration import Registration
+from yard.settings import Settings
 
 LEASE_S = 3.0
 #: A gap that tells that Redis was away is longer than this: half a lease.

@@ -12,9 +12,9 @@ import pytest
 
 from producer import connect, tether
 from producer.embedded import find_server
-from producer.errors import Unavailable
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.errors import Unavailable
 
 
 @pytest.fixture

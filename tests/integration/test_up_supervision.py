@@ -16,11 +16,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import extras, yard
+from producer import extras
 from producer.embedded import find_server
-from producer.errors import ConfigurationError
 from tests.waiting import wait_until
 from tests.yards import RunningYard, running_yard
+from yard import local
+from yard.errors import ConfigurationError
 
 _COMMON = """
 import os, signal, subprocess, sys, threading, time
@@ -167,7 +168,7 @@ def test_ctrl_c_stops_gateway_then_pool_then_redis_and_leaves_nothing(up):
     stops = [line for line in journal(up) if "stopped" in line]
     assert stops == ["gateway stopped, redis True", "pool stopped, redis True"]
     assert up.processes() == {}
-    assert yard.running(up.data) is None
+    assert local.running(up.data) is None
     assert not (up.data / "yard.json").exists()
 
 
@@ -328,7 +329,7 @@ def test_a_second_yard_on_the_same_folder_is_refused_and_harms_nothing(up):
         assert (
             f"data' already (process {up.process.pid}, http://127.0.0.1:{up.port})" in second.said
         )
-    assert yard.running(up.data) is not None
+    assert local.running(up.data) is not None
     assert up.stop() == 0
 
 

@@ -15,7 +15,12 @@ from redis import Redis
 from producer import keys
 from producer.client import Client
 from producer.contract import Job, JobStatus, Request
-from producer.errors import (
+from producer.mailbox import LOOK_S, Mailbox
+from producer.results import Raw, decode_job
+from tests.redis_server import RedisServer
+from tests.stand_ins import ROW, fail, finish, new_client, publish, start
+from tests.waiting import ends_soon, wait_until
+from yard.errors import (
     InvalidInput,
     InvalidName,
     ModelUnavailable,
@@ -23,11 +28,6 @@ from producer.errors import (
     Unavailable,
     UnknownJob,
 )
-from producer.mailbox import LOOK_S, Mailbox
-from producer.results import Raw, decode_job
-from tests.redis_server import RedisServer
-from tests.stand_ins import ROW, fail, finish, new_client, publish, start
-from tests.waiting import ends_soon, wait_until
 
 RESULT = {"predictions": ["setosa"]}
 

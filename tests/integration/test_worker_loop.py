@@ -14,12 +14,12 @@ import pytest
 
 from producer import keys
 from producer.contract import JobStatus
-from producer.settings import Settings
 from tests.waiting import wait_until
 from worker.lease import Lease
 from worker.loading import Loader
 from worker.process import _IDLE_S, Worker
 from worker.serve import Server
+from yard.settings import Settings
 
 QUEUE = "echo@v1"
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer import cli, extras
-from producer.errors import ConfigurationError, UnknownModel
+from yard.errors import ConfigurationError, UnknownModel
 
 #: What makes a start slow, or belongs to another package.
 _HEAVY = ("redis", "rq", "pydantic", "flask", "numpy", "sklearn", "structlog", "gateway", "worker")

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from gateway.server import KILL_S, WAITS_END_S
-from producer.settings import Settings, variable
 from tests.composes import DEPLOY, ROOT, needs_deploy, seconds, services
 from tests.dockerfiles import read
+from yard.settings import Settings, variable
 
 pytestmark = needs_deploy
 

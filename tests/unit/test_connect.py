@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from producer import connect
-from producer.errors import ConfigurationError, Unavailable
+from yard.errors import ConfigurationError, Unavailable
 
 
 class Told:

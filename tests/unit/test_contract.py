@@ -22,7 +22,8 @@ from producer.contract import (
     is_job_id,
     is_name,
 )
-from producer.errors import (
+from tests.stand_ins import IRIS
+from yard.errors import (
     Expired,
     InvalidInput,
     InvalidName,
@@ -30,7 +31,6 @@ from producer.errors import (
     JobFailed,
     PredictFailed,
 )
-from tests.stand_ins import IRIS
 
 BAD_NAMES = [
     "",

@@ -14,8 +14,8 @@ import pytest
 
 from models.manifest import File
 from models.stores.cache import DiskCache, cache_folder
-from producer.settings import Settings
 from tests.unit.test_repository import IRIS_V1
+from yard.settings import Settings
 
 CONTENT = b"the weights"
 FILE = File.of("model.joblib", CONTENT)

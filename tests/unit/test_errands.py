@@ -12,8 +12,8 @@ import pytest
 
 from gateway import errands
 from gateway.errands import Errands, Handover
-from producer.errors import InvalidInput, ModelyardError, Unavailable
 from tests.waiting import wait_until
+from yard.errors import InvalidInput, ModelyardError, Unavailable
 
 Call = Callable[[Sequence[int]], Sequence[int | ModelyardError]]
 

@@ -20,11 +20,12 @@ from models.publish import register_store
 from models.repository import Repository
 from models.runtimes import Loaded, load
 from models.sentences import NEGATIVE, POSITIVE
-from producer import catalog, connect, keys, yard
+from producer import catalog, connect, keys
 from producer.cli import main
 from producer.contract import ModelRef
-from producer.errors import Unavailable
 from producer.rows import check_rows
+from yard import local
+from yard.errors import Unavailable
 
 
 @pytest.fixture(scope="session")
@@ -210,7 +211,7 @@ def test_redis_away_is_said(store):
 @pytest.fixture
 def run(redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls ``modelyard examples`` on a store and the test's Redis."""
-    monkeypatch.setattr(yard, "redis_url", lambda settings: settings.redis_url)
+    monkeypatch.setattr(local, "redis_url", lambda settings: settings.redis_url)
     monkeypatch.setattr(connect, "fast", lambda url: redis)
     monkeypatch.setattr(connect, "check_server", lambda redis: None)
 

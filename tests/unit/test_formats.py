@@ -31,7 +31,7 @@ from models.publish import publish
 from models.repository import Repository
 from models.runtimes import load
 from models.signatures import derive
-from producer.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
+from yard.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
 
 random = np.random.default_rng(0)
 X = random.normal(size=(60, 3))

@@ -12,9 +12,9 @@ from models import golden
 from models.manifest import Manifest
 from models.proofs import Golden, Tolerance
 from producer.contract import Signature
-from producer.errors import InvalidManifest, ModelUnavailable
 from tests.stand_ins import IRIS, NARROW, ROW
 from tests.unit.test_manifest import manifest
+from yard.errors import InvalidManifest, ModelUnavailable
 
 ANSWERS: dict[str, list[Any]] = {
     "predictions": ["setosa", "virginica"],

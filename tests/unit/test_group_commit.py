@@ -6,11 +6,11 @@ import threading
 from collections.abc import Sequence
 
 from producer.contract import Request
-from producer.errors import ModelyardError, Unavailable
 from producer.grouping import Group
 from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.versions import signature_of
 from tests.waiting import wait_until
+from yard.errors import ModelyardError, Unavailable
 
 
 def draft(number: int, size_bytes: int = 10) -> Draft:

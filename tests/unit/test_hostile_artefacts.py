@@ -36,8 +36,8 @@ from models import formats, onnx_file
 from models.publish import publish
 from models.repository import Repository
 from models.sandbox import Fence, Limits
-from producer.errors import ConfigurationError, InvalidName
 from tests.waiting import wait_until
+from yard.errors import ConfigurationError, InvalidName
 
 ROWS = [[1.0, 2.0], [3.0, 4.0]]
 GOOD = LinearRegression().fit(ROWS, [1.0, 2.0])

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from producer import logs
-from producer.settings import Settings
+from yard.settings import Settings
 
 
 @pytest.fixture(autouse=True)

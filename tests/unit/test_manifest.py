@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from models.manifest import MOST_BYTES, File, Manifest, build, digest_of
 from producer.contract import ModelRef
-from producer.errors import InvalidManifest
 from tests.stand_ins import IRIS, ROW, TEXT
+from yard.errors import InvalidManifest
 
 WEIGHTS = File.of("model.joblib", b"weights")
 

@@ -20,7 +20,7 @@ from models.publish import publish
 from models.repository import Repository
 from models.runtimes import Loaded, load
 from producer.contract import ModelRef
-from producer.errors import ConfigurationError, ModelUnavailable, PredictFailed
+from yard.errors import ConfigurationError, ModelUnavailable, PredictFailed
 
 random = np.random.default_rng(0)
 X = random.normal(size=(50, 3)).astype(np.float32)

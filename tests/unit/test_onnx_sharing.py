@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.runtimes.onnx_sharing import share, thin
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -9,8 +9,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer.settings import Settings
 from worker.pool import Pool
+from yard.settings import Settings
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.exceptions import UnsupportedMediaType
 
 from gateway import problems
-from producer import errors
+from yard import errors
 
 
 def every(kind: type[errors.ModelyardError]) -> Iterator[type[errors.ModelyardError]]:

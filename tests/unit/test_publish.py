@@ -34,10 +34,11 @@ from models.manifest import Manifest
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.signatures import derive
-from producer import catalog, connect, keys, yard
+from producer import catalog, connect, keys
 from producer.cli import main
 from producer.contract import ModelRef
-from producer.errors import (
+from yard import local
+from yard.errors import (
     ConfigurationError,
     InvalidInput,
     InvalidManifest,
@@ -347,7 +348,7 @@ def test_a_file_of_another_release_is_refused(store, estimator, tmp_path):
 @pytest.fixture
 def run(redis: FakeRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls a command of ours on the test's store and Redis."""
-    monkeypatch.setattr(yard, "redis_url", lambda settings: settings.redis_url)
+    monkeypatch.setattr(local, "redis_url", lambda settings: settings.redis_url)
     monkeypatch.setattr(connect, "fast", lambda url: redis)
     monkeypatch.setattr(connect, "check_server", lambda redis: None)
 
@@ -392,9 +393,9 @@ def test_without_options_the_running_yards_store_and_redis_are_used(
 ):
     artefact, rows = files
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(yard, "redis_url", lambda settings: "redis://of-the-yard")
-    running = yard.Yard(1, 1, "redis://of-the-yard", "http://gateway", str(tmp_path / "its"), "")
-    monkeypatch.setattr(yard, "running", lambda data: running)
+    monkeypatch.setattr(local, "redis_url", lambda settings: "redis://of-the-yard")
+    running = local.Yard(1, 1, "redis://of-the-yard", "http://gateway", str(tmp_path / "its"), "")
+    monkeypatch.setattr(local, "running", lambda data: running)
     for name in ("MODELYARD_STORE", "MODELYARD_REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
     command = ["publish", "iris", "v1", artefact, "--example", rows]

@@ -25,9 +25,10 @@ from models.repository import Repository
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.signatures import derive
-from producer import connect, keys, yard
+from producer import connect, keys
 from producer.cli import main
-from producer.errors import ConfigurationError, InvalidName, NotFound, VersionExists
+from yard import local
+from yard.errors import ConfigurationError, InvalidName, NotFound, VersionExists
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X, Y = load_digits(return_X_y=True)
@@ -143,7 +144,7 @@ def test_a_version_that_is_not_there_or_is_there_already_is_named(store, network
 def run(store: Repository, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls ``modelyard quantize`` on the test's store and a Redis."""
     redis = FakeRedis()
-    monkeypatch.setattr(yard, "redis_url", lambda settings: settings.redis_url)
+    monkeypatch.setattr(local, "redis_url", lambda settings: settings.redis_url)
     monkeypatch.setattr(connect, "fast", lambda url: redis)
     monkeypatch.setattr(connect, "check_server", lambda redis: None)
 

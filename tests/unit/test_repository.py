@@ -14,7 +14,8 @@ import pytest
 from models.manifest import File, Manifest, build
 from models.repository import STAGING, STAGING_TTL_S, Repository
 from producer.contract import ModelRef
-from producer.errors import (
+from tests.stand_ins import IRIS, ROW
+from yard.errors import (
     InvalidManifest,
     InvalidName,
     ModelUnavailable,
@@ -22,7 +23,6 @@ from producer.errors import (
     UnknownVersion,
     VersionExists,
 )
-from tests.stand_ins import IRIS, ROW
 
 IRIS_V1 = ModelRef("iris", "v1")
 CONTENT = b"the weights"

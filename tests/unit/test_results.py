@@ -115,8 +115,8 @@ def test_a_failure_is_what_the_worker_wrote():
     ("text", "code", "message"),
     [
         ("Traceback:\n  ...\nproducer.errors.Expired: too late", "expired", "too late"),
-        ("producer.errors.InvalidInput: instances[0]: no", "invalid_input", "instances[0]: no"),
-        ("producer.errors.JobTimeout: slow", "timeout", "slow"),
+        ("yard.errors.InvalidInput: instances[0]: no", "invalid_input", "instances[0]: no"),
+        ("yard.errors.JobTimeout: slow", "timeout", "slow"),
         ("rq.timeouts.JobTimeoutException: Task exceeded 60 s", "timeout", "Task exceeded 60 s"),
         ("ValueError: bad", "predict_failed", "ValueError: bad"),
         ("KeyError", "predict_failed", "KeyError"),

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from producer import wire
 from producer.contract import Column, Output, Signature
-from producer.errors import InvalidInput, TooLarge
 from producer.rows import MOST_ERRORS, check_outputs, check_rows
 from tests.stand_ins import IRIS, ROW, TEXT
+from yard.errors import InvalidInput, TooLarge
 
 TYPES = ("float64", "float32", "int64", "bool", "string")
 

@@ -29,9 +29,9 @@ from rq.exceptions import NoSuchJobError
 
 from producer import keys, wire
 from producer.contract import TASK
-from producer.errors import InvalidJob
 from producer.jobs import CALLABLES, SafeJob
 from producer.payload import ARGUMENTS, MOST_BYTES, decode_call, encode_call
+from yard.errors import InvalidJob
 
 DATA = encode_call({"instances": [[1.0]]})
 

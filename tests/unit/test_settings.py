@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from producer.errors import ConfigurationError
-from producer.settings import Settings, table, variable
+from yard.errors import ConfigurationError
+from yard.settings import Settings, table, variable
 
 _ROOT = Path(__file__).parents[2]
 

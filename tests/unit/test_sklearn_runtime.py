@@ -49,7 +49,7 @@ from models.runtimes.sizes import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.signatures import derive
 from producer.contract import Column, Output, Signature
-from producer.errors import ModelUnavailable, PredictFailed
+from yard.errors import ModelUnavailable, PredictFailed
 
 X, Y = load_iris(return_X_y=True)
 NAMES = load_iris().target_names[Y]

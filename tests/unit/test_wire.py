@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer import wire
-from producer.errors import InvalidJson, TooLarge
+from yard.errors import InvalidJson, TooLarge
 
 SCALARS = (
     st.none()

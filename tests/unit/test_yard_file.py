@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from producer import yard
-from producer.errors import ConfigurationError
-from producer.settings import Settings
+from yard import local
+from yard.errors import ConfigurationError
+from yard.settings import Settings
 
 
-def a_yard(pid: int, url: str = "unix:///tmp/r.sock") -> yard.Yard:
+def a_yard(pid: int, url: str = "unix:///tmp/r.sock") -> local.Yard:
     gateway = "http://127.0.0.1:8000"
-    return yard.Yard(pid, yard.birth(pid), url, gateway, "/store", "2026-01-02T03:04:05Z")
+    return local.Yard(pid, local.birth(pid), url, gateway, "/store", "2026-01-02T03:04:05Z")
 
 
 def a_dead_process() -> int:
@@ -28,24 +28,24 @@ def a_dead_process() -> int:
 
 
 def test_what_is_set_beats_the_running_yard(tmp_path):
-    yard.write(tmp_path, a_yard(os.getpid()))
+    local.write(tmp_path, a_yard(os.getpid()))
     settings = Settings(data=str(tmp_path), redis_url="redis://elsewhere")
-    assert yard.redis_url(settings) == "redis://elsewhere"
+    assert local.redis_url(settings) == "redis://elsewhere"
 
 
 def test_without_a_setting_the_running_yard_s_redis_is_used(tmp_path):
-    yard.write(tmp_path, a_yard(os.getpid()))
-    assert yard.redis_url(Settings(data=str(tmp_path))) == "unix:///tmp/r.sock"
+    local.write(tmp_path, a_yard(os.getpid()))
+    assert local.redis_url(Settings(data=str(tmp_path))) == "unix:///tmp/r.sock"
 
 
 def test_no_redis_at_all_says_what_to_do(tmp_path):
     with pytest.raises(ConfigurationError, match=r"modelyard up.*MODELYARD_REDIS_URL"):
-        yard.redis_url(Settings(data=str(tmp_path)))
+        local.redis_url(Settings(data=str(tmp_path)))
 
 
 def test_a_yard_whose_process_is_gone_is_none(tmp_path):
-    yard.write(tmp_path, a_yard(a_dead_process()))
-    assert yard.running(tmp_path) is None
+    local.write(tmp_path, a_yard(a_dead_process()))
+    assert local.running(tmp_path) is None
 
 
 def test_a_later_process_with_the_same_id_is_not_taken_for_the_yard(tmp_path):
@@ -53,10 +53,10 @@ def test_a_later_process_with_the_same_id_is_not_taken_for_the_yard(tmp_path):
     if known.birth == 0:
         pytest.skip("this kernel does not tell when a process started")
     file = tmp_path / "yard.json"
-    yard.write(tmp_path, known)
-    assert yard.running(tmp_path) == known
+    local.write(tmp_path, known)
+    assert local.running(tmp_path) == known
     file.write_text(json.dumps(json.loads(file.read_text()) | {"birth": known.birth - 1}))
-    assert yard.running(tmp_path) is None
+    assert local.running(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -74,30 +74,30 @@ def test_a_later_process_with_the_same_id_is_not_taken_for_the_yard(tmp_path):
 )
 def test_a_broken_file_is_no_yard(tmp_path, content):
     (tmp_path / "yard.json").write_bytes(content)
-    assert yard.running(tmp_path) is None
+    assert local.running(tmp_path) is None
 
 
 def test_the_file_is_for_its_owner_only_and_nothing_else_is_left(tmp_path):
-    yard.write(tmp_path, a_yard(os.getpid()))
-    yard.write(tmp_path, a_yard(os.getpid()))
+    local.write(tmp_path, a_yard(os.getpid()))
+    local.write(tmp_path, a_yard(os.getpid()))
     assert [path.name for path in tmp_path.iterdir()] == ["yard.json"]
     assert stat.S_IMODE((tmp_path / "yard.json").stat().st_mode) == 0o600
-    yard.remove(tmp_path)
-    yard.remove(tmp_path)
+    local.remove(tmp_path)
+    local.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_holds_the_folder_and_the_next_is_told_who(tmp_path):
-    held = yard.hold(tmp_path)
-    yard.write(tmp_path, a_yard(os.getpid()))
+    held = local.hold(tmp_path)
+    local.write(tmp_path, a_yard(os.getpid()))
     with pytest.raises(ConfigurationError, match=f"process {os.getpid()}.*MODELYARD_DATA"):
-        yard.hold(tmp_path)
+        local.hold(tmp_path)
     os.close(held)
-    os.close(yard.hold(tmp_path))
+    os.close(local.hold(tmp_path))
 
 
 def test_the_next_waits_for_what_a_killed_yard_left_running(tmp_path):
-    held = yard.hold(tmp_path)
+    held = local.hold(tmp_path)
     pauses = []
 
     def pause(seconds: float) -> None:
@@ -105,23 +105,23 @@ def test_the_next_waits_for_what_a_killed_yard_left_running(tmp_path):
         if len(pauses) == 3:
             os.close(held)
 
-    os.close(yard.hold(tmp_path, pause=pause))
+    os.close(local.hold(tmp_path, pause=pause))
     assert len(pauses) == 3
 
 
 def test_what_never_ends_is_told(tmp_path):
-    held = yard.hold(tmp_path)
+    held = local.hold(tmp_path)
     with pytest.raises(ConfigurationError, match="an earlier yard"):
-        yard.hold(tmp_path, wait_s=0.0)
+        local.hold(tmp_path, wait_s=0.0)
     os.close(held)
 
 
 def test_the_folder_is_made_for_its_owner_only(tmp_path):
-    os.close(yard.hold(tmp_path / "deep" / "data"))
+    os.close(local.hold(tmp_path / "deep" / "data"))
     assert stat.S_IMODE((tmp_path / "deep" / "data").stat().st_mode) == 0o700
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be used.*MODELYARD_DATA"):
-        yard.hold(Path(tmp_path / "file" / "data"))
+        local.hold(Path(tmp_path / "file" / "data"))

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from producer.errors import ConfigurationError
-from producer.settings import Settings, variable
+from yard.errors import ConfigurationError
+from yard.settings import Settings, variable
 
 _FILE = "yard.json"
 _LOCK = "yard.lock"

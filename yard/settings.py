@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from producer.errors import ConfigurationError
+from yard.errors import ConfigurationError
 
 PREFIX = "MODELYARD_"
 
