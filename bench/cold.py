@@ -22,8 +22,8 @@ from bench.measure import Spread, percentile, ratio
 from bench.report import OURS, Chart, Goal, Section, Table
 from bench.yard import CLASS, ROW, Process, Yard, open_yard, wait_until
 from models.repository import Repository
-from producer import keys
-from producer.contract import ModelRef
+from yard.contract import keys
+from yard.contract.values import ModelRef
 
 _MODEL = "iris"
 _GOAL_MS = 1000

@@ -15,8 +15,8 @@ from typing import IO, Any
 from bench.environments import environ, python_of
 from bench.yard import Process, Yard, stock_worker
 from producer import tether
-from producer.contract import ModelRef
 from producer.tail import last_line
+from yard.contract.values import ModelRef
 
 _MODEL = ModelRef("iris", "v1")
 

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from models.examples import EXAMPLES
 from models.sentences import NEGATIVE, POSITIVE
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 
 _SEED = 0
 _WORDS, _TEXTS = 8_000, 2_000

@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.measure import Work
 from bench.yard import CLASS, ROW, Process, Yard, wait_until
-from producer import keys
 from producer.client import Handle
-from producer.contract import Job, Request
+from yard.contract import keys
+from yard.contract.values import Job, Request
 from yard.errors import ModelyardError
 
 #: Jobs at the end of a drain among which the last to end is.

@@ -18,8 +18,9 @@ from bench.measure import Spread
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.yard import Process, Yard, open_yard, wait_until, worker
-from producer import keys, tether
-from producer.contract import ModelRef
+from producer import tether
+from yard.contract import keys
+from yard.contract.values import ModelRef
 
 _MODEL = ModelRef("iris", "v1")
 _MB = 2**20

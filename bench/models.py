@@ -24,7 +24,7 @@ from models.manifest import Manifest
 from models.publish import publish
 from models.repository import open_repository
 from models.runtimes import load
-from producer.contract import ModelRef, Request
+from yard.contract.values import ModelRef, Request
 
 _SIZES = (1, 64)
 _ORIGINAL, _COMPILED = "v1", "v2"

@@ -17,7 +17,7 @@ from bench.second import Case, Measured, workers_goal, workers_table
 from bench.yard import Yard, open_yard, worker
 from models.publish import publish
 from models.repository import Repository
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 
 _SPREAD = 0.30
 _VERSIONS = (1, 10, 100)

@@ -29,10 +29,10 @@ from bench.timeline import Timeline, draw
 from bench.yard import Yard, open_yard
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
-from producer.contract import Request
 from producer.presence import read_presence
 from producer.workload import parse_pace
+from yard.contract import keys
+from yard.contract.values import Request
 
 _FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bench.jobs import Drained
 from bench.measure import Spread, ratio
 from bench.report import Goal, Table
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 
 #: What a second worker is to bring where the model is the cost. That is where the machine has the
 #: cores for it, beside what Redis needs for two.

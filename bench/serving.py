@@ -21,7 +21,7 @@ from bench.measure import Spread, ratio
 from bench.polls import Waited
 from bench.report import OURS, Chart, Goal, Section, Table
 from bench.yard import ROW, Yard, free_port, open_yard, worker
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 
 _MODEL = ModelRef("iris", "v1")
 _CLIENTS = (1, 16, 64)

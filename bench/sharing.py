@@ -18,8 +18,8 @@ from bench.measure import Spread, ratio
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.yard import Process, Yard, open_yard, wait_until
-from producer.contract import Request
 from producer.presence import read_presence
+from yard.contract.values import Request
 
 _MB = 10**6
 _COUNTS = (1, 4)
@@ -158,7 +158,7 @@ def _held(yard: Yard, model: str, count: int, *, maps: bool = True) -> Held:
 
 def _request(yard: Yard, model: str) -> Request:
     from models.repository import Repository
-    from producer.contract import ModelRef
+    from yard.contract.values import ModelRef
 
     manifest = Repository(yard.settings.store_path).manifest(ModelRef(model, "v1"))
     return Request(model, instances=manifest.rows[:1])

@@ -18,9 +18,9 @@ from bench.jobs import one_row, submitted
 from bench.measure import Spread, ratio
 from bench.report import OURS, Goal, Section, Table
 from bench.yard import ROW, Yard, open_yard
-from producer import keys
-from producer.contract import TASK
 from producer.submission import CHUNK
+from yard.contract import keys
+from yard.contract.values import TASK
 
 _QUEUE = "iris@v1"
 _THREADS = 16

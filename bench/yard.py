@@ -24,10 +24,11 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import children, connect, keys, tether
+from producer import children, connect, tether
 from producer.client import Client
-from producer.contract import ModelRef
 from producer.embedded import RESULT_NODE_BYTES, find_server
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.settings import Settings
 
 #: The row that every job of every benchmark asks about, and what the model must say of it.

@@ -1,9 +1,9 @@
 """What travels in HTTP bodies: the models that check requests, and that the OpenAPI page shows.
 
 Requests are checked by these models, strictly: nothing is coerced and unknown members are named.
-Rows are not looked at here but in `producer.rows`, once, against the version's signature. Answers
-are made from `producer`'s own values; their models here document them, and the tests hold the two
-together.
+Rows are not looked at here but in `yard.contract.validation`, once, against the version's
+signature. Answers are made from `producer`'s own values; their models here document them, and the
+tests hold the two together.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from producer.contract import Signature as SignatureValue
-from producer.contract import is_name
-from producer.rows import MOST_ERRORS
+from yard.contract.validation import MOST_ERRORS
+from yard.contract.values import Signature as SignatureValue
+from yard.contract.values import is_name
 from yard.errors import InvalidInput
 
 _IRIS: JsonDict = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
@@ -40,7 +40,7 @@ _JOB: JsonDict = {
     "url": "/v1/jobs/0f9d2c0e6a5b4c3d8e7f6a5b4c3d2e1f",
 }
 
-#: What pydantic finds, in the words that `producer.rows` uses.
+#: What pydantic finds, in the words that `yard.contract.validation` uses.
 _FAULTS = {
     "model_type": "must be an object",
     "dict_type": "must be an object",

@@ -13,12 +13,12 @@ from gateway.intake import asked, model_in_path, version_in_path
 from gateway.observe import note
 from gateway.services import services
 from gateway.survey import ModelSurvey, survey
-from producer import keys, wire
 from producer.catalog import Entry
 from producer.overview import failed_loads
 from producer.presence import Presence
 from producer.warming import cold
 from yard import errors
+from yard.contract import keys, wire
 
 catalogue = APIBlueprint(
     "catalogue",

@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from flask import Blueprint, Response, abort
 from flask_openapi.openapi import OpenAPI
 
-from producer import wire
+from yard.contract import wire
 
 _PAGE = b"""<!doctype html>
 <html lang="en">

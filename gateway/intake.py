@@ -15,8 +15,8 @@ from werkzeug.http import parse_options_header
 from gateway.call import Call
 from gateway.observe import noted
 from gateway.services import services
-from producer import wire
-from producer.contract import ModelRef, check_job_id, is_name
+from yard.contract import wire
+from yard.contract.values import ModelRef, check_job_id, is_name
 from yard.errors import (
     InvalidInput,
     InvalidJson,

@@ -1,7 +1,8 @@
 """For clients: submit a job, wait for it, ask for it, cancel it.
 
-A request becomes a `producer.contract.Request`, then a draft that is checked against the version's
-signature, and one round trip queues it with others. All but cancelling is done on the event loop.
+A request becomes a `yard.contract.values.Request`, then a draft that is checked against the
+version's signature, and one round trip queues it with others. All but cancelling is done on the
+event loop.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from gateway.intake import (
 )
 from gateway.services import Services, services
 from gateway.threads import SMALL_BYTES
-from producer import wire
 from producer.client import Handle
-from producer.contract import Job, JobStatus, Request
-from producer.ids import new_id
 from producer.submission import Draft
 from yard import errors
+from yard.contract import wire
+from yard.contract.ids import new_id
+from yard.contract.values import Job, JobStatus, Request
 
 _PREDICT_S = 30.0
 

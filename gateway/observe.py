@@ -19,7 +19,7 @@ from flask import Flask, request
 from prometheus_client import CollectorRegistry, Histogram
 
 from gateway.call import Headers, Reply
-from producer.ids import new_id
+from yard.contract.ids import new_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -16,8 +16,8 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from gateway.call import Reply
-from producer import wire
 from yard import errors
+from yard.contract import wire
 
 _log = structlog.get_logger("gateway")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys
 from producer.catalog import Entry, model_names, read_versions
 from producer.connect import redis_reachable
-from producer.contract import ModelRef, Route
 from producer.presence import Presence, read_presence
 from producer.routing import read_route
+from yard.contract import keys
+from yard.contract.values import ModelRef, Route
 from yard.errors import UnknownModel
 
 

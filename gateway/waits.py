@@ -15,10 +15,10 @@ from functools import partial
 from gateway.errands import Errands, Handover
 from gateway.threads import Threads
 from producer.client import Client, Handle
-from producer.contract import Job, Request
 from producer.mailbox import Mailbox
 from producer.results import Raw, found_job
 from producer.submission import CHUNK, Draft, first_chunk
+from yard.contract.values import Job, Request
 from yard.errors import ModelyardError, Unavailable
 
 #: A wait's future: what Redis holds of the ended job; None if there is nothing to wait for.

@@ -22,7 +22,7 @@ from pathlib import Path
 from models.files import open_folder, read_at
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.repository import Repository
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, InvalidManifest
 
 #: What ends so is written as a tar file.

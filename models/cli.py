@@ -21,9 +21,9 @@ from models.commands.shared import (
     repository_of,
     version,
 )
-from producer import wire
 from producer.commands.shared import examples as usage
 from producer.commands.shared import print_json
+from yard.contract import wire
 from yard.errors import InvalidRequest
 from yard.settings import Settings
 

@@ -17,7 +17,7 @@ import numpy as np
 from models.golden import are_labels
 from models.proofs import Compiled, Tolerance
 from models.runtimes import Loaded, arrays
-from producer.contract import Signature
+from yard.contract.values import Signature
 
 #: The runtime of the second: what compiles and what shrinks both write ONNX.
 ONNX = "onnx"

@@ -20,7 +20,7 @@ from models.proofs import Compiled
 from models.runtimes import Loaded, arrays
 from models.runtimes.sizes import reachable
 from models.runtimes.sklearn_joblib import SklearnModel
-from producer.contract import ColumnType, Signature
+from yard.contract.values import ColumnType, Signature
 from yard.errors import described
 
 #: Must be so many times as fast at one of `models.comparison.SIZES`, and nowhere slower than that.

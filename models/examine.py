@@ -20,7 +20,7 @@ from models.formats import Source
 from models.prober import PROBER, ProbeFailed, Raised, Refused
 from models.proofs import Compiled
 from models.sandbox import Fence, Limits
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, InvalidInput
 
 #: Address space for each byte of an artefact, beside what every child may take.

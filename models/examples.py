@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.sentences import NEGATIVE, POSITIVE
-from producer import keys
-from producer.contract import ModelRef
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.errors import Unavailable, UnknownModel, VersionExists, described
 
 _SEED = 0

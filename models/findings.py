@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from models.proofs import Compiled, Described, Golden
-from producer.contract import Signature
+from yard.contract.values import Signature
 
 
 class Findings(Described):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from models.manifest import Manifest
 from models.proofs import Golden, Tolerance
-from producer import wire
-from producer.contract import Signature
+from yard.contract import wire
+from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, described
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from models.runtimes.sklearn_joblib import SklearnModel, release
 from models.runtimes.sklearn_joblib import open_artefact as open_joblib
 from models.signatures import derive
 from models.trials import rows_around
-from producer.contract import Signature
-from producer.rows import check_rows
+from yard.contract.validation import check_rows
+from yard.contract.values import Signature
 from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:

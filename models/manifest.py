@@ -24,9 +24,9 @@ from pydantic import (
 )
 
 from models.proofs import Compiled, Described, Golden
-from producer import wire
-from producer.contract import ModelRef, Signature, Task, check_name, is_name
-from producer.rows import check_rows
+from yard.contract import wire
+from yard.contract.validation import check_rows
+from yard.contract.values import ModelRef, Signature, Task, check_name, is_name
 from yard.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName, TooLarge
 
 #: The manifest's own name in a version's folder.

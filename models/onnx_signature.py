@@ -15,8 +15,8 @@ import numpy as np
 from models.onnx_file import OnnxFile
 from models.runtimes.tensors import feeds_of, probabilities_of, rows_at_once
 from models.signatures import TEXT
-from producer.contract import Column, ColumnType, Output, Signature, Task
-from producer.rows import check_rows
+from yard.contract.validation import check_rows
+from yard.contract.values import Column, ColumnType, Output, Signature, Task
 from yard.errors import ConfigurationError, InvalidInput
 
 _TYPES: dict[str, ColumnType] = {

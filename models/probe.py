@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from models.sandbox import Limits, enter
-from producer import wire
+from yard.contract import wire
 from yard.errors import ModelyardError, described
 
 #: What children need, imported once; what is not installed here they do without.

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from models import probe
 from models.sandbox import Limits
-from producer import wire
+from yard.contract import wire
 from yard.errors import InvalidJson
 
 #: Seconds in which a child that was ended, or has nothing more to say, must be gone.

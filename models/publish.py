@@ -28,8 +28,9 @@ from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
 from models.repository import Repository
 from models.sandbox import Limits
-from producer import catalog, keys, routing, warming
-from producer.contract import ModelRef
+from producer import catalog, routing, warming
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.errors import (
     ConfigurationError,
     InvalidInput,

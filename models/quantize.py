@@ -24,7 +24,7 @@ from models.prober import PROBER, ProbeFailed, Refused
 from models.publish import GRAPH, check_catalogue, libraries_of, register
 from models.repository import Repository
 from models.sandbox import Limits
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, VersionExists
 
 

@@ -21,8 +21,8 @@ from models.findings import Quantized
 from models.proofs import Compiled, Tolerance
 from models.runtimes.onnx_session import OnnxModel
 from models.trials import rows_near
-from producer.contract import Signature
-from producer.rows import check_rows
+from yard.contract.validation import check_rows
+from yard.contract.values import Signature
 from yard.errors import ConfigurationError
 
 if TYPE_CHECKING:

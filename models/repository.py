@@ -18,7 +18,7 @@ from models.mapping import Maps
 from models.stores import Away, Leftover, NotThere, Source, Store, Unreadable, open_store
 from models.stores.cache import DiskCache, cache_folder
 from models.stores.folder import STAGING, STAGING_TTL_S, FolderStore
-from producer.contract import ModelRef, check_name
+from yard.contract.values import ModelRef, check_name
 from yard.errors import (
     InvalidManifest,
     ModelUnavailable,

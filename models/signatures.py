@@ -18,8 +18,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from models.runtimes import arrays
 from models.runtimes.sklearn_joblib import call_of, dense, find_inputs
-from producer.contract import Column, ColumnType, Output, Signature, Task
-from producer.rows import check_rows
+from yard.contract.validation import check_rows
+from yard.contract.values import Column, ColumnType, Output, Signature, Task
 from yard.errors import ConfigurationError, InvalidInput
 
 #: The name of a text model's one input.

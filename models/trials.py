@@ -15,7 +15,7 @@ import numpy as np
 
 from models.runtimes import arrays
 from models.runtimes.sizes import reachable
-from producer.contract import Signature
+from yard.contract.values import Signature
 
 #: Rows that are made.
 COUNT = 2_000

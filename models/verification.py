@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from models.manifest import Manifest
 from models.repository import Repository
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, NotFound
 
 #: How thoroughly to look: at manifests, at the digests of all files, or at answers, too.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from producer.client import Client, Handle
-    from producer.contract import Job, JobStatus, ModelRef, Request, Route, Signature
     from producer.jobs import SafeJob
+    from yard.contract.values import Job, JobStatus, ModelRef, Request, Route, Signature
     from yard.errors import ModelyardError
     from yard.settings import Settings
 

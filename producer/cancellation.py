@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis import Redis
 
-from producer.contract import check_job_id
 from producer.scripting import Script
+from yard.contract.values import check_job_id
 
 _CANCEL = Script("producer", "cancel")
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import keys, wire
-from producer.contract import ModelRef, Signature, check_name, is_name
 from producer.scripting import Script
+from yard.contract import keys, wire
+from yard.contract.values import ModelRef, Signature, check_name, is_name
 from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("producer", "register")

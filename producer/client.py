@@ -18,7 +18,6 @@ from producer import connect
 from producer.cancellation import cancel_job
 from producer.catalog import Catalog
 from producer.connect import redis_reachable
-from producer.contract import Job, ModelRef, Request, check_job_id
 from producer.grouping import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.submission import (
@@ -32,6 +31,7 @@ from producer.submission import (
     resolve,
 )
 from yard import local
+from yard.contract.values import Job, ModelRef, Request, check_job_id
 from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from yard.settings import Settings
 
@@ -110,7 +110,7 @@ class Client:
         deadline_ms: int | None = None,
         idempotency_key: str | None = None,
     ) -> Handle:
-        """Queue one job; `producer.contract.Request` tells what the arguments mean.
+        """Queue one job; `yard.contract.values.Request` tells what the arguments mean.
 
         Raises:
             InvalidInput: The rows do not fit the version's signature; the error names the places.

@@ -23,9 +23,11 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from producer import sentinel
-from producer.embedded import OLDEST
 from yard.errors import ConfigurationError, Unavailable
 from yard.settings import variable
+
+#: The oldest server that has what the scripts use; every Valkey is newer.
+OLDEST = (6, 2)
 
 #: Connections that one client makes at most; redis-py's own bound of 100 is below a gateway's
 #: threads.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer import keys, wire
+from yard.contract import keys, wire
 from yard.errors import InvalidJson
 
 #: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.

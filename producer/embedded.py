@@ -24,13 +24,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from producer import tether
+from producer.connect import OLDEST
 from producer.tail import last_line
 from yard import local
 from yard.errors import ConfigurationError
 from yard.settings import variable
-
-#: The oldest server that has what the scripts use; every Valkey is newer.
-OLDEST = (6, 2)
 
 #: A result is a stream of one entry, and Redis sets aside so many bytes for it at once. 4 KiB, the
 #: default, stay mostly empty, and filling them cost a worker a third of its jobs a second.

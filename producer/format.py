@@ -13,8 +13,8 @@ from __future__ import annotations
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer import keys
 from producer.connect import redis_reachable
+from yard.contract import keys
 from yard.errors import ConfigurationError
 
 #: What this release writes and reads. 1: as it was in the first release.

@@ -1,7 +1,7 @@
 """RQ's `Job` made safe, for RQ's own tools on our queues.
 
 RQ's job unpickles, imports whatever name a payload gives and inflates without a bound. `SafeJob`
-reads payloads as `producer.payload` does, and calls what stands in a dictionary of one: ``rq
+reads payloads as `yard.contract.payload` does, and calls what stands in a dictionary of one: ``rq
 worker --job-class producer.SafeJob --serializer json``.
 """
 
@@ -14,8 +14,8 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from producer.contract import TASK
-from producer.payload import ARGUMENTS, MOST_BYTES, decode_call, plain
+from yard.contract.payload import ARGUMENTS, MOST_BYTES, decode_call, plain
+from yard.contract.values import TASK
 from yard.errors import InvalidJob
 
 #: Hash fields of a job that this project reads or writes; all others are dropped before RQ sees

@@ -18,10 +18,11 @@ from typing import Generic, TypeVar
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import connect, keys
+from producer import connect
 from producer.results import Raw, read_raw
 from producer.submission import CHUNK
 from producer.subscription import Subscription
+from yard.contract import keys
 
 #: How often all waiting jobs are looked at, in case a message was lost.
 LOOK_S = 0.5

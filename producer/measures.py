@@ -1,8 +1,8 @@
 """Every metric of jobs, once: its name, labels, help text and buckets, and how Redis keeps it.
 
-Workers and the reaper count in one hash, `producer.keys.METRICS`, inside the scripts that end jobs,
-so that a count is as durable as the job; the gateway reads the hash when it is scraped. A field is
-one number: ``name|label=value|label=value``. A histogram has a field for each bucket,
+Workers and the reaper count in one hash, `yard.contract.keys.METRICS`, inside the scripts that end
+jobs, so that a count is as durable as the job; the gateway reads the hash when it is scraped. A
+field is one number: ``name|label=value|label=value``. A histogram has a field for each bucket,
 ``name_bucket|...|le=0.005``, which counts only what fell between the bound before and its own (so
 that a worker adds to one field; the gateway adds them up), and ``name_sum`` and ``name_count``.
 """

@@ -11,12 +11,12 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys
 from producer.catalog import Entry, model_names, read_versions
-from producer.contract import Route
 from producer.presence import Presence, read_presence
 from producer.routing import read_route
 from producer.warming import cold
+from yard.contract import keys
+from yard.contract.values import Route
 
 
 def read_models(redis: Redis) -> list[dict[str, Any]]:

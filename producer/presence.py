@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys, wire
+from yard.contract import keys, wire
 from yard.errors import InvalidJson
 
 #: What a worker can be doing, as pools report it.

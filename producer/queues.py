@@ -13,11 +13,12 @@ from fnmatch import fnmatchcase
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import keys, retirement
+from producer import retirement
 from producer.catalog import model_names
-from producer.contract import ModelRef, is_name
 from producer.crashes import held_back
 from producer.retirement import State
+from yard.contract import keys
+from yard.contract.values import ModelRef, is_name
 
 
 def queue_names(redis: Redis, pattern: str = "*") -> list[str]:

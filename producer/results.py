@@ -17,9 +17,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from producer import keys, wire
-from producer.contract import Failure, Job, JobStatus, Timings
 from producer.scripting import Script
+from yard.contract import keys, wire
+from yard.contract.values import Failure, Job, JobStatus, Timings
 from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 
 _READ = Script("producer", "read")

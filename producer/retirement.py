@@ -19,9 +19,9 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer import keys
-from producer.contract import ModelRef, Signature
 from producer.scripting import Script
+from yard.contract import keys
+from yard.contract.values import ModelRef, Signature
 from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 
 State = Literal["retired", "drained", "deleted", "revived"]

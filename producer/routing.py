@@ -15,9 +15,9 @@ from typing import Any, Literal, cast
 
 from redis import Redis
 
-from producer import keys, wire
-from producer.contract import ModelRef, Route, check_name
 from producer.scripting import Script
+from yard.contract import keys, wire
+from yard.contract.values import ModelRef, Route, check_name
 from yard.errors import InvalidRoute, RevisionMismatch, UnknownModel
 
 #: Versions that one route splits between at most; ``route.lua`` has the same bound.

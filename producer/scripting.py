@@ -3,7 +3,7 @@
 The scripts of the submitting side are in ``producer/scripts``, those of the engine in
 ``worker/scripts``. Each is headed by the keys and arguments that it takes. A line ``--- use NAME``
 pulls in ``NAME.lua`` of the same folder or of ``producer/scripts``, and every script sees the key
-families of `producer.keys` as the table ``K``, so that no key is spelled twice.
+families of `yard.contract.keys` as the table ``K``, so that no key is spelled twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from producer import keys
+from yard.contract import keys
 
 Argument = str | bytes | int | float
 

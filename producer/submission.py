@@ -15,15 +15,15 @@ from typing import Any
 
 from redis import Redis
 
-from producer import wire
 from producer.catalog import Catalog, Entry
 from producer.connect import redis_reachable
-from producer.contract import ModelRef, Request, Signature, check_name
-from producer.ids import new_id
-from producer.payload import encode_call
 from producer.routing import point_of
-from producer.rows import check_outputs, check_rows
 from producer.scripting import Argument, Script
+from yard.contract import wire
+from yard.contract.ids import new_id
+from yard.contract.payload import encode_call
+from yard.contract.validation import check_outputs, check_rows
+from yard.contract.values import ModelRef, Request, Signature, check_name
 from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from producer import catalog, children, connect, endpoint, keys
+from producer import catalog, children, connect, endpoint
 from producer.banner import banner
 from producer.children import Child
 from producer.commands.shared import pool_settings, workers
@@ -28,6 +28,7 @@ from producer.embedded import EmbeddedRedis
 from producer.signals import StopSignals, cause_of
 from producer.tail import Tail, last_line
 from yard import local
+from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.settings import Settings
 

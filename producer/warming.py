@@ -17,10 +17,11 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys, routing
-from producer.contract import ModelRef, Route
+from producer import routing
 from producer.presence import Pool, Presence, read_presence
 from producer.scripting import Script
+from yard.contract import keys
+from yard.contract.values import ModelRef, Route
 from yard.errors import ModelUnavailable
 
 #: How often who waits looks at what workers announce, in seconds.

@@ -15,9 +15,10 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys, measures, wire
+from producer import measures
 from producer.presence import Presence
 from producer.work import Pace, Work
+from yard.contract import keys, wire
 from yard.errors import InvalidJson
 
 #: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.

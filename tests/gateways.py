@@ -20,11 +20,12 @@ from redis import Redis
 
 from gateway.app import create_app
 from gateway.services import services_of
-from producer import keys, tether
+from producer import tether
 from producer.connect import steady
 from tests.stand_ins import finish, new_client, queued
 from tests.waiting import wait_until
 from tests.yards import clean_environ, free_port
+from yard.contract import keys
 from yard.settings import Settings
 
 RESULT = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis import Redis
 
-from producer import keys
+from yard.contract import keys
 
 _ENDED = {b"finished", b"failed", b"canceled", b"stopped"}
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys, signals, tether
+from producer import signals, tether
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard.contract import keys
 from yard.settings import Settings
 
 

@@ -16,9 +16,10 @@ from typing import Any, cast
 
 from redis import Redis
 
-from producer import catalog, keys, routing, wire
+from producer import catalog, routing
 from producer.client import Client
-from producer.contract import Column, ModelRef, Output, Signature
+from yard.contract import keys, wire
+from yard.contract.values import Column, ModelRef, Output, Signature
 from yard.settings import Settings
 
 IRIS = Signature(

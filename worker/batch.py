@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from producer.contract import Failure, Signature
-from producer.payload import Call, decode_call
-from producer.rows import check_outputs, check_rows
 from worker.lease import Claimed
+from yard.contract.payload import Call, decode_call
+from yard.contract.validation import check_outputs, check_rows
+from yard.contract.values import Failure, Signature
 from yard.errors import ModelyardError
 
 #: Rows to outputs by name, one element a row; raises where the model does.

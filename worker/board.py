@@ -13,11 +13,11 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys
 from producer.queues import read_queues
 from producer.retirement import State
 from producer.workload import waits_s
 from worker.turns import Turns
+from yard.contract import keys
 
 #: How long the queues are remembered.
 _TTL_S = 1.0

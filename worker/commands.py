@@ -15,10 +15,11 @@ from typing import Any
 
 from redis import Redis
 
-from producer import connect, keys, wire
+from producer import connect
 from producer.cancellation import cancel_job
 from producer.subscription import Subscription
 from worker.outage import OUTAGE
+from yard.contract import keys, wire
 from yard.errors import ModelyardError
 from yard.settings import Settings
 

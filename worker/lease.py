@@ -30,11 +30,11 @@ from typing import Any, Literal, NamedTuple, cast
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from producer import wire
 from producer.scripting import Argument, Script
 from worker.endings import Ending, chunked
 from worker.line import Line
 from worker.reaping import Reaped, reap
+from yard.contract import wire
 from yard.settings import Settings
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of

@@ -14,11 +14,11 @@ from redis import Redis
 from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
-from producer import wire
 from producer.catalog import Entry, read_versions
-from producer.contract import ModelRef
-from producer.keys import queue_name
 from producer.retirement import read_states
+from yard.contract import wire
+from yard.contract.keys import queue_name
+from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
 
 

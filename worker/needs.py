@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 
 from redis import Redis
 
-from producer import catalog, keys
+from producer import catalog
+from yard.contract import keys
 
 
 class Needs:

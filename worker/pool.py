@@ -20,7 +20,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import connect, extras, keys
+from producer import connect, extras
 from producer.format import format_problem
 from producer.signals import StopSignals
 from producer.warming import unmet
@@ -35,6 +35,7 @@ from worker.reaping import sweep
 from worker.registration import announce
 from worker.starter import Starter
 from worker.watch import Watch
+from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.settings import Settings
 

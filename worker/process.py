@@ -23,8 +23,7 @@ from redis.exceptions import RedisError
 from models.cache import ModelCache
 from models.mapping import open_maps
 from models.repository import open_repository
-from producer import connect, keys
-from producer.contract import Failure, ModelRef
+from producer import connect
 from producer.signals import StopSignals
 from worker.alarm import Alarm
 from worker.board import Board
@@ -40,6 +39,8 @@ from worker.relay import Relay
 from worker.serve import Served, Server
 from worker.stopwatch import Stopwatch
 from worker.warming import Warmer
+from yard.contract import keys
+from yard.contract.values import Failure, ModelRef
 from yard.settings import Settings
 
 _log = structlog.get_logger()

@@ -17,8 +17,8 @@ from typing import Any
 
 from redis import Redis
 
-from producer import keys, wire
 from producer.scripting import Argument, Script
+from yard.contract import keys, wire
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")

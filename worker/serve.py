@@ -14,14 +14,14 @@ from functools import lru_cache
 
 from models.cache import ModelCache
 from models.runtimes import Loaded
-from producer.contract import Failure, ModelRef
-from producer.keys import parse_queue
-from producer.payload import Call
 from producer.routing import point_of
 from worker.batch import Member, Outcome, check, read_call, run, stacks
 from worker.endings import Ending
 from worker.lease import Batch, Claimed, Lease
 from worker.tally import Tally
+from yard.contract.keys import parse_queue
+from yard.contract.payload import Call
+from yard.contract.values import Failure, ModelRef
 from yard.errors import JobFailed
 from yard.settings import Settings
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from producer import keys, measures
-from producer.contract import ModelRef
+from producer import measures
 from producer.crashes import LOOP
 from producer.scripting import Script
+from yard.contract import keys
+from yard.contract.values import ModelRef
 
 #: From this many deaths in a row on a version is held back for so long, doubled for each further,
 #: in seconds.

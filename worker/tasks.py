@@ -14,12 +14,12 @@ from rq import get_current_job
 
 from models.repository import open_repository
 from models.runtimes import Loaded, load
-from producer.contract import Failure, ModelRef
-from producer.keys import parse_queue
-from producer.payload import decode_call, encode_call
 from producer.routing import point_of
 from producer.submission import resolve
 from worker.batch import check, run
+from yard.contract.keys import parse_queue
+from yard.contract.payload import decode_call, encode_call
+from yard.contract.values import Failure, ModelRef
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
 from yard.settings import Settings
 
@@ -28,7 +28,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
     """The result of one job, as `producer` describes it.
 
     Args:
-        arguments: ``instances`` or ``inputs``, and the rest of `producer.payload.ARGUMENTS`.
+        arguments: ``instances`` or ``inputs``, and the rest of `yard.contract.payload.ARGUMENTS`.
 
     Raises:
         ModelyardError: The job is refused or fails; its class name ends RQ's traceback, from which

@@ -17,13 +17,13 @@ import structlog
 from redis import Redis
 
 from models.cache import ModelCache
-from producer import keys
-from producer.contract import ModelRef
-from producer.keys import parse_queue
 from producer.routing import routed_versions
 from producer.warming import read_wanted
 from worker.registration import moment
 from worker.tally import Tally
+from yard.contract import keys
+from yard.contract.keys import parse_queue
+from yard.contract.values import ModelRef
 from yard.errors import JobFailed
 from yard.settings import Settings
 

@@ -22,7 +22,7 @@ from models.commands.shared import (
     version,
 )
 from producer.commands.shared import examples, print_json
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import NotFound, VersionInUse
 from yard.settings import Settings
 
@@ -171,9 +171,9 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
 
 def _is_let_go(redis: Redis, ref: ModelRef) -> bool:
     """Whether no worker has it loaded, or runs a job of it; waits for it a while."""
-    from producer import keys
     from producer.connect import redis_reachable
     from producer.presence import read_presence
+    from yard.contract import keys
 
     queue = keys.queue_name(ref)
     until = time.monotonic() + _UNLOAD_S

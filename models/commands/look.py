@@ -22,7 +22,7 @@ from models.commands.shared import (
     version,
 )
 from producer.commands.shared import examples, plain, print_json, print_table
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ModelyardError, NotFound, UnknownVersion
 from yard.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from models.repository import Repository, open_repository
-from producer.contract import ModelRef, check_name
+from yard.contract.values import ModelRef, check_name
 from yard.errors import ConfigurationError, InvalidName, Unavailable
 from yard.settings import Settings
 

@@ -8,7 +8,7 @@ import click
 
 from models.commands.shared import activating, common, redis_of, repository_of, version
 from producer.commands.shared import examples, print_json
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ModelyardError
 from yard.settings import Settings
 

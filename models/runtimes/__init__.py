@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from models import golden
 from models.manifest import Manifest
 from models.repository import Repository
-from producer.contract import Signature
+from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, ModelyardError, described
 
 #: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.

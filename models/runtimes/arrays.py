@@ -1,8 +1,8 @@
 """Rows to arrays and arrays to plain values: one conversion each way, however many rows there are.
 
-Rows come from `producer.rows`, checked, as nested lists; estimators take arrays, or a list of
-strings where the input is text. Answers go back as lists of str, int, float, bool, which JSON can
-carry.
+Rows come from `yard.contract.validation`, checked, as nested lists; estimators take arrays, or a
+list of strings where the input is text. Answers go back as lists of str, int, float, bool, which
+JSON can carry.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.contract import Column, ColumnType, Output
+from yard.contract.values import Column, ColumnType, Output
 from yard.errors import PredictFailed
 
 Rows = list[list[Any]]

@@ -30,7 +30,7 @@ from models.runtimes.tensors import (
     rows_at_once,
     shaped,
 )
-from producer.contract import Signature
+from yard.contract.values import Signature
 from yard.errors import ConfigurationError, ModelUnavailable, described
 
 #: The name of the file in a version's folder.

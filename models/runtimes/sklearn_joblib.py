@@ -26,7 +26,7 @@ from models.runtimes.adaptation import fit_for_serving
 from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.sizes import measure
-from producer.contract import Signature
+from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, PredictFailed, described
 
 #: The name of the file in a version's folder.

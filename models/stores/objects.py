@@ -30,7 +30,7 @@ from obstore.store import from_url
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.stores import Away, Leftover, NotThere, Source, Unreadable, pour
 from models.stores.refusals import ALLOW_HTTP, lacks_bucket, masked, reason_of
-from producer.contract import ModelRef, is_name
+from yard.contract.values import ModelRef, is_name
 from yard.errors import ConfigurationError, InvalidManifest, Unavailable
 
 #: How long nothing may come of a read, in seconds: a worker that loads holds its jobs up.

@@ -18,7 +18,7 @@ from yard.errors import InvalidJson, JobFailed, Timeout, TooLarge
 
 if TYPE_CHECKING:
     from producer.client import Client
-    from producer.contract import Job
+    from yard.contract.values import Job
 
 #: Rows of a result that the table shows; ``--json`` shows all.
 _MOST_ROWS = 20
@@ -73,7 +73,7 @@ def submit(
     JSON is a list of rows, or an object with "instances" (rows) or "inputs" (columns by name);
     @FILE reads it from a file, - from standard input. An option wins over a member of the object.
     """
-    from producer.contract import Request
+    from yard.contract.values import Request
 
     with open_client(redis_url) as client:
         asked = _read_body(body, client.settings.body_bytes)
@@ -120,8 +120,8 @@ def jobs(
     model: str | None, statuses: Sequence[str], limit: int, redis_url: str | None, as_json: bool
 ) -> None:
     """List the latest jobs, newest first."""
-    from producer.contract import JobStatus
     from producer.listing import list_jobs
+    from yard.contract.values import JobStatus
 
     with open_client(redis_url) as client:
         found = list_jobs(client.redis, model, [JobStatus(name) for name in statuses], limit)
@@ -136,8 +136,8 @@ def jobs(
 
 def _read_body(text: str, limit: int) -> dict[str, Any]:
     """The members of the submitted body, from what was given as JSON."""
-    from producer import wire
-    from producer.payload import ARGUMENTS
+    from yard.contract import wire
+    from yard.contract.payload import ARGUMENTS
 
     raw = _read_source(text, limit)
     if len(raw) > limit:
@@ -236,7 +236,7 @@ def _print_result(outputs: dict[str, Any]) -> None:
 
 def _cell(found: list[Any], classes: Any) -> str:
     """One row of one output; a value for each class is shown with its name."""
-    from producer import wire
+    from yard.contract import wire
 
     if not found:
         return "-"

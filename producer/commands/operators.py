@@ -16,9 +16,9 @@ from producer.commands.shared import common, examples, open_client, plain, print
 
 if TYPE_CHECKING:
     from producer.client import Client
-    from producer.contract import Route
     from producer.routing import Change
     from producer.warming import Warmth
+    from yard.contract.values import Route
 
 _NO_WAIT = click.option(
     "--no-wait",

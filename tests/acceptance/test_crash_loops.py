@@ -13,13 +13,13 @@ from redis import Redis
 from gateway.metrics import registry_for
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import JobStatus
 from producer.crashes import held_back, read_crashes
 from producer.inspection import check_crashes
 from tests import estimators
 from tests.waiting import wait_until
+from yard.contract import keys
+from yard.contract.values import JobStatus
 from yard.settings import Settings
 
 #: The version that kills comes first in every order of names.

@@ -16,7 +16,6 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client
 from tests import estimators
 from tests.composes import DEPLOY, needs_deploy
@@ -25,6 +24,7 @@ from tests.pools import RunningPool, running_pool
 from tests.prometheus import RunningPrometheus, program, running_prometheus
 from tests.redis_server import patient
 from tests.waiting import wait_until
+from yard.contract import keys
 
 pytestmark = [needs_deploy, pytest.mark.timeout(240)]
 

@@ -10,12 +10,12 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import Request
 from tests import estimators
 from tests.pools import running_pool
 from tests.waiting import wait_until
+from yard.contract import keys
+from yard.contract.values import Request
 from yard.errors import ModelyardError
 
 #: What a batch takes, in seconds, and how many jobs are in one.

@@ -24,9 +24,9 @@ from models.publish import publish
 from models.repository import Repository
 from producer import tether
 from producer.client import Client
-from producer.contract import ModelRef
 from tests.redis_server import patient
 from tests.yards import clean_environ
+from yard.contract.values import ModelRef
 from yard.settings import Settings
 
 skl2onnx = pytest.importorskip("skl2onnx")

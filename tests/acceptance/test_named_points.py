@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import JobStatus
 from tests import estimators
 from tests.chaos.points import Strikes
 from tests.pools import RunningPool
 from tests.waiting import wait_until
+from yard.contract import keys
+from yard.contract.values import JobStatus
 
 QUEUE = "echo@v1"
 

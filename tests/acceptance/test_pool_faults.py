@@ -18,12 +18,12 @@ from rq.worker import Worker as RqWorker
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import Job, JobStatus
 from tests import estimators
 from tests.pools import RunningPool, running_pool
 from tests.waiting import ends_soon, wait_until
+from yard.contract import keys
+from yard.contract.values import Job, JobStatus
 from yard.settings import Settings
 
 QUEUE = "echo@v1"

@@ -16,13 +16,13 @@ from rq.worker import Worker as RqWorker
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import JobStatus, Request
 from tests import estimators
 from tests.chaos.proxy import FaultProxy, Loss, calls
 from tests.redis_server import RedisServer
 from tests.waiting import ends_soon, wait_until
+from yard.contract import keys
+from yard.contract.values import JobStatus, Request
 from yard.errors import Unavailable, UnknownJob
 from yard.settings import Settings
 

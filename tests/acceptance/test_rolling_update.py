@@ -16,9 +16,8 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys, tether
+from producer import tether
 from producer.client import Client, Handle
-from producer.contract import JobStatus
 from producer.format import FORMAT
 from producer.presence import read_presence
 from tests import estimators
@@ -26,6 +25,8 @@ from tests.gateways import announce_pool, new_app
 from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard.contract import keys
+from yard.contract.values import JobStatus
 
 ROOT = Path(__file__).parents[2]
 JOBS = 300

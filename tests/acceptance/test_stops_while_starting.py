@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from producer import keys, signals, tether
+from producer import signals, tether
 from tests.stand_ins import publish
 from tests.yards import clean_environ, free_port
+from yard.contract import keys
 from yard.settings import Settings
 
 

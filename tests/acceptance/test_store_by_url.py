@@ -16,13 +16,13 @@ from redis import Redis
 from models.publish import publish
 from models.repository import Repository
 from producer.client import Client
-from producer.contract import Job
 from tests import estimators
 from tests.object_store import SECRET, S3Server, objects, put_objects, repository, running_s3
 from tests.pools import RunningPool, running_pool
 from tests.redis_server import patient
 from tests.waiting import ends_soon, wait_until
 from tests.yards import RunningYard, running_yard
+from yard.contract.values import Job
 
 
 @pytest.fixture

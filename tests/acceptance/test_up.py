@@ -20,10 +20,10 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.contract import JobStatus
 from producer.presence import read_presence
 from tests.waiting import wait_until
 from tests.yards import RunningYard, running_yard
+from yard.contract.values import JobStatus
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -13,14 +13,15 @@ from rq.suspension import resume, suspend
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys, retirement
+from producer import retirement
 from producer.client import Client, Handle
-from producer.contract import JobStatus, ModelRef, Request
 from producer.presence import read_presence
 from tests import estimators
 from tests.pools import running_pool
 from tests.redis_server import patient
 from tests.waiting import wait_until
+from yard.contract import keys
+from yard.contract.values import JobStatus, ModelRef, Request
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 COUNT = 1_000

@@ -17,15 +17,16 @@ from rq.suspension import resume, suspend
 from models.proofs import Golden, Tolerance
 from models.publish import publish
 from models.repository import Repository
-from producer import catalog, keys
+from producer import catalog
 from producer.client import Client
-from producer.contract import ModelRef
 from producer.presence import read_presence
 from producer.routing import Change, read_route
 from producer.warming import Warmth, flip
 from tests import estimators
 from tests.pools import running_pool
 from tests.waiting import ends_soon, wait_until
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable
 
 

@@ -15,12 +15,12 @@ import pytest
 from redis import Redis
 
 import worker
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import JobStatus, Request
 from tests import estimators
 from tests.chaos.points import hooked
 from tests.waiting import wait_until
+from yard.contract import keys
+from yard.contract.values import JobStatus, Request
 from yard.errors import JobEnded
 
 QUEUE = "echo@v1"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from producer import keys
-from producer.contract import Job, JobStatus
 from producer.results import decode_job, read_raw
 from tests.chaos.faults import Faults, Hit
 from tests.chaos.load import FIRST, Load, Promise
 from tests.chaos.plan import DISTURBING
 from tests.chaos.rubbish import PREFIX
 from tests.chaos.yard import QUEUES, VERSIONS, ChaosYard
+from yard.contract import keys
+from yard.contract.values import Job, JobStatus
 
 _DIED = re.compile(r"a worker died \(status (-?\d+)\)")
 

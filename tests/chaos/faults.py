@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import keys
 from tests.chaos.history import History
 from tests.chaos.plan import DISTURBING
 from tests.chaos.proxy import Loss
 from tests.chaos.yard import MODEL, VERSIONS, ChaosYard, Place, batch_of, signal_quietly
 from tests.waiting import wait_until
+from yard.contract import keys
 
 
 @dataclass(slots=True)

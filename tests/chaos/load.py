@@ -11,13 +11,14 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from producer import connect, keys
+from producer import connect
 from producer.client import Client, Handle
-from producer.contract import Job, Request
 from producer.results import decode_job, read_raw
 from tests.chaos import rubbish
 from tests.chaos.history import History
 from tests.chaos.yard import MODEL, QUEUES, VERSIONS, ChaosYard
+from yard.contract import keys
+from yard.contract.values import Job, Request
 from yard.errors import JobEnded, Unavailable
 from yard.settings import Settings
 

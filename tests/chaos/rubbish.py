@@ -9,7 +9,7 @@ from random import Random
 
 from redis import Redis
 
-from producer import keys, wire
+from yard.contract import keys, wire
 
 #: The ids of pushed jobs begin so.
 PREFIX = "rubbish-"

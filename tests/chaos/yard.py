@@ -15,7 +15,7 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import connect, keys
+from producer import connect
 from tests.chaos.plan import Plan
 from tests.chaos.points import Strikes
 from tests.chaos.proxy import FaultProxy
@@ -23,6 +23,7 @@ from tests.estimators import Echo
 from tests.pools import RunningPool
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
+from yard.contract import keys
 
 MODEL = "chaos"
 VERSIONS = ("v1", "v2")

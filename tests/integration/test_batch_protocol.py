@@ -20,9 +20,7 @@ from rq.registry import (
 from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 
-from producer import keys, wire
 from producer.client import Client
-from producer.contract import Failure, JobStatus, Request
 from producer.scripting import Argument
 from tests.batches import QUEUE, claim, take_ahead, waiting
 from tests.versions import register
@@ -30,6 +28,8 @@ from tests.waiting import wait_until
 from worker.endings import CHUNK, Ending
 from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
 from worker.reaping import reap, sweep
+from yard.contract import keys, wire
+from yard.contract.values import Failure, JobStatus, Request
 from yard.settings import Settings
 
 

@@ -8,11 +8,11 @@ import pytest
 import rq
 from redis import Redis
 
-from producer import keys
 from producer.client import Client
-from producer.contract import JobStatus
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, fail, finish, new_client, publish, queued, start
+from yard.contract import keys
+from yard.contract.values import JobStatus
 from yard.errors import InvalidName, JobEnded, Unavailable, UnknownJob
 
 

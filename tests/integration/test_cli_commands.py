@@ -16,12 +16,13 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from gateway import bodies
-from producer import keys, overview
+from producer import overview
 from producer.cli import main
 from producer.client import Client
 from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, ROW, fail, finish, new_client, publish, queued
 from tests.waiting import wait_until
+from yard.contract import keys
 
 COMMANDS = (
     "models",

@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from producer import catalog, cli, keys
-from producer.contract import Column, ModelRef, Output, Signature
+from producer import catalog, cli
 from producer.doctor import Report, examine
 from yard import local
+from yard.contract import keys
+from yard.contract.values import Column, ModelRef, Output, Signature
 from yard.settings import Settings
 
 _SIGNATURE = Signature(

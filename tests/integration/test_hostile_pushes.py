@@ -22,14 +22,14 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys, wire
 from producer.client import Client
-from producer.contract import Job, JobStatus
 from tests import estimators
 from tests.chaos.rubbish import call, push_job
 from tests.pools import RunningPool, running_pool
 from tests.redis_server import RedisServer, patient
 from tests.waiting import wait_until
+from yard.contract import keys, wire
+from yard.contract.values import Job, JobStatus
 from yard.errors import Unavailable
 
 QUEUE = "echo@v1"

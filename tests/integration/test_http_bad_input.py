@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from gateway import bodies
-from producer import keys
-from producer.contract import Column, Output, Signature
 from tests.gateways import new_app
 from tests.stand_ins import IRIS, ROW, TEXT, publish
+from yard.contract import keys
+from yard.contract.values import Column, Output, Signature
 
 NARROW_FLOATS = Signature(
     inputs=[Column(name=name, type="float32") for name in ("a", "b", "c", "d")],

@@ -15,11 +15,12 @@ from redis import Redis
 
 from gateway import bodies
 from gateway.services import services_of
-from producer import keys, submission
+from producer import submission
 from tests.gateways import RESULT, new_app, stand_in_worker
 from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, NARROW, ROW, commands_sent, fail, finish, publish, queued, start
 from tests.waiting import ends_soon, wait_until
+from yard.contract import keys
 
 JOBS = "/v1/models/iris/jobs"
 PREDICT = "/v1/models/iris/predict"

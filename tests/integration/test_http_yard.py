@@ -12,13 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from gateway import bodies
-from producer import keys, retirement
-from producer.contract import ModelRef
+from producer import retirement
 from producer.measures import MEASURES, field, observation
 from producer.presence import read_presence
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued, start
+from yard.contract import keys
+from yard.contract.values import ModelRef
 
 ROUTE = "/v1/models/iris/route"
 V1 = {"model": "iris", "model_version": "v1"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from producer import keys
 from tests.key_leaks import find_leaks
+from yard.contract import keys
 
 
 def test_what_is_permanent_or_in_use_or_ends_by_itself_is_no_leak(redis):

@@ -8,14 +8,14 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import Request
 from producer.scripting import Script
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from worker.endings import Ending
 from worker.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
 from worker.reaping import reap
+from yard.contract import keys
+from yard.contract.values import Request
 from yard.settings import Settings
 
 JOBS = 2 * MOST_CLAIMED

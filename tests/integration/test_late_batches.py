@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import keys, measures
+from producer import measures
 from producer.client import Client
-from producer.contract import JobStatus
 from producer.crashes import held_back
 from tests.versions import register
 from tests.waiting import wait_until
@@ -17,6 +16,8 @@ from worker.child import Child
 from worker.endings import Ending
 from worker.lease import Batch, Lease
 from worker.watch import Watch
+from yard.contract import keys
+from yard.contract.values import JobStatus
 from yard.settings import Settings
 
 QUEUE = "echo@v1"

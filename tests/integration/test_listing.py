@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from producer import keys
 from producer.client import Client
-from producer.contract import JobStatus
 from producer.listing import MOST_JOBS, list_jobs
 from tests.stand_ins import ROW, commands_sent, fail, finish, new_client, publish, start
+from yard.contract import keys
+from yard.contract.values import JobStatus
 from yard.errors import InvalidName, UnknownModel
 
 

@@ -16,7 +16,6 @@ import pytest
 from models.manifest import File
 from models.repository import Repository, open_repository
 from models.stores import open_store
-from producer.contract import ModelRef
 from tests.object_store import (
     SECRET,
     S3Server,
@@ -28,6 +27,7 @@ from tests.object_store import (
 )
 from tests.unit.test_repository import CONTENT, IRIS_V1, manifest_of
 from tests.waiting import ends_soon
+from yard.contract.values import ModelRef
 from yard.errors import (
     ConfigurationError,
     InvalidManifest,

@@ -14,14 +14,14 @@ from redis.exceptions import OutOfMemoryError
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from producer import keys, wire
 from producer.client import Client
-from producer.contract import Failure, JobStatus
 from tests.batches import QUEUE, claim, waiting
 from tests.waiting import wait_until
 from worker.endings import Ending
 from worker.lease import Batch, Lease
 from worker.reaping import reap, sweep
+from yard.contract import keys, wire
+from yard.contract.values import Failure, JobStatus
 from yard.errors import Unavailable
 from yard.settings import Settings
 

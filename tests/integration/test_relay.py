@@ -9,9 +9,7 @@ import pytest
 from redis import Redis
 from rq.suspension import resume, suspend
 
-from producer import keys, wire
 from producer.client import Client
-from producer.contract import JobStatus
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
@@ -19,6 +17,8 @@ from worker.endings import Ending
 from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease
 from worker.reaping import reap, sweep
 from worker.relay import Relay
+from yard.contract import keys, wire
+from yard.contract.values import JobStatus
 from yard.settings import Settings
 
 

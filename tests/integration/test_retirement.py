@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import catalog, keys, retirement, routing
+from producer import catalog, retirement, routing
 from producer.client import Client
-from producer.contract import ModelRef
 from producer.overview import read_models
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
 from tests.waiting import wait_until
 from worker.board import Board
 from worker.lease import Batch, Lease
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.errors import (
     InvalidRoute,
     NoActiveVersion,

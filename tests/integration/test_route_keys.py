@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import keys
 from producer.client import Client
-from producer.contract import Route
 from producer.routing import history, read_route, rollback, set_alias, set_route
 from tests.stand_ins import ROW, new_client, publish
+from yard.contract import keys
+from yard.contract.values import Route
 from yard.errors import (
     InvalidName,
     InvalidRoute,

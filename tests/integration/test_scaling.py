@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from gateway import bodies
-from producer import keys, measures, wire
+from producer import measures
 from producer.presence import Presence, read_presence
 from producer.work import Pace, Work
 from producer.workload import announced_arrivals_s, parse_pace, read_workload, waits_s, write_paces
@@ -20,6 +20,7 @@ from tests.stand_ins import ROW, publish, start
 from worker.autoscaler import Observation, Policy
 from worker.board import Board
 from worker.lookout import Lookout
+from yard.contract import keys, wire
 
 V1, V2 = "iris@v1", "iris@v2"
 PACE = Pace(batch_s=0.0, row_s=0.01, load_s=0.5, rows=2.0)

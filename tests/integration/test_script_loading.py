@@ -9,11 +9,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer import keys
 from producer.routing import read_route, set_route
 from producer.scripting import Script
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, commands_sent, new_client, publish
+from yard.contract import keys
 
 NAMES = sorted(
     file.name.removesuffix(".lua")

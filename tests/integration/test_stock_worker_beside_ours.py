@@ -26,14 +26,14 @@ from rq.serializers import JSONSerializer
 
 from models.publish import publish
 from models.repository import Repository
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import JobStatus
 from tests import estimators
 from tests.pools import RunningPool, running_pool
 from tests.redis_server import patient
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard.contract import keys
+from yard.contract.values import JobStatus
 
 QUEUE = "echo@v1"
 ROOT = Path(__file__).parent.parent.parent

@@ -14,9 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from producer import keys, wire
 from producer.client import Client, Handle
-from producer.contract import TASK, JobStatus, Request
 from producer.routing import choose, point_of, read_route
 from producer.submission import CHUNK
 from tests.redis_server import RedisServer
@@ -31,6 +29,8 @@ from tests.stand_ins import (
     queued,
 )
 from tests.waiting import ends_soon
+from yard.contract import keys, wire
+from yard.contract.values import TASK, JobStatus, Request
 from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,

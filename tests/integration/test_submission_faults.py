@@ -9,13 +9,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
-from producer import keys
 from producer.client import Client, Handle
-from producer.contract import JobStatus, Request
-from producer.ids import new_id
 from producer.scripting import Script
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, new_client, publish, queued
+from yard.contract import keys
+from yard.contract.ids import new_id
+from yard.contract.values import JobStatus, Request
 from yard.errors import ModelyardError, Unavailable, UnknownJob
 
 V1 = "iris@v1"

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import keys
 from producer.client import Client
-from producer.contract import JobStatus
 from producer.presence import read_presence
 from producer.workload import read_workload, waits_s
 from tests import batches
@@ -19,6 +17,8 @@ from worker import reaping
 from worker.lease import Batch, Lease
 from worker.reaping import sweep
 from worker.registration import Registration
+from yard.contract import keys
+from yard.contract.values import JobStatus
 from yard.settings import Settings
 
 LEASE_S = 3.0

@@ -20,11 +20,12 @@ from models.proofs import Golden
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.stores.folder import STAGING
-from producer import catalog, keys, retirement, routing
+from producer import catalog, retirement, routing
 from producer.cli import main
-from producer.contract import ModelRef
 from tests import estimators
 from tests.gateways import announce
+from yard.contract import keys
+from yard.contract.values import ModelRef
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 

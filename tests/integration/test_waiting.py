@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import keys
 from producer.client import Client
-from producer.contract import Job, JobStatus, Request
 from producer.mailbox import LOOK_S, Mailbox
 from producer.results import Raw, decode_job
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, fail, finish, new_client, publish, start
 from tests.waiting import ends_soon, wait_until
+from yard.contract import keys
+from yard.contract.values import Job, JobStatus, Request
 from yard.errors import (
     InvalidInput,
     InvalidName,

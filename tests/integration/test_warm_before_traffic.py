@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from redis import Redis
 
 from gateway import bodies
-from producer import keys
 from producer.cli import main
-from producer.contract import ModelRef
 from producer.presence import read_presence
 from producer.routing import Change, read_route, routed_versions
 from producer.warming import cold, flip, read_wanted, unmet, warm
 from tests.gateways import announce, announce_worker, new_app
 from tests.stand_ins import publish
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.errors import InvalidRoute, ModelUnavailable, RevisionMismatch, UnknownModel
 
 V2 = "iris@v2"

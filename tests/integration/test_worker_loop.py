@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from producer import keys
-from producer.contract import JobStatus
 from tests.waiting import wait_until
 from worker.lease import Lease
 from worker.loading import Loader
 from worker.process import _IDLE_S, Worker
 from worker.serve import Server
+from yard.contract import keys
+from yard.contract.values import JobStatus
 from yard.settings import Settings
 
 QUEUE = "echo@v1"

@@ -11,7 +11,7 @@ import pytest
 
 from producer.banner import banner, redis_cli
 from producer.catalog import Entry
-from producer.contract import Column, ModelRef, Output, Signature
+from yard.contract.values import Column, ModelRef, Output, Signature
 
 
 def entry(model: str, version: str, example: Any) -> Entry:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.contract import Column, Failure, Output, Signature
-from producer.payload import Call, encode_call
 from worker.batch import Member, check, read_call, run, stacks
 from worker.lease import Claimed, Flaw
+from yard.contract.payload import Call, encode_call
+from yard.contract.values import Column, Failure, Output, Signature
 
 ECHO = Signature(
     inputs=[Column(name="x")],

@@ -42,7 +42,7 @@ from models.runtimes.sklearn_joblib import SklearnModel
 from models.sandbox import Limits
 from models.signatures import derive
 from models.trials import rows_around
-from producer.rows import check_rows
+from yard.contract.validation import check_rows
 
 random = np.random.default_rng(0)
 X = random.normal(size=(200, 4)) * [1, 10, 100, 0.1]
@@ -322,7 +322,7 @@ def test_serving_a_compiled_version_imports_no_scikit_learn(store):
     code = (
         "import sys; from pathlib import Path; from models.repository import Repository;"
         "from models.runtimes import load; from models.golden import check;"
-        "from producer.contract import ModelRef;"
+        "from yard.contract.values import ModelRef;"
         f"store = Repository(Path({str(store.root)!r})); m = store.manifest(ModelRef('m', 'v1'));"
         "check(load(m, store), m);"
         "print(sorted({'sklearn', 'scipy', 'joblib', 'skl2onnx', 'onnx'} & sys.modules.keys()))"

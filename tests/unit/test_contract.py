@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from producer.contract import (
+from tests.stand_ins import IRIS
+from yard.contract.values import (
     Column,
     Failure,
     Job,
@@ -22,7 +23,6 @@ from producer.contract import (
     is_job_id,
     is_name,
 )
-from tests.stand_ins import IRIS
 from yard.errors import (
     Expired,
     InvalidInput,

@@ -20,11 +20,12 @@ from models.publish import register_store
 from models.repository import Repository
 from models.runtimes import Loaded, load
 from models.sentences import NEGATIVE, POSITIVE
-from producer import catalog, connect, keys
+from producer import catalog, connect
 from producer.cli import main
-from producer.contract import ModelRef
-from producer.rows import check_rows
 from yard import local
+from yard.contract import keys
+from yard.contract.validation import check_rows
+from yard.contract.values import ModelRef
 from yard.errors import Unavailable
 
 

@@ -11,9 +11,9 @@ import pytest
 from models import golden
 from models.manifest import Manifest
 from models.proofs import Golden, Tolerance
-from producer.contract import Signature
 from tests.stand_ins import IRIS, NARROW, ROW
 from tests.unit.test_manifest import manifest
+from yard.contract.values import Signature
 from yard.errors import InvalidManifest, ModelUnavailable
 
 ANSWERS: dict[str, list[Any]] = {

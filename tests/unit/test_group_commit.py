@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from producer.contract import Request
 from producer.grouping import Group
 from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.versions import signature_of
 from tests.waiting import wait_until
+from yard.contract.values import Request
 from yard.errors import ModelyardError, Unavailable
 
 

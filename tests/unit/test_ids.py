@@ -7,8 +7,8 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from producer.ids import new_id
 from tests.waiting import wait_until
+from yard.contract.ids import new_id
 
 #: 11 hex digits of time, then 128 bits of Base64.
 LENGTH = 33

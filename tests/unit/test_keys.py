@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import keys
-from producer.contract import ModelRef, is_name
+from yard.contract import keys
+from yard.contract.values import ModelRef, is_name
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True).filter(is_name)
 

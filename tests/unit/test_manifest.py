@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.manifest import MOST_BYTES, File, Manifest, build, digest_of
-from producer.contract import ModelRef
 from tests.stand_ins import IRIS, ROW, TEXT
+from yard.contract.values import ModelRef
 from yard.errors import InvalidManifest
 
 WEIGHTS = File.of("model.joblib", b"weights")

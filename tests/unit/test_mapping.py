@@ -24,7 +24,7 @@ from models.publish import publish
 from models.repository import Repository
 from models.runtimes import load
 from models.stores.cache import DiskCache
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 
 CONTENT = b"0123456789" * 1000
 FILE = File.of("model.joblib", CONTENT)

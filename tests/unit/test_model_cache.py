@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 )
 
 from models.cache import Failed, ModelCache
-from producer.contract import ModelRef, Signature
 from tests.stand_ins import IRIS
 from tests.waiting import wait_until
+from yard.contract.values import ModelRef, Signature
 from yard.errors import ModelUnavailable, UnknownVersion
 
 A, B, C = (ModelRef("iris", version) for version in ("v1", "v2", "v3"))

@@ -19,7 +19,7 @@ from models.manifest import Manifest
 from models.publish import publish
 from models.repository import Repository
 from models.runtimes import Loaded, load
-from producer.contract import ModelRef
+from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, ModelUnavailable, PredictFailed
 
 random = np.random.default_rng(0)

@@ -34,10 +34,11 @@ from models.manifest import Manifest
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.signatures import derive
-from producer import catalog, connect, keys
+from producer import catalog, connect
 from producer.cli import main
-from producer.contract import ModelRef
 from yard import local
+from yard.contract import keys
+from yard.contract.values import ModelRef
 from yard.errors import (
     ConfigurationError,
     InvalidInput,

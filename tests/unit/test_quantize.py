@@ -25,9 +25,10 @@ from models.repository import Repository
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.signatures import derive
-from producer import connect, keys
+from producer import connect
 from producer.cli import main
 from yard import local
+from yard.contract import keys
 from yard.errors import ConfigurationError, InvalidName, NotFound, VersionExists
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

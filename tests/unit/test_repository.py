@@ -13,8 +13,8 @@ import pytest
 
 from models.manifest import File, Manifest, build
 from models.repository import STAGING, STAGING_TTL_S, Repository
-from producer.contract import ModelRef
 from tests.stand_ins import IRIS, ROW
+from yard.contract.values import ModelRef
 from yard.errors import (
     InvalidManifest,
     InvalidName,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import wire
-from producer.contract import Job, JobStatus
 from producer.results import Raw, decode_job
+from yard.contract import wire
+from yard.contract.values import Job, JobStatus
 
 FIELDS = (
     "status",

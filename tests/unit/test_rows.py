@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import wire
-from producer.contract import Column, Output, Signature
-from producer.rows import MOST_ERRORS, check_outputs, check_rows
 from tests.stand_ins import IRIS, ROW, TEXT
+from yard.contract import wire
+from yard.contract.validation import MOST_ERRORS, check_outputs, check_rows
+from yard.contract.values import Column, Output, Signature
 from yard.errors import InvalidInput, TooLarge
 
 TYPES = ("float64", "float32", "int64", "bool", "string")

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from rq import serializers, utils
 from rq.exceptions import NoSuchJobError
 
-from producer import keys, wire
-from producer.contract import TASK
 from producer.jobs import CALLABLES, SafeJob
-from producer.payload import ARGUMENTS, MOST_BYTES, decode_call, encode_call
+from yard.contract import keys, wire
+from yard.contract.payload import ARGUMENTS, MOST_BYTES, decode_call, encode_call
+from yard.contract.values import TASK
 from yard.errors import InvalidJob
 
 DATA = encode_call({"instances": [[1.0]]})

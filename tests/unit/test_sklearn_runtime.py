@@ -48,7 +48,7 @@ from models.runtimes.adaptation import take_arrays
 from models.runtimes.sizes import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.signatures import derive
-from producer.contract import Column, Output, Signature
+from yard.contract.values import Column, Output, Signature
 from yard.errors import ModelUnavailable, PredictFailed
 
 X, Y = load_iris(return_X_y=True)

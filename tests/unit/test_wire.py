@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import wire
+from yard.contract import wire
 from yard.errors import InvalidJson, TooLarge
 
 SCALARS = (

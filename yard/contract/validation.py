@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from producer.contract import Column, Signature
+from yard.contract.values import Column, Signature
 from yard.errors import InvalidInput, TooLarge
 
 #: Places that one answer names at most.

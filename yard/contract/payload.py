@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from producer import wire
-from producer.contract import TASK, check_name
+from yard.contract import wire
+from yard.contract.values import TASK, check_name
 from yard.errors import InvalidJob, InvalidJson, InvalidName, TooLarge
 
 #: What a job's keyword arguments may be.

@@ -1,7 +1,8 @@
 """The values that travel: what a job asks for, what a version takes and gives, how a job stands.
 
 Everything here is frozen, holds plain Python types, and knows how to become JSON and how to be read
-back. Redis keys are in `producer.keys`; checking rows against a signature is in `producer.rows`.
+back. Redis keys are in `yard.contract.keys`; checking rows against a signature is in
+`yard.contract.validation`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer import wire
+from yard.contract import wire
 from yard.errors import InvalidName, job_failure
 
 #: The one callable that a job may name. Workers look it up in a dictionary, never by import.

@@ -50,7 +50,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
 
 from __future__ import annotations
 
-from producer.contract import ModelRef, is_name
+from yard.contract.values import ModelRef, is_name
 
 #: A worker's RQ entry outlives its last beat by this.
 WORKER_TTL_S = 60
