@@ -17,9 +17,9 @@ from bench.measure import Spread, log_calls, percentile, ratio, script_times
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.yard import Yard, open_yard, stock_worker, worker
-from producer.scripting import Script
 from worker.endings import CHUNK
 from worker.lease import MOST_CLAIMED
+from yard.broker.lua import Script
 from yard.contract.values import ModelRef
 
 _MODEL = ModelRef("iris", "v1")

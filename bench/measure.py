@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import Redis
 
-from producer.scripting import Script
+from yard.broker.lua import Script
 
 #: Calls that the server's log of slow calls holds: more than any round makes.
 _LOGGED_CALLS = 200_000

@@ -24,9 +24,10 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import children, connect, tether
+from producer import children, tether
 from producer.client import Client
 from producer.embedded import RESULT_NODE_BYTES, find_server
+from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.settings import Settings
@@ -169,7 +170,7 @@ def open_yard(*, has_examples: bool = True, **settings: object) -> Iterator[Yard
         own = {"redis_url": url, "store": str(folder / "store"), "log_level": "warning"}
         try:
             loaded = Settings.load({}, **(own | settings))
-            redis = connect.steady(url)
+            redis = connections.steady(url)
             wait_until(lambda: answers(redis), 10)
             if has_examples:
                 publish_examples(loaded, redis)

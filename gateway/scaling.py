@@ -18,7 +18,6 @@ from redis import Redis
 
 from gateway import bodies, describe
 from gateway.services import services
-from producer.connect import redis_reachable
 from producer.presence import WORKER_STATES, read_presence
 from producer.queues import queue_names
 from producer.work import Bounds, Work, seconds_of_work, wanted
@@ -28,6 +27,7 @@ from producer.workload import (
     read_workload,
 )
 from yard import errors
+from yard.broker.connections import redis_reachable
 from yard.contract import wire
 from yard.errors import InvalidInput
 from yard.settings import Settings

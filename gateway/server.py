@@ -26,8 +26,9 @@ from typing import Any
 
 import structlog
 
-from producer import connect, endpoint, logs, signals
+from producer import endpoint, logs, signals
 from yard import local
+from yard.broker import connections
 from yard.settings import Settings
 
 #: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.
@@ -56,7 +57,9 @@ def serve(settings: Settings) -> None:
         SystemExit: With status 1, where the workers die as fast as they are started.
     """
     settings = settings.model_copy(update={"redis_url": local.redis_url(settings)})
-    connect.fast(str(settings.redis_url)).close()  # a URL that is none shows here, not in a worker
+    connections.fast(
+        str(settings.redis_url)
+    ).close()  # a URL that is none shows here, not in a worker
     endpoint.check_free(settings.host, settings.port)  # granian would share the port
     logs.configure(settings)
     os.environ.update(settings.environ())

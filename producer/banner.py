@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from producer.catalog import Entry
-from producer.connect import redacted
+from yard.broker.connections import redacted
 
 
 def banner(address: str, url: str, logs: Path, known: Sequence[Entry], took_s: float) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from redis import Redis
 
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract.values import check_job_id
 
-_CANCEL = Script("producer", "cancel")
+_CANCEL = Script("yard", "cancel")
 
 
 def cancel_job(redis: Redis, job_id: str, result_ttl_s: int) -> bytes:

@@ -16,12 +16,12 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract import keys, wire
 from yard.contract.values import ModelRef, Signature, check_name, is_name
 from yard.errors import UnknownModel, UnknownVersion
 
-_REGISTER = Script("producer", "register")
+_REGISTER = Script("yard", "register")
 _NEVER: tuple[float, dict[str, Entry]] = (float("-inf"), {})
 
 

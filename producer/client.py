@@ -14,10 +14,8 @@ from typing import Any
 
 from redis import Redis
 
-from producer import connect
 from producer.cancellation import cancel_job
 from producer.catalog import Catalog
-from producer.connect import redis_reachable
 from producer.grouping import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.submission import (
@@ -31,6 +29,8 @@ from producer.submission import (
     resolve,
 )
 from yard import local
+from yard.broker import connections
+from yard.broker.connections import redis_reachable
 from yard.contract.values import Job, ModelRef, Request, check_job_id
 from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from yard.settings import Settings
@@ -86,9 +86,9 @@ class Client:
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.load()
         self.url = url or local.redis_url(self.settings)
-        self.redis: Redis = connect.fast(self.url)
+        self.redis: Redis = connections.fast(self.url)
         self.catalog = Catalog(self.redis)
-        self._blocking: Redis = connect.blocking(self.url, _SLICE_S)
+        self._blocking: Redis = connections.blocking(self.url, _SLICE_S)
         self._submission = Submission(self.redis, self.catalog, self.settings)
         self._commits = Group(self._submission.submit, first_chunk)
         self._reads = Group(self.read, lambda ids: min(len(ids), CHUNK))

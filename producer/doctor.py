@@ -21,9 +21,10 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import connect, extras, inspection
+from producer import extras, inspection
 from producer.inspection import Check
 from yard import local
+from yard.broker import connections
 from yard.errors import ConfigurationError, ModelyardError
 from yard.settings import Settings
 
@@ -76,7 +77,7 @@ def examine(settings: Settings) -> Report:
     report.checks.append(stored)
     try:
         report.redis_url = local.redis_url(settings)
-        with connect.fast(report.redis_url, "modelyard-doctor") as redis:
+        with connections.fast(report.redis_url, "modelyard-doctor") as redis:
             report.checks += _look_at_redis(redis, report, digests)
     except (ModelyardError, RedisError) as error:
         report.checks.append(_no_redis(error))
@@ -89,11 +90,11 @@ def examine(settings: Settings) -> Report:
 def _look_at_redis(
     redis: Redis, report: Report, stored: dict[tuple[str, str], str]
 ) -> Iterator[Check]:
-    redis_checks = list(inspection.check_redis(redis, connect.redacted(report.redis_url or "")))
+    redis_checks = list(inspection.check_redis(redis, connections.redacted(report.redis_url or "")))
     yield from redis_checks
     if not redis_checks[0].ok:
         return
-    report.versions["redis-server"] = ".".join(map(str, connect.server_version(redis)))
+    report.versions["redis-server"] = ".".join(map(str, connections.server_version(redis)))
     yield inspection.check_workers(redis)
     yield inspection.check_crashes(redis)
     yield inspection.check_catalogue(redis, stored)

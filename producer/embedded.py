@@ -24,9 +24,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from producer import tether
-from producer.connect import OLDEST
 from producer.tail import last_line
 from yard import local
+from yard.broker.connections import OLDEST
 from yard.errors import ConfigurationError
 from yard.settings import variable
 

@@ -18,10 +18,10 @@ from typing import Generic, TypeVar
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import connect
 from producer.results import Raw, read_raw
 from producer.submission import CHUNK
-from producer.subscription import Subscription
+from yard.broker import connections
+from yard.broker.pubsub import Subscription
 from yard.contract import keys
 
 #: How often all waiting jobs are looked at, in case a message was lost.
@@ -89,7 +89,7 @@ class Mailbox(Generic[W]):
     def _listen(self) -> None:
         """Deliver until Redis goes away."""
         with (
-            connect.steady(self._url) as reader,
+            connections.steady(self._url) as reader,
             Subscription(self._url, keys.ENDED, LOOK_S) as subscription,
         ):
             looked = 0.0

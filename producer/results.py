@@ -17,7 +17,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract import keys, wire
 from yard.contract.values import Failure, Job, JobStatus, Timings
 from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob

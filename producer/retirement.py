@@ -19,7 +19,7 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract import keys
 from yard.contract.values import ModelRef, Signature
 from yard.errors import UnknownModel, UnknownVersion, VersionInUse
@@ -27,9 +27,9 @@ from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 State = Literal["retired", "drained", "deleted", "revived"]
 STATES: tuple[State, ...] = ("retired", "drained", "deleted", "revived")
 
-_RETIRE = Script("producer", "retire")
-_DELETE = Script("producer", "delete")
-_DRAIN = Script("producer", "drain")
+_RETIRE = Script("yard", "retire")
+_DELETE = Script("yard", "delete")
+_DRAIN = Script("yard", "drain")
 
 #: How a reason that the scripts give is told, and what is to be done about it.
 _REASONS = {

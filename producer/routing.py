@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from redis import Redis
 
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract import keys, wire
 from yard.contract.values import ModelRef, Route, check_name
 from yard.errors import InvalidRoute, RevisionMismatch, UnknownModel
@@ -23,7 +23,7 @@ from yard.errors import InvalidRoute, RevisionMismatch, UnknownModel
 #: Versions that one route splits between at most; ``route.lua`` has the same bound.
 MOST_WEIGHTS = 256
 
-_SET_ROUTE = Script("producer", "set_route")
+_SET_ROUTE = Script("yard", "set_route")
 
 
 def point_of(model: str, routing_key: str | None) -> float:

@@ -16,9 +16,9 @@ from typing import Any
 from redis import Redis
 
 from producer.catalog import Catalog, Entry
-from producer.connect import redis_reachable
 from producer.routing import point_of
-from producer.scripting import Argument, Script
+from yard.broker.connections import redis_reachable
+from yard.broker.lua import Argument, Script
 from yard.contract import wire
 from yard.contract.ids import new_id
 from yard.contract.payload import encode_call
@@ -48,7 +48,7 @@ _ROUNDS = 5
 
 #: The submitting script.
 SUBMIT = Script("producer", "submit")
-_RESOLVE = Script("producer", "resolve")
+_RESOLVE = Script("yard", "resolve")
 
 
 @dataclass(frozen=True, slots=True)

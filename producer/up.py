@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from producer import catalog, children, connect, endpoint
+from producer import catalog, children, endpoint
 from producer.banner import banner
 from producer.children import Child
 from producer.commands.shared import pool_settings, workers
@@ -28,6 +28,7 @@ from producer.embedded import EmbeddedRedis
 from producer.signals import StopSignals, cause_of
 from producer.tail import Tail, last_line
 from yard import local
+from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.settings import Settings
@@ -95,8 +96,8 @@ class Up:
 
     def _find_redis(self, lock: int) -> None:
         if self.url:
-            with connect.fast(self.url) as redis:
-                return connect.check_server(redis)
+            with connections.fast(self.url) as redis:
+                return connections.check_server(redis)
         self.redis = EmbeddedRedis(self.data, lock)
         self.redis.launch()
         return self._wait_for_redis(self.redis)
@@ -143,7 +144,7 @@ class Up:
         # Of a store by URL, `examples --if-empty` finds out; the catalogue says whether it must.
         is_remote = self.settings.is_store_remote
         is_stored = is_remote or any(self.settings.store_path.glob("*/*/manifest.json"))
-        with connect.fast(self.url) as redis:
+        with connections.fast(self.url) as redis:
             return not (is_stored and redis.exists(keys.MODELS))
 
     def _wait_until_ready(self) -> str | None:
@@ -185,7 +186,7 @@ class Up:
             raise ConfigurationError(f"Redis has ended: {last_line(self.redis.log)}")
 
     def _show_banner(self, detail: str | None) -> None:
-        with connect.fast(self.url) as redis:
+        with connections.fast(self.url) as redis:
             models = [catalog.read_versions(redis, name) for name in catalog.model_names(redis)]
         known = [entry for versions in models for entry in versions.values()]
         took_s = time.monotonic() - self.started_at

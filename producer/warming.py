@@ -19,7 +19,7 @@ from redis import Redis
 
 from producer import routing
 from producer.presence import Pool, Presence, read_presence
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract import keys
 from yard.contract.values import ModelRef, Route
 from yard.errors import ModelUnavailable
@@ -29,7 +29,7 @@ _LOOK_S = 0.05
 #: A wish stands this much longer than who made it waits: other workers of the pools load it, too.
 _LONGER_S = 5.0
 
-_WANT = Script("producer", "want")
+_WANT = Script("yard", "want")
 
 
 @dataclass(frozen=True, slots=True)

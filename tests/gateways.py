@@ -21,10 +21,10 @@ from redis import Redis
 from gateway.app import create_app
 from gateway.services import services_of
 from producer import tether
-from producer.connect import steady
 from tests.stand_ins import finish, new_client, queued
 from tests.waiting import wait_until
 from tests.yards import clean_environ, free_port
+from yard.broker.connections import steady
 from yard.contract import keys
 from yard.settings import Settings
 

@@ -10,11 +10,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import tether
-from producer.connect import steady
 from producer.embedded import Server, find_server
 from producer.tail import last_line
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.broker.connections import steady
 
 
 class RedisServer:

@@ -12,10 +12,10 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from producer import tether
-from producer.connect import steady
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.broker.connections import steady
 
 SERVICE = "yard"
 

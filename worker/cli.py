@@ -36,10 +36,11 @@ def pool(
         return _check(redis_url, name)
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
-    from producer import connect, logs
+    from producer import logs
     from producer.format import settle_format
     from worker.pool import Pool
     from yard import local
+    from yard.broker import connections
     from yard.settings import Settings
 
     settings = pool_settings(pool_min, pool_max, store=store, redis_url=redis_url)
@@ -50,8 +51,8 @@ def pool(
         redis_url=url,
         store=settings.store_location,
     )
-    redis = connect.steady(url)
-    connect.check_server(redis)
+    redis = connections.steady(url)
+    connections.check_server(redis)
     settle_format(redis)
     Pool(settings, url, pattern).run()
 
@@ -64,15 +65,16 @@ def _check(redis_url: str | None, name: str | None) -> None:
     """
     import socket
 
-    from producer import connect, signals
+    from producer import signals
     from producer.presence import read_presence, why_none_looks
     from yard import local
+    from yard.broker import connections
     from yard.settings import Settings
 
     signals.release()
     with (
-        connect.redis_reachable(),
-        connect.fast(local.redis_url(Settings.load(redis_url=redis_url))) as redis,
+        connections.redis_reachable(),
+        connections.fast(local.redis_url(Settings.load(redis_url=redis_url))) as redis,
     ):
         pools = read_presence(redis).pools
     host = socket.gethostname()

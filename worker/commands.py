@@ -15,10 +15,10 @@ from typing import Any
 
 from redis import Redis
 
-from producer import connect
 from producer.cancellation import cancel_job
-from producer.subscription import Subscription
 from worker.outage import OUTAGE
+from yard.broker import connections
+from yard.broker.pubsub import Subscription
 from yard.contract import keys, wire
 from yard.errors import ModelyardError
 from yard.settings import Settings
@@ -65,7 +65,7 @@ class Commands:
 
     def _listen(self, stopped: threading.Event) -> None:
         with (
-            connect.steady(self._url) as redis,
+            connections.steady(self._url) as redis,
             Subscription(self._url, self._channel, _WAIT_S) as subscription,
         ):
             while not stopped.is_set():

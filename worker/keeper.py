@@ -15,13 +15,13 @@ from collections.abc import Callable
 import structlog
 from redis import Redis
 
-from producer import connect
 from producer.workload import write_paces
 from worker.lease import Batch, Lease
 from worker.memory import used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE
 from worker.registration import Registration
 from worker.stopwatch import Stopwatch
+from yard.broker import connections
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -80,7 +80,7 @@ class Keeper:
             self._announce(registration)
 
     def _run(self, registration: Registration, stopped: threading.Event) -> None:
-        redis = connect.steady(self._url, self._worker)
+        redis = connections.steady(self._url, self._worker)
         lease = Lease(redis, self._worker, self._settings)
         registration = registration.on(redis)
         beaten, told = 0.0, set[str]()

@@ -30,10 +30,10 @@ from typing import Any, Literal, NamedTuple, cast
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from producer.scripting import Argument, Script
 from worker.endings import Ending, chunked
 from worker.line import Line
 from worker.reaping import Reaped, reap
+from yard.broker.lua import Argument, Script
 from yard.contract import wire
 from yard.settings import Settings
 

@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from producer.scripting import Argument
+from yard.broker.lua import Argument
 
 
 class Line:

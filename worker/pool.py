@@ -20,7 +20,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import connect, extras
+from producer import extras
 from producer.format import format_problem
 from producer.signals import StopSignals
 from producer.warming import unmet
@@ -35,6 +35,7 @@ from worker.reaping import sweep
 from worker.registration import announce
 from worker.starter import Starter
 from worker.watch import Watch
+from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.settings import Settings
@@ -76,7 +77,7 @@ class Pool:
             settings.idle_s,
             Bounds(settings.target_wait_s, settings.batch_jobs, settings.batch_rows),
         )
-        self._redis: Redis = connect.steady(url, self.name)
+        self._redis: Redis = connections.steady(url, self.name)
         self._board = Board(self._redis, pattern)
         self._lookout = Lookout(self._redis, self.name, self._board.queues, self._policy)
         self._needs = Needs(self._redis, pattern, self._board.queues)

@@ -23,7 +23,6 @@ from redis.exceptions import RedisError
 from models.cache import ModelCache
 from models.mapping import open_maps
 from models.repository import open_repository
-from producer import connect
 from producer.signals import StopSignals
 from worker.alarm import Alarm
 from worker.board import Board
@@ -39,6 +38,7 @@ from worker.relay import Relay
 from worker.serve import Served, Server
 from worker.stopwatch import Stopwatch
 from worker.warming import Warmer
+from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import Failure, ModelRef
 from yard.settings import Settings
@@ -74,8 +74,8 @@ class Worker:
         self.name = name or f"worker-{secrets.token_hex(6)}"
         self._settings = settings
         self._url = url
-        self._redis = connect.steady(url, self.name)
-        self._bell = connect.blocking(url, settings.look_s, self.name)
+        self._redis = connections.steady(url, self.name)
+        self._bell = connections.blocking(url, settings.look_s, self.name)
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         repository = open_repository(settings)
@@ -331,7 +331,7 @@ class Worker:
     def _leave_now(self) -> None:
         """In the handler of a second signal: give the batch back and end."""
         try:
-            redis: Redis = connect.fast(self._url, self.name)
+            redis: Redis = connections.fast(self._url, self.name)
             Lease(redis, self.name, self._settings).release()
             self._registration.on(redis).death()
         except OUTAGE:

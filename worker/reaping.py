@@ -11,8 +11,8 @@ from typing import Literal
 
 from redis import Redis
 
-from producer.scripting import Argument, Script
 from worker.endings import CRASHED, EXPIRED, OVERRAN
+from yard.broker.lua import Argument, Script
 from yard.settings import Settings
 
 #: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was

@@ -17,13 +17,13 @@ from typing import Any
 
 from redis import Redis
 
-from producer.scripting import Argument, Script
+from yard.broker.lua import Argument, Script
 from yard.contract import keys, wire
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")
 
-_ANNOUNCE = Script("producer", "announce")
+_ANNOUNCE = Script("yard", "announce")
 _BEAT = Script("worker", "beat")
 
 

@@ -10,7 +10,7 @@ from redis import Redis
 
 from producer import measures
 from producer.crashes import LOOP
-from producer.scripting import Script
+from yard.broker.lua import Script
 from yard.contract import keys
 from yard.contract.values import ModelRef
 

@@ -55,7 +55,7 @@ def retire(
     Refused while it is active, weighted or aliased. It stays in the store: --undo brings it back.
     """
     from producer import retirement
-    from producer.connect import redis_reachable
+    from yard.broker.connections import redis_reachable
 
     if undo and force:
         raise click.UsageError("--undo and --force exclude each other.")
@@ -159,7 +159,7 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
         VersionInUse: Something needs it.
     """
     from producer import retirement
-    from producer.connect import redis_reachable
+    from yard.broker.connections import redis_reachable
 
     with redis_reachable(), _advised():
         try:
@@ -171,8 +171,8 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
 
 def _is_let_go(redis: Redis, ref: ModelRef) -> bool:
     """Whether no worker has it loaded, or runs a job of it; waits for it a while."""
-    from producer.connect import redis_reachable
     from producer.presence import read_presence
+    from yard.broker.connections import redis_reachable
     from yard.contract import keys
 
     queue = keys.queue_name(ref)

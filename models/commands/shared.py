@@ -84,11 +84,11 @@ def redis_of(settings: Settings) -> Redis:
         ConfigurationError: None is set and no yard runs, or it is no Redis that will do.
         Unavailable: It does not answer.
     """
-    from producer import connect
     from yard import local
+    from yard.broker import connections
 
-    redis = connect.fast(local.redis_url(settings))
-    connect.check_server(redis)
+    redis = connections.fast(local.redis_url(settings))
+    connections.check_server(redis)
     return redis
 
 
@@ -106,8 +106,8 @@ def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
     Raises:
         Unavailable: Redis does not answer.
     """
-    from producer.connect import redis_reachable
     from producer.overview import read_models
+    from yard.broker.connections import redis_reachable
 
     with redis_reachable():
         for model in read_models(redis):
@@ -124,7 +124,7 @@ def digests_of(redis: Redis) -> dict[ModelRef, str]:
         Unavailable: Redis does not answer.
     """
     from producer.catalog import model_names, read_versions
-    from producer.connect import redis_reachable
+    from yard.broker.connections import redis_reachable
 
     with redis_reachable():
         return {

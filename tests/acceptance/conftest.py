@@ -12,11 +12,11 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import connect
 from producer.client import Client
 from tests import estimators
 from tests.pools import RunningPool, running_pool
 from tests.redis_server import patient
+from yard.broker import connections
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[...,
             settings = {"pool_min": workers, "pool_max": workers} | settings
             pool = stack.enter_context(running_pool(url, store, tmp_path, **settings))
             if waits:
-                with connect.steady(url) as redis:
+                with connections.steady(url) as redis:
                     pool.wait_for_workers(redis, settings["pool_min"])
             return pool
 

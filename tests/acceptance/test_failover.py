@@ -11,13 +11,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from models.publish import publish
 from models.repository import Repository
-from producer import connect
 from producer.client import Client
 from tests import estimators
 from tests.gateways import RunningGateway, running_gateway
 from tests.pools import running_pool
 from tests.sentinels import WatchedRedis, watched_redis
 from tests.waiting import wait_until
+from yard.broker import connections
 from yard.errors import ModelyardError
 
 PREDICT = "/v1/models/echo/predict"
@@ -26,7 +26,7 @@ PREDICT = "/v1/models/echo/predict"
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[WatchedRedis]:
     with watched_redis(tmp_path) as found:
-        with connect.steady(found.url) as redis:
+        with connections.steady(found.url) as redis:
             echo = estimators.Echo().fit([[1.0]])
             repository = Repository(tmp_path / "store")
             publish(repository, redis, echo, "echo", "v1", [[1.0], [2.0]], activate=True)
@@ -67,7 +67,7 @@ def test_a_failover_is_an_outage_that_all_get_over_with_the_jobs_that_were_repli
 def test_a_primary_that_was_made_a_replica_is_left_for_the_new_one(watched):
     """Its connections stay open and answer; what they answer to a write is READONLY."""
     second = watched.servers[1]
-    with connect.fast(watched.url) as client:
+    with connections.fast(watched.url) as client:
         client.set("modelyard:active:echo", "v1")
         watched.fail_over()
         wait_until(lambda: watched.primary() is second, 60, "the replica is the primary")
@@ -85,14 +85,14 @@ def test_a_primary_that_was_made_a_replica_is_left_for_the_new_one(watched):
 
 
 def test_nobody_to_ask_is_told_in_one_line_and_in_a_second(redis):
-    with connect.fast("redis+sentinel://127.0.0.1:1,127.0.0.1:2/yard") as client:
+    with connections.fast("redis+sentinel://127.0.0.1:1,127.0.0.1:2/yard") as client:
         with pytest.raises(ModelyardError, match=r"no Sentinel names a primary 'yard'") as caught:
-            connect.check_server(client)
+            connections.check_server(client)
         assert "127.0.0.1:1, 127.0.0.1:2" in caught.value.message
         assert "\n" not in caught.value.message
 
 
 def test_a_redis_that_is_no_sentinel_is_told(redis, redis_server):
     url = f"redis+sentinel://127.0.0.1:{redis_server.port}/yard"
-    with connect.fast(url) as client, pytest.raises(ModelyardError):
-        connect.check_server(client)
+    with connections.fast(url) as client, pytest.raises(ModelyardError):
+        connections.check_server(client)

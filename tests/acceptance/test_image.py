@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from producer import connect, tether
+from producer import tether
 from producer.embedded import find_server
 from tests.composes import DEPLOY, ROOT, needs_deploy, seconds, services
 from tests.dockerfiles import Builder, Image, StepFailed
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.broker import connections
 
 pytestmark = [needs_deploy, pytest.mark.timeout(400)]
 
@@ -191,7 +192,7 @@ def test_redis_takes_the_options_that_compose_gives_it(tmp_path):
         tether.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
-        with connect.steady(f"redis://127.0.0.1:{port}/0") as client:
+        with connections.steady(f"redis://127.0.0.1:{port}/0") as client:
             wait_until(lambda: answers(client), 60, "it answers")
             kept = client.config_get("appendonly", "appendfsync", "save", "maxmemory*")
         assert (kept["appendonly"], kept["maxmemory-policy"]) == ("yes", "noeviction")

@@ -11,13 +11,14 @@ from redis.exceptions import NoPermissionError
 
 from models.publish import publish
 from models.repository import Repository
-from producer import connect, inspection
+from producer import inspection
 from producer.client import Client
 from tests import estimators
 from tests.composes import ROOT
 from tests.gateways import running_gateway
 from tests.pools import running_pool
 from tests.redis_server import patient
+from yard.broker import connections
 
 PAGE = ROOT / "docs/scaling.md"
 PASSWORD = "not-a-secret"
@@ -36,7 +37,7 @@ def test_the_documented_rights_are_enough_and_no_more(redis, redis_server, tmp_p
     url = redis_server.url.replace("://", f"://modelyard:{PASSWORD}@")
     redis.execute_command("ACL", "SETUSER", "modelyard", *rules())
     try:
-        with connect.steady(url) as limited, ExitStack() as stack:
+        with connections.steady(url) as limited, ExitStack() as stack:
             echo = estimators.Echo().fit([[1.0]])
             repository = Repository(tmp_path / "store")
             publish(repository, limited, echo, "echo", "v1", [[1.0]], activate=True)

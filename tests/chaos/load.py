@@ -11,12 +11,12 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from producer import connect
 from producer.client import Client, Handle
 from producer.results import decode_job, read_raw
 from tests.chaos import rubbish
 from tests.chaos.history import History
 from tests.chaos.yard import MODEL, QUEUES, VERSIONS, ChaosYard
+from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import Job, Request
 from yard.errors import JobEnded, Unavailable
@@ -101,7 +101,7 @@ class Load:
         client = Client(self.yard.to_clients.url, settings=Settings.load({}))
         pause_s = plan.seconds * _CHUNK / len(numbers)
         begun = time.monotonic()
-        with connect.steady(self.yard.server.url) as stranger:
+        with connections.steady(self.yard.server.url) as stranger:
             for turn in range(0, len(numbers), _CHUNK):
                 chunk = numbers[turn : turn + _CHUNK]
                 versions = [random.choice((*VERSIONS, None)) for _ in chunk]
@@ -181,7 +181,7 @@ class Load:
 
     def _collect(self) -> None:
         """See jobs end, as a client does; what was seen once must stay so."""
-        with connect.steady(self.yard.to_clients.url) as reader:
+        with connections.steady(self.yard.to_clients.url) as reader:
             while not self._closed.wait(0.2):
                 open_ids = [p.id for p in self.promises if p.id not in self.ended][:500]
                 with contextlib.suppress(RedisError, OSError):

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from producer.scripting import Script
 from tests.chaos.resp import Splitter, words_of
+from yard.broker.lua import Script
 
 #: ``reset`` closes the connection at once; ``silence`` leaves it open and says no more.
 How = Literal["reset", "silence"]

@@ -10,10 +10,10 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import connect
 from tests.chaos.proxy import FaultProxy, Loss
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
+from yard.broker import connections
 
 BELL = "modelyard:bell:q"
 
@@ -26,7 +26,7 @@ def proxy(redis: Redis, redis_server: RedisServer) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def client(proxy: FaultProxy) -> Iterator[Redis]:
-    with connect.fast(proxy.url) as client:
+    with connections.fast(proxy.url) as client:
         yield client
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_changed_while_nothing_is_broken(client, redis):
 
 
 def test_a_reply_is_lost_after_the_command_was_carried_out(client, proxy, redis):
-    steady = connect.steady(proxy.url)
+    steady = connections.steady(proxy.url)
     loss = proxy.lose(Loss(is_push, "reset", every=2, left=1))
     steady.rpush(BELL, "1")
     with pytest.raises(RedisConnectionError):

@@ -15,7 +15,6 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import connect
 from tests.chaos.plan import Plan
 from tests.chaos.points import Strikes
 from tests.chaos.proxy import FaultProxy
@@ -23,6 +22,7 @@ from tests.estimators import Echo
 from tests.pools import RunningPool
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
+from yard.broker import connections
 from yard.contract import keys
 
 MODEL = "chaos"
@@ -92,7 +92,7 @@ class ChaosYard:
         self.server = server
         self.to_pools = to_pools
         self.to_clients = to_clients
-        self.redis: Redis = connect.steady(server.url, "chaos")
+        self.redis: Redis = connections.steady(server.url, "chaos")
         self.strikes = Strikes(folder / "tokens", POINTS, plan.strikes, str(plan.seed))
         self._publish()
         self.places = [Place(log, self._pool(log)) for log in map(self._log_of, range(plan.pools))]

@@ -21,13 +21,13 @@ from rq.serializers import JSONSerializer
 from rq.suspension import resume, suspend
 
 from producer.client import Client
-from producer.scripting import Argument
 from tests.batches import QUEUE, claim, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.endings import CHUNK, Ending
 from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
 from worker.reaping import reap, sweep
+from yard.broker.lua import Argument
 from yard.contract import keys, wire
 from yard.contract.values import Failure, JobStatus, Request
 from yard.settings import Settings

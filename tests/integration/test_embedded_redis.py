@@ -16,11 +16,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import connect
 from producer.embedded import EmbeddedRedis, Server, find_server
 from tests.waiting import wait_until
 from tests.yards import clean_environ
 from yard import local
+from yard.broker import connections
 from yard.errors import ConfigurationError
 
 _PARENT = """
@@ -61,7 +61,7 @@ def is_gone(pid: int) -> bool:
 def keep_busy(url: str) -> None:
     """Let the server do nothing else until it is killed; stopping it would not do, for the kernel
     wakes stopped processes whose group is orphaned."""
-    with connect.blocking(url, 60) as redis, contextlib.suppress(RedisError):
+    with connections.blocking(url, 60) as redis, contextlib.suppress(RedisError):
         redis.eval("while true do end", 0)
 
 
@@ -81,9 +81,9 @@ def program(path: Path, says: str) -> Path:
 def test_it_starts_answers_and_stops(own):
     own.start()
     pid = own.pid
-    with connect.fast(own.url) as redis:
+    with connections.fast(own.url) as redis:
         assert redis.ping()
-        connect.check_server(redis)
+        connections.check_server(redis)
     own.stop()
     assert is_gone(pid)
     assert own.pid is None
@@ -91,7 +91,7 @@ def test_it_starts_answers_and_stops(own):
 
 def test_it_is_set_up_to_lose_nothing_and_to_listen_to_nobody_else(own):
     own.start()
-    with connect.fast(own.url) as redis:
+    with connections.fast(own.url) as redis:
         for name, value in {
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -106,17 +106,17 @@ def test_it_is_set_up_to_lose_nothing_and_to_listen_to_nobody_else(own):
 
 def test_what_it_holds_is_there_after_a_restart(own):
     own.start()
-    with connect.fast(own.url) as redis:
+    with connections.fast(own.url) as redis:
         redis.rpush("rq:queue:iris@v1", "a", "b")
     own.stop()
     own.start()
-    with connect.fast(own.url) as redis:
+    with connections.fast(own.url) as redis:
         assert redis.lrange("rq:queue:iris@v1", 0, -1) == [b"a", b"b"]
 
 
 def test_what_it_held_a_moment_ago_is_there_after_it_was_killed(own):
     own.start()
-    with connect.fast(own.url) as redis:
+    with connections.fast(own.url) as redis:
         redis.rpush("rq:queue:iris@v1", "a")
         assert own.pid is not None
         os.kill(own.pid, signal.SIGKILL)
@@ -143,7 +143,7 @@ def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path):
             wait_until(lambda: is_gone(int(pid)), 20, "Redis is gone")
     after = EmbeddedRedis(data)  # a socket and a lock file lie there, and are in nobody's way
     after.start()
-    with connect.fast(after.url) as redis:
+    with connections.fast(after.url) as redis:
         assert redis.get("modelyard:active:iris") == b"v2"
     after.stop()
 
@@ -179,7 +179,7 @@ def test_a_second_one_on_the_same_folder_is_refused(own):
     local.write(own.data, local.Yard(me, local.birth(me), own.url, "http://here", "/store", "now"))
     with pytest.raises(ConfigurationError, match=f"process {me}.*MODELYARD_DATA"):
         EmbeddedRedis(own.data).start()
-    with connect.fast(own.url) as redis:
+    with connections.fast(own.url) as redis:
         assert redis.ping()
 
 
@@ -189,7 +189,7 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_gets_a_private_one(tmp_pat
     try:
         assert long.has_moved
         assert stat.S_IMODE(long.socket.parent.stat().st_mode) == 0o700
-        with connect.fast(long.url) as redis:
+        with connections.fast(long.url) as redis:
             assert redis.ping()
         place = long.socket.parent
     finally:
@@ -201,7 +201,7 @@ def test_a_path_with_spaces_signs_and_letters_works(tmp_path):
     odd = EmbeddedRedis(tmp_path / "my yard%20 ü#?")
     odd.start()
     try:
-        with connect.fast(odd.url) as redis:
+        with connections.fast(odd.url) as redis:
             assert redis.ping()
     finally:
         odd.stop()

@@ -9,11 +9,11 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from producer.client import Client, Handle
-from producer.scripting import Script
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from worker.endings import Ending
 from worker.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
 from worker.reaping import reap
+from yard.broker.lua import Script
 from yard.contract import keys
 from yard.contract.values import Request
 from yard.settings import Settings

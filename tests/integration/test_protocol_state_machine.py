@@ -28,12 +28,12 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from producer.client import Client
-from producer.scripting import Argument
 from tests.redis_server import RedisServer
 from tests.versions import register
 from worker.endings import Ending
 from worker.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
 from worker.reaping import Reason, reap, sweep
+from yard.broker.lua import Argument
 from yard.contract import keys, wire
 from yard.contract.values import Failure
 from yard.errors import JobEnded, UnknownJob

@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import connect
 from tests.waiting import ends_soon, wait_until
+from yard.broker import connections
 
 
 def assert_fails_soon(call: Callable[[], Any]) -> None:
@@ -21,7 +21,7 @@ def assert_fails_soon(call: Callable[[], Any]) -> None:
 
 
 def test_a_paused_redis_shows_soon_on_old_and_on_new_connections(redis_server, redis):
-    with connect.fast(redis_server.url) as old, connect.fast(redis_server.url) as new:
+    with connections.fast(redis_server.url) as old, connections.fast(redis_server.url) as new:
         old.ping()
         redis_server.pause()
         try:
@@ -33,7 +33,7 @@ def test_a_paused_redis_shows_soon_on_old_and_on_new_connections(redis_server, r
 
 
 def test_a_paused_redis_shows_soon_when_the_connection_is_due_for_a_check(redis_server, redis):
-    with connect.fast(redis_server.url) as client:
+    with connections.fast(redis_server.url) as client:
         connection = client.connection_pool.get_connection()
         connection.next_health_check = 0
         client.connection_pool.release(connection)
@@ -45,7 +45,7 @@ def test_a_paused_redis_shows_soon_when_the_connection_is_due_for_a_check(redis_
 
 
 def test_a_restart_between_two_calls_is_not_seen(redis_server, redis):
-    with connect.fast(redis_server.url) as client:
+    with connections.fast(redis_server.url) as client:
         assert client.ping()
         redis_server.kill()
         assert_fails_soon(client.ping)
@@ -57,13 +57,13 @@ def test_a_restart_between_two_calls_is_not_seen(redis_server, redis):
 
 
 def test_a_blocking_call_may_block_for_as_long_as_it_said(redis_server, redis):
-    with connect.blocking(redis_server.url, 6) as client:
+    with connections.blocking(redis_server.url, 6) as client:
         assert client.blpop(["modelyard:bell:nobody"], timeout=5.5) is None
 
 
 def test_a_call_that_was_cut_is_not_repeated(redis_server, redis):
     """A repeated BLPOP would take a second element: the first would be lost."""
-    with connect.blocking(redis_server.url, 1) as client:
+    with connections.blocking(redis_server.url, 1) as client:
         cut: list[BaseException] = []
 
         def pop() -> None:
@@ -84,7 +84,7 @@ def test_a_call_that_was_cut_is_not_repeated(redis_server, redis):
 
 
 def test_there_are_connections_for_every_thread_of_a_gateway(redis_server, redis):
-    with connect.fast(redis_server.url) as client:
+    with connections.fast(redis_server.url) as client:
         taken = [client.connection_pool.get_connection() for _ in range(300)]
         assert len({id(connection) for connection in taken}) == 300
         for connection in taken:

@@ -10,14 +10,15 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from producer.routing import read_route, set_route
-from producer.scripting import Script
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, commands_sent, new_client, publish
+from yard.broker.lua import Script
 from yard.contract import keys
 
-NAMES = sorted(
-    file.name.removesuffix(".lua")
-    for file in files("producer").joinpath("scripts").iterdir()
+SCRIPTS = sorted(
+    (package, file.name.removesuffix(".lua"))
+    for package in ("yard", "producer", "worker")
+    for file in files(package).joinpath("scripts").iterdir()
     if file.name.endswith(".lua")
 )
 
@@ -56,7 +57,7 @@ def test_a_restarted_server_is_taught_again(
 
 def test_a_script_that_the_server_knows_is_called_by_its_digest_alone(redis: Redis):
     publish(redis, "iris", "v1", active="v1")
-    script = Script("producer", "resolve")
+    script = Script("yard", "resolve")
     script(redis, ["iris", "", 0.5])
     with commands_sent(redis) as sent:
         assert script(redis, ["iris", "", 0.5])[0] == b"ok"
@@ -67,19 +68,19 @@ def test_a_script_that_the_server_knows_is_called_by_its_digest_alone(redis: Red
 def test_an_error_inside_a_script_is_not_taken_for_a_missing_script(redis: Redis):
     redis.set("modelyard:models", "x")
     with commands_sent(redis) as sent, pytest.raises(ResponseError, match="WRONGTYPE"):
-        Script("producer", "resolve")(redis, ["iris", "", 0.5])
+        Script("yard", "resolve")(redis, ["iris", "", 0.5])
     assert len(sent) <= 2  # taught at most once, and not again for the error
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_script_compiles(redis: Redis, name: str):
-    script = Script("producer", name)
+@pytest.mark.parametrize(("package", "name"), SCRIPTS)
+def test_every_script_compiles(redis: Redis, package: str, name: str):
+    script = Script(package, name)
     assert redis.script_load(script.source) == script.sha
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_script_spells_no_key_and_every_family_that_it_names_exists(name: str):
-    text = files("producer").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("package", "name"), SCRIPTS)
+def test_a_script_spells_no_key_and_every_family_that_it_names_exists(package: str, name: str):
+    text = files(package).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
     code = "\n".join(line.partition("--")[0] for line in text.splitlines())
     assert "modelyard:" not in code
     assert "rq:" not in code
@@ -87,9 +88,9 @@ def test_a_script_spells_no_key_and_every_family_that_it_names_exists(name: str)
     assert set(re.findall(r"\bK\.(\w+)", text)) <= known
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_script_holds_each_part_that_it_uses_once(name: str):
-    source = Script("producer", name).source
+@pytest.mark.parametrize(("package", "name"), SCRIPTS)
+def test_a_script_holds_each_part_that_it_uses_once(package: str, name: str):
+    source = Script(package, name).source
     assert "--- use" not in source
     functions = re.findall(r"^local function (\w+)", source, re.MULTILINE)
     assert len(functions) == len(set(functions))
@@ -97,4 +98,4 @@ def test_a_script_holds_each_part_that_it_uses_once(name: str):
 
 def test_an_unknown_script_is_an_error_at_once():
     with pytest.raises(FileNotFoundError):
-        Script("producer", "nosuch")
+        Script("yard", "nosuch")

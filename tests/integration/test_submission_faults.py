@@ -10,9 +10,9 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from producer.client import Client, Handle
-from producer.scripting import Script
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, new_client, publish, queued
+from yard.broker.lua import Script
 from yard.contract import keys
 from yard.contract.ids import new_id
 from yard.contract.values import JobStatus, Request

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from producer import connect, tether
+from producer import tether
 from producer.embedded import find_server
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.broker import connections
 from yard.errors import Unavailable
 
 
@@ -58,15 +59,15 @@ def port(certificate: Path, tmp_path: Path) -> Iterator[int]:
         server.wait()
 
 
-@pytest.mark.parametrize("make", [connect.fast, connect.steady])
+@pytest.mark.parametrize("make", [connections.fast, connections.steady])
 def test_a_known_authority_is_let_in(make, port, certificate):
     with make(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}") as client:
-        connect.check_server(client)
+        connections.check_server(client)
 
 
 @pytest.mark.parametrize(
     "url", ["rediss://localhost:{port}/0", "redis://localhost:{port}/0"], ids=["unknown", "plain"]
 )
 def test_an_unknown_authority_and_plain_text_are_refused(url, port):
-    with connect.fast(url.format(port=port)) as client, pytest.raises(Unavailable):
-        connect.check_server(client)
+    with connections.fast(url.format(port=port)) as client, pytest.raises(Unavailable):
+        connections.check_server(client)

@@ -11,7 +11,7 @@ from redis.connection import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from producer import connect
+from yard.broker import connections
 from yard.errors import ConfigurationError, Unavailable
 
 
@@ -32,7 +32,7 @@ def options_of(client: Any) -> dict[str, Any]:
 
 
 def test_fast_gives_up_within_a_second_and_repeats_only_what_found_no_connection():
-    options = options_of(connect.fast("redis://127.0.0.1:1/0"))
+    options = options_of(connections.fast("redis://127.0.0.1:1/0"))
     assert options["socket_connect_timeout"] + options["socket_timeout"] < 1.5
     assert options["socket_timeout"] < 1
     assert options["retry"].get_retries() == 1
@@ -41,25 +41,25 @@ def test_fast_gives_up_within_a_second_and_repeats_only_what_found_no_connection
 
 def test_a_dead_redis_shows_as_a_connection_error_at_once():
     with pytest.raises(RedisConnectionError):
-        connect.fast("redis://127.0.0.1:1/0").ping()
+        connections.fast("redis://127.0.0.1:1/0").ping()
 
 
 def test_steady_repeats_nothing():
-    options = options_of(connect.steady("redis://127.0.0.1:1/0"))
+    options = options_of(connections.steady("redis://127.0.0.1:1/0"))
     assert options["retry"].get_retries() == 0
     assert options["socket_timeout"] == 2
 
 
 def test_blocking_outlives_the_block():
-    options = options_of(connect.blocking("unix:///tmp/redis.sock", 30))
+    options = options_of(connections.blocking("unix:///tmp/redis.sock", 30))
     assert options["socket_timeout"] == 32
     assert options["retry"].get_retries() == 0
 
 
-@pytest.mark.parametrize("make", [connect.fast, connect.steady])
+@pytest.mark.parametrize("make", [connections.fast, connections.steady])
 def test_every_client_has_room_for_a_gateway_and_leaves_replies_as_bytes(make):
     client = make("rediss://:secret@cache.example:6380/2", name="gateway")
-    assert client.connection_pool.max_connections == connect.MOST_CONNECTIONS
+    assert client.connection_pool.max_connections == connections.MOST_CONNECTIONS
     assert options_of(client)["client_name"] == "gateway"
     assert options_of(client)["db"] == 2
     assert not client.get_encoder().decode_responses
@@ -91,13 +91,13 @@ def test_every_client_has_room_for_a_gateway_and_leaves_replies_as_bytes(make):
 )
 def test_a_bad_url_is_a_configuration_error_that_names_the_variable_or_the_option(url):
     with pytest.raises(ConfigurationError, match=r"MODELYARD_REDIS_URL|decode_responses"):
-        connect.fast(url)
+        connections.fast(url)
 
 
 def test_a_sentinel_url_gives_the_servers_and_the_sentinels_each_their_own():
     url = "rediss+sentinel://ada:p%40ss@one,two:7000,[::1]:7001/yard/3"
     url += "?ssl_ca_certs=/ca.pem&sentinel_username=eve&sentinel_password=s3"
-    pool: Any = connect.fast(url, "gateway").connection_pool
+    pool: Any = connections.fast(url, "gateway").connection_pool
     asked = [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
     assert [(at["host"], at["port"]) for at in asked] == [
         ("one", 26379),
@@ -111,17 +111,17 @@ def test_a_sentinel_url_gives_the_servers_and_the_sentinels_each_their_own():
     assert (told["username"], told["password"], told["db"]) == ("ada", "p@ss", 3)
     assert (told["ssl_ca_certs"], told["client_name"]) == ("/ca.pem", "gateway")
     assert (pool.service_name, pool.is_master) == ("yard", True)
-    assert pool.max_connections == connect.MOST_CONNECTIONS
+    assert pool.max_connections == connections.MOST_CONNECTIONS
     assert issubclass(pool.connection_class, SSLConnection)
 
 
 @pytest.mark.parametrize("place", ["localhost:6379", "one,two/yard"])
 def test_a_bad_url_is_told_without_its_password(place):
     with pytest.raises(ConfigurationError) as caught:
-        connect.fast(f"redis+sentinel://:hunter/2secret@{place}")
+        connections.fast(f"redis+sentinel://:hunter/2secret@{place}")
     assert "hunter" not in caught.value.message
     with pytest.raises(ConfigurationError) as caught:
-        connect.fast("redis://:hunter/2secret@localhost:6379")
+        connections.fast("redis://:hunter/2secret@localhost:6379")
     assert "hunter" not in caught.value.message
     assert "secret" not in caught.value.message
 
@@ -142,14 +142,14 @@ def test_a_bad_url_is_told_without_its_password(place):
     ],
 )
 def test_redacted_hides_the_password_and_nothing_else(url, shown):
-    assert connect.redacted(url) == shown
+    assert connections.redacted(url) == shown
 
 
 @given(password=st.text(min_size=1, max_size=20).map(lambda text: f"<{text}>"))
 def test_no_password_survives_redaction(password):
     """The brackets make it impossible that the rest of the URL holds the same text."""
     for url in (f"redis://ada:{password}@host:1/0", f"redis://:{password}@host?db=1"):
-        assert password not in connect.redacted(url)
+        assert password not in connections.redacted(url)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_no_password_survives_redaction(password):
     ],
 )
 def test_server_version_reads_what_the_server_speaks(info, version):
-    assert connect.server_version(Told(info)) == version  # type: ignore[arg-type]
+    assert connections.server_version(Told(info)) == version  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_server_version_reads_what_the_server_speaks(info, version):
 )
 def test_check_server_says_what_is_wrong(answer, error, says):
     with pytest.raises(error, match=says):
-        connect.check_server(Told(answer))  # type: ignore[arg-type]
+        connections.check_server(Told(answer))  # type: ignore[arg-type]
 
 
 def test_check_server_takes_the_oldest_that_is_supported():
-    connect.check_server(Told({"redis_version": "6.2.0"}))  # type: ignore[arg-type]
+    connections.check_server(Told({"redis_version": "6.2.0"}))  # type: ignore[arg-type]

@@ -20,9 +20,10 @@ from models.publish import register_store
 from models.repository import Repository
 from models.runtimes import Loaded, load
 from models.sentences import NEGATIVE, POSITIVE
-from producer import catalog, connect
+from producer import catalog
 from producer.cli import main
 from yard import local
+from yard.broker import connections
 from yard.contract import keys
 from yard.contract.validation import check_rows
 from yard.contract.values import ModelRef
@@ -213,8 +214,8 @@ def test_redis_away_is_said(store):
 def run(redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls ``modelyard examples`` on a store and the test's Redis."""
     monkeypatch.setattr(local, "redis_url", lambda settings: settings.redis_url)
-    monkeypatch.setattr(connect, "fast", lambda url: redis)
-    monkeypatch.setattr(connect, "check_server", lambda redis: None)
+    monkeypatch.setattr(connections, "fast", lambda url: redis)
+    monkeypatch.setattr(connections, "check_server", lambda redis: None)
 
     def call(root: Path, *arguments: str) -> Any:
         options = ["--store", str(root), "--redis-url", "redis://test", "--json"]

@@ -34,9 +34,10 @@ from models.manifest import Manifest
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.signatures import derive
-from producer import catalog, connect
+from producer import catalog
 from producer.cli import main
 from yard import local
+from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import (
@@ -350,8 +351,8 @@ def test_a_file_of_another_release_is_refused(store, estimator, tmp_path):
 def run(redis: FakeRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls a command of ours on the test's store and Redis."""
     monkeypatch.setattr(local, "redis_url", lambda settings: settings.redis_url)
-    monkeypatch.setattr(connect, "fast", lambda url: redis)
-    monkeypatch.setattr(connect, "check_server", lambda redis: None)
+    monkeypatch.setattr(connections, "fast", lambda url: redis)
+    monkeypatch.setattr(connections, "check_server", lambda redis: None)
 
     def call(command: str, *arguments: str) -> Result:
         options = ["--store", str(tmp_path / "store"), "--redis-url", "redis://test"]

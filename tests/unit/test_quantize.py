@@ -25,9 +25,9 @@ from models.repository import Repository
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.signatures import derive
-from producer import connect
 from producer.cli import main
 from yard import local
+from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError, InvalidName, NotFound, VersionExists
 
@@ -146,8 +146,8 @@ def run(store: Repository, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Calls ``modelyard quantize`` on the test's store and a Redis."""
     redis = FakeRedis()
     monkeypatch.setattr(local, "redis_url", lambda settings: settings.redis_url)
-    monkeypatch.setattr(connect, "fast", lambda url: redis)
-    monkeypatch.setattr(connect, "check_server", lambda redis: None)
+    monkeypatch.setattr(connections, "fast", lambda url: redis)
+    monkeypatch.setattr(connections, "check_server", lambda redis: None)
 
     def call(*arguments: str) -> Any:
         options = ["--store", str(store.root), "--redis-url", "redis://test"]

@@ -61,7 +61,7 @@ def _around(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_scripts() -> None:
-    from producer.scripting import Script
+    from yard.broker.lua import Script
 
     original = Script.__call__
 

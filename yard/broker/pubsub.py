@@ -14,7 +14,7 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import connect
+from yard.broker import connections
 
 #: After so much silence, in seconds, Redis is asked whether it is there,
 _ASK_S = 1.0
@@ -36,7 +36,7 @@ class Subscription:
 
     def __init__(self, url: str, channel: str, wait_s: float) -> None:
         self._wait_s = wait_s
-        self._redis = connect.blocking(url, wait_s)
+        self._redis = connections.blocking(url, wait_s)
         self._pubsub = PubSub(self._redis.connection_pool)
         self._heard = self._asked = time.monotonic()
         self.is_confirmed = False

@@ -22,7 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from producer import sentinel
+from yard.broker import sentinel
 from yard.errors import ConfigurationError, Unavailable
 from yard.settings import variable
 

@@ -1,9 +1,10 @@
 """How a Lua file becomes a function: loaded once, run by its digest, one round trip a call.
 
-The scripts of the submitting side are in ``producer/scripts``, those of the engine in
-``worker/scripts``. Each is headed by the keys and arguments that it takes. A line ``--- use NAME``
-pulls in ``NAME.lua`` of the same folder or of ``producer/scripts``, and every script sees the key
-families of `yard.contract.keys` as the table ``K``, so that no key is spelled twice.
+Scripts that several parts call are in ``yard/scripts``, those of one end of the queue in
+``producer/scripts`` and ``worker/scripts``. Each is headed by the keys and arguments that it takes.
+A line ``--- use NAME`` pulls in ``NAME.lua`` of the same folder or of ``yard/scripts``, and every
+script sees the key families of `yard.contract.keys` as the table ``K``, so that no key is spelled
+twice.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def _read(package: str, name: str, seen: frozenset[str] = frozenset()) -> str:
     """The file's text with what it uses in place, each used file once."""
     file = files(package).joinpath("scripts", f"{name}.lua")
     if not file.is_file():
-        file = files("producer").joinpath("scripts", f"{name}.lua")
+        file = files("yard").joinpath("scripts", f"{name}.lua")
     text = file.read_text(encoding="utf-8")
     included = set(seen)
 

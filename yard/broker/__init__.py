@@ -1,0 +1,1 @@
+"""Redis itself: connections, Sentinel, Lua scripts, subscriptions."""
