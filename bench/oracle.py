@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil
 
-from producer.work import Pace
+from yard.cluster.capacity import Pace
 
 #: Less of a worker than this is rounding.
 _CRUMB = 1e-9

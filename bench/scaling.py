@@ -29,8 +29,8 @@ from bench.timeline import Timeline, draw
 from bench.yard import Yard, open_yard
 from models.publish import publish
 from models.repository import Repository
-from producer.presence import read_presence
-from producer.workload import parse_pace
+from yard.cluster.presence import read_presence
+from yard.cluster.workload import parse_pace
 from yard.contract import keys
 from yard.contract.values import Request
 

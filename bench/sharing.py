@@ -18,7 +18,7 @@ from bench.measure import Spread, ratio
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.yard import Process, Yard, open_yard, wait_until
-from producer.presence import read_presence
+from yard.cluster.presence import read_presence
 from yard.contract.values import Request
 
 _MB = 10**6

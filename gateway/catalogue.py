@@ -15,9 +15,9 @@ from gateway.services import services
 from gateway.survey import ModelSurvey, survey
 from producer.catalog import Entry
 from producer.overview import failed_loads
-from producer.presence import Presence
 from producer.warming import cold
 from yard import errors
+from yard.cluster.presence import Presence
 from yard.contract import keys, wire
 
 catalogue = APIBlueprint(

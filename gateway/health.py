@@ -12,9 +12,9 @@ from gateway.direct import Directs, response
 from gateway.problems import problem
 from gateway.services import Services, services
 from gateway.survey import Survey, survey
-from producer.format import format_problem
-from producer.presence import why_none_looks
 from yard.broker.connections import redis_reachable
+from yard.cluster.format_version import format_problem
+from yard.cluster.presence import why_none_looks
 from yard.contract import wire
 from yard.errors import Unavailable
 

@@ -1,8 +1,8 @@
 """For whoever scales from outside: how much work there is, and how many workers it is for.
 
-The figures are those that pools decide by, from the same arithmetic (`producer.work`), so that KEDA
-or an operator adds machines where pools would add workers. Nothing here depends on a pool being
-alive: with none, what waits is still told, and one worker at least is wanted for it.
+The figures are those that pools decide by, from the same arithmetic (`yard.cluster.capacity`), so
+that KEDA or an operator adds machines where pools would add workers. Nothing here depends on a pool
+being alive: with none, what waits is still told, and one worker at least is wanted for it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ from redis import Redis
 
 from gateway import bodies, describe
 from gateway.services import services
-from producer.presence import WORKER_STATES, read_presence
 from producer.queues import queue_names
-from producer.work import Bounds, Work, seconds_of_work, wanted
-from producer.workload import (
-    announced_arrivals_s,
-    announced_start_s,
-    read_workload,
-)
 from yard import errors
 from yard.broker.connections import redis_reachable
+from yard.cluster.capacity import Bounds, Work, seconds_of_work, wanted
+from yard.cluster.presence import WORKER_STATES, read_presence
+from yard.cluster.workload import announced_arrivals_s, announced_start_s, read_workload
 from yard.contract import wire
 from yard.errors import InvalidInput
 from yard.settings import Settings

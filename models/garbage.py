@@ -18,9 +18,9 @@ from redis import Redis
 from models.repository import Repository
 from models.stores.cache import DiskCache
 from producer import retirement
-from producer.measures import parse_field
 from producer.overview import read_models
 from yard.broker.connections import redis_reachable
+from yard.cluster.metrics import parse_field
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import NotFound, VersionInUse

@@ -20,13 +20,13 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from producer import catalog, children, endpoint, extras
-from producer.crashes import LOOP, read_crashes
 from producer.embedded import RESULT_NODE_BYTES, find_server
-from producer.presence import Pool, read_presence, why_none_looks
 from producer.retirement import read_states
 from producer.routing import read_route
 from producer.signals import cause_of
 from yard.broker.connections import check_server, server_version
+from yard.cluster.crash_loops import LOOP, read_crashes
+from yard.cluster.presence import Pool, read_presence, why_none_looks
 from yard.contract import keys, wire
 from yard.contract.values import is_name
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError

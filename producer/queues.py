@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from producer import retirement
 from producer.catalog import model_names
-from producer.crashes import held_back
 from producer.retirement import State
+from yard.cluster.crash_loops import held_back
 from yard.contract import keys
 from yard.contract.values import ModelRef, is_name
 
@@ -24,7 +24,8 @@ from yard.contract.values import ModelRef, is_name
 def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
     """The queues of all models whose name matches, as a shell matches file names, in order.
 
-    Not those of versions that are held back because they kill their workers (`producer.crashes`).
+    Not those of versions that are held back because they kill their workers
+    (`yard.cluster.crash_loops`).
 
     Raises:
         RedisError: Redis does not answer.

@@ -18,8 +18,8 @@ from typing import Any
 from redis import Redis
 
 from producer import routing
-from producer.presence import Pool, Presence, read_presence
 from yard.broker.lua import Script
+from yard.cluster.presence import Pool, Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef, Route
 from yard.errors import ModelUnavailable

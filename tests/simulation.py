@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from producer.work import Pace, Work
 from worker.autoscaler import Memory, Observation, Peer, Policy, decide
 from worker.stopwatch import Stopwatch
 from worker.turns import Turns
+from yard.cluster.capacity import Pace, Work
 
 TRACES = Path(__file__).parent / "traces"
 

@@ -1,9 +1,9 @@
 """How many workers there should be: a pure decision from what was observed.
 
-The pool observes, asks `decide`, and acts. Workers are counted by `producer.work`, in seconds of
-work against a target wait. More are started at once; fewer only when fewer would have done for
-``idle_s``, and only idle ones are asked to leave. Pools on one Redis see each other, and share what
-is missing or too much by rules that each of them works out alike.
+The pool observes, asks `decide`, and acts. Workers are counted by `yard.cluster.capacity`, in
+seconds of work against a target wait. More are started at once; fewer only when fewer would have
+done for ``idle_s``, and only idle ones are asked to leave. Pools on one Redis see each other, and
+share what is missing or too much by rules that each of them works out alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from producer.work import KEEP, Bounds, Work, is_long, wanted
+from yard.cluster.capacity import KEEP, Bounds, Work, is_long, wanted
 
 #: Jobs' arrivals are counted over so long, in seconds.
 RATE_S = 3.0

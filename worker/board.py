@@ -15,8 +15,8 @@ from redis import Redis
 
 from producer.queues import read_queues
 from producer.retirement import State
-from producer.workload import waits_s
 from worker.turns import Turns
+from yard.cluster.workload import waits_s
 from yard.contract import keys
 
 #: How long the queues are remembered.

@@ -37,10 +37,10 @@ def pool(
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
     from producer import logs
-    from producer.format import settle_format
     from worker.pool import Pool
     from yard import local
     from yard.broker import connections
+    from yard.cluster.format_version import settle_format
     from yard.settings import Settings
 
     settings = pool_settings(pool_min, pool_max, store=store, redis_url=redis_url)
@@ -66,9 +66,9 @@ def _check(redis_url: str | None, name: str | None) -> None:
     import socket
 
     from producer import signals
-    from producer.presence import read_presence, why_none_looks
     from yard import local
     from yard.broker import connections
+    from yard.cluster.presence import read_presence, why_none_looks
     from yard.settings import Settings
 
     signals.release()

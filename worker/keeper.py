@@ -15,13 +15,13 @@ from collections.abc import Callable
 import structlog
 from redis import Redis
 
-from producer.workload import write_paces
 from worker.lease import Batch, Lease
 from worker.memory import used_bytes, worker_limit_bytes
 from worker.outage import OUTAGE
 from worker.registration import Registration
 from worker.stopwatch import Stopwatch
 from yard.broker import connections
+from yard.cluster.workload import write_paces
 from yard.settings import Settings
 
 _log = structlog.get_logger()

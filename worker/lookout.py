@@ -14,9 +14,9 @@ from typing import Any
 
 from redis import Redis
 
-from producer.presence import Pool, Presence, read_presence
-from producer.workload import read_workload
 from worker.autoscaler import Memory, Observation, Peer, Policy
+from yard.cluster.presence import Pool, Presence, read_presence
+from yard.cluster.workload import read_workload
 
 
 class Lookout:

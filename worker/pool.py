@@ -21,10 +21,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import extras
-from producer.format import format_problem
 from producer.signals import StopSignals
 from producer.warming import unmet
-from producer.work import Bounds
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.board import Board, keep_off
 from worker.child import Child
@@ -36,6 +34,8 @@ from worker.registration import announce
 from worker.starter import Starter
 from worker.watch import Watch
 from yard.broker import connections
+from yard.cluster.capacity import Bounds
+from yard.cluster.format_version import format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.settings import Settings

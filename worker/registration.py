@@ -72,7 +72,7 @@ class Registration:
         Args:
             queues: The queues' names.
             loaded: Bytes of each loaded version by its ``model@version``.
-            failed: What could not be loaded, by the same; see `producer.presence.FailedLoad`.
+            failed: What could not be loaded, by the same; see `yard.cluster.presence.FailedLoad`.
         """
         left = self._queues - set(queues)
         arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from redis import Redis
 
-from producer import measures
-from producer.crashes import LOOP
 from yard.broker.lua import Script
+from yard.cluster import metrics
+from yard.cluster.crash_loops import LOOP
 from yard.contract import keys
 from yard.contract.values import ModelRef
 
@@ -67,18 +67,18 @@ class _Histogram(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _counter(ref: ModelRef, name: str, label: str, value: str) -> str:
-    return measures.field(name, labels_of(ref) | {label: value})
+    return metrics.field(name, labels_of(ref) | {label: value})
 
 
 @lru_cache(maxsize=4096)
 def _histogram(ref: ModelRef, name: str) -> _Histogram:
-    labels, bounds = labels_of(ref), measures.MEASURES[name].bounds
+    labels, bounds = labels_of(ref), metrics.MEASURES[name].bounds
     ends = [*map(str, bounds), "+Inf"]
     return _Histogram(
         bounds,
-        tuple(measures.field(f"{name}_bucket", labels, le) for le in ends),
-        measures.field(f"{name}_count", labels),
-        measures.field(f"{name}_sum", labels),
+        tuple(metrics.field(f"{name}_bucket", labels, le) for le in ends),
+        metrics.field(f"{name}_count", labels),
+        metrics.field(f"{name}_sum", labels),
     )
 
 
@@ -95,7 +95,7 @@ def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
     model, version = keys.parse_queue(queue) or ("", None)
     if version is None:
         return 0, 0.0
-    predicts = measures.field(
+    predicts = metrics.field(
         "model_inference_latency_seconds_count", labels_of(ModelRef(model, version))
     )
     bounds = [LOOP, int(_FIRST_HOLD_S * 1000), int(_LAST_HOLD_S * 1000)]
@@ -108,4 +108,4 @@ def count_crash(redis: Redis, queue: str) -> None:
     model, version = keys.parse_queue(queue) or ("", None)
     if version is not None:
         labels = labels_of(ModelRef(model, version))
-        redis.hincrby(keys.METRICS, measures.field("worker_crashes_total", labels), 1)
+        redis.hincrby(keys.METRICS, metrics.field("worker_crashes_total", labels), 1)

@@ -171,8 +171,8 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
 
 def _is_let_go(redis: Redis, ref: ModelRef) -> bool:
     """Whether no worker has it loaded, or runs a job of it; waits for it a while."""
-    from producer.presence import read_presence
     from yard.broker.connections import redis_reachable
+    from yard.cluster.presence import read_presence
     from yard.contract import keys
 
     queue = keys.queue_name(ref)

@@ -54,9 +54,9 @@ def models(redis_url: str | None, as_json: bool) -> None:
 @common
 def route(model: str, redis_url: str | None, as_json: bool) -> None:
     """Show how a model's traffic splits, and what is wrong with its keys."""
-    from producer.presence import read_presence
     from producer.routing import read_route
     from producer.warming import cold
+    from yard.cluster.presence import read_presence
 
     with open_client(redis_url) as client:
         known = read_route(client.redis, model)

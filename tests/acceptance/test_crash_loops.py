@@ -14,10 +14,10 @@ from gateway.metrics import registry_for
 from models.publish import publish
 from models.repository import Repository
 from producer.client import Client, Handle
-from producer.crashes import held_back, read_crashes
 from producer.inspection import check_crashes
 from tests import estimators
 from tests.waiting import wait_until
+from yard.cluster.crash_loops import held_back, read_crashes
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from redis import Redis
 
-from producer.presence import read_presence
 from tests.gateways import announce_pool
 from tests.pools import running_pool
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard.cluster.presence import read_presence
 from yard.contract import keys
 
 

@@ -18,13 +18,13 @@ from models.publish import publish
 from models.repository import Repository
 from producer import tether
 from producer.client import Client, Handle
-from producer.format import FORMAT
-from producer.presence import read_presence
 from tests import estimators
 from tests.gateways import announce_pool, new_app
 from tests.pools import RunningPool, running_pool
 from tests.waiting import wait_until
 from tests.yards import clean_environ
+from yard.cluster.format_version import FORMAT
+from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import JobStatus
 

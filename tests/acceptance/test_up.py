@@ -20,9 +20,9 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.presence import read_presence
 from tests.waiting import wait_until
 from tests.yards import RunningYard, running_yard
+from yard.cluster.presence import read_presence
 from yard.contract.values import JobStatus
 
 pytestmark = pytest.mark.timeout(240)

@@ -15,11 +15,11 @@ from models.publish import publish
 from models.repository import Repository
 from producer import retirement
 from producer.client import Client, Handle
-from producer.presence import read_presence
 from tests import estimators
 from tests.pools import running_pool
 from tests.redis_server import patient
 from tests.waiting import wait_until
+from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import JobStatus, ModelRef, Request
 

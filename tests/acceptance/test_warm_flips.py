@@ -19,12 +19,12 @@ from models.publish import publish
 from models.repository import Repository
 from producer import catalog
 from producer.client import Client
-from producer.presence import read_presence
 from producer.routing import Change, read_route
 from producer.warming import Warmth, flip
 from tests import estimators
 from tests.pools import running_pool
 from tests.waiting import ends_soon, wait_until
+from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable

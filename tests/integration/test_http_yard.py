@@ -13,11 +13,11 @@ from redis import Redis
 
 from gateway import bodies
 from producer import retirement
-from producer.measures import MEASURES, field, observation
-from producer.presence import read_presence
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued, start
+from yard.cluster.metrics import MEASURES, field, observation
+from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import measures
 from producer.client import Client
-from producer.crashes import held_back
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.child import Child
 from worker.endings import Ending
 from worker.lease import Batch, Lease
 from worker.watch import Watch
+from yard.cluster import metrics
+from yard.cluster.crash_loops import held_back
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings
@@ -100,7 +100,7 @@ def submit(client: Client) -> str:
 
 def crashes(redis: Redis) -> Any:
     labels = {"model": "echo", "model_version": "v1"}
-    return redis.hget(keys.METRICS, measures.field("worker_crashes_total", labels))
+    return redis.hget(keys.METRICS, metrics.field("worker_crashes_total", labels))
 
 
 def test_the_batch_that_is_late_fails(client, redis, scene):

@@ -11,15 +11,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from gateway import bodies
-from producer import measures
-from producer.presence import Presence, read_presence
-from producer.work import Pace, Work
-from producer.workload import announced_arrivals_s, parse_pace, read_workload, waits_s, write_paces
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.stand_ins import ROW, publish, start
 from worker.autoscaler import Observation, Policy
 from worker.board import Board
 from worker.lookout import Lookout
+from yard.cluster import metrics
+from yard.cluster.capacity import Pace, Work
+from yard.cluster.presence import Presence, read_presence
+from yard.cluster.workload import (
+    announced_arrivals_s,
+    parse_pace,
+    read_workload,
+    waits_s,
+    write_paces,
+)
 from yard.contract import keys, wire
 
 V1, V2 = "iris@v1", "iris@v2"
@@ -44,7 +50,7 @@ def submit(http, version: str, count: int, rows: int = 1) -> list[str]:
 def ended(redis: Redis, count: int) -> None:
     """Count ended jobs of iris v1, as the script does that ends them."""
     labels = {"model": "iris", "model_version": "v1", "status": "finished"}
-    name = measures.field("model_prediction_requests_total", labels)
+    name = metrics.field("model_prediction_requests_total", labels)
     redis.hincrbyfloat(keys.METRICS, name, count)
 
 

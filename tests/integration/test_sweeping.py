@@ -9,14 +9,14 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.presence import read_presence
-from producer.workload import read_workload, waits_s
 from tests import batches
 from tests.batches import QUEUE
 from worker import reaping
 from worker.lease import Batch, Lease
 from worker.reaping import sweep
 from worker.registration import Registration
+from yard.cluster.presence import read_presence
+from yard.cluster.workload import read_workload, waits_s
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.work import Bounds, Pace, Work, wanted
 from worker.autoscaler import Guard, Memory, Observation, Peer, Plan, Policy, decide, guard
+from yard.cluster.capacity import Bounds, Pace, Work, wanted
 
 POLICY = Policy(least=1, most=4, idle_s=60)
 PACE = Pace(batch_s=0.0, row_s=0.01, load_s=0.5, rows=1.0)

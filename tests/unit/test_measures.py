@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.measures import MEASURES, SECONDS, bucket, field, observation, parse_field
+from yard.cluster.metrics import MEASURES, SECONDS, bucket, field, observation, parse_field
 
 IRIS = {"model": "iris", "model_version": "v1"}
 

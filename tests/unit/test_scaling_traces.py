@@ -13,9 +13,9 @@ from itertools import pairwise
 import pytest
 
 from bench import oracle
-from producer.work import Bounds, Pace
 from tests.simulation import Outcome, Trace, Yard, read_trace
 from worker.autoscaler import Policy
+from yard.cluster.capacity import Bounds, Pace
 
 PACE = Pace(batch_s=0.002, row_s=0.0017, load_s=0.05, rows=1.0)
 POLICY = Policy(least=0, most=8, idle_s=5.0, bounds=Bounds())

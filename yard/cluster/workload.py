@@ -1,4 +1,4 @@
-"""What waits, runs and arrives in a yard's queues, as Redis says it, for `producer.work`.
+"""What waits, runs and arrives in a yard's queues, as Redis says it, for `yard.cluster.capacity`.
 
 Pools read it twice a second, the gateway when it is asked. How fast workers are with a version is
 kept beside its queue by the workers that measured it, for a day, so that a pool that has just been
@@ -15,9 +15,9 @@ from typing import Any
 
 from redis import Redis
 
-from producer import measures
-from producer.presence import Presence
-from producer.work import Pace, Work
+from yard.cluster import metrics
+from yard.cluster.capacity import Pace, Work
+from yard.cluster.presence import Presence
 from yard.contract import keys, wire
 from yard.errors import InvalidJson
 
@@ -194,7 +194,7 @@ def _ended_fields(queue: str) -> list[str]:
     """The fields that count a version's ended jobs; of a front door, one that is never there."""
     model, _, version = queue.partition("@")
     labels = {"model": model, "model_version": version}
-    return [measures.field(_ENDED, labels | {"status": status}) for status in _ENDS]
+    return [metrics.field(_ENDED, labels | {"status": status}) for status in _ENDS]
 
 
 def _moment(raw: Any) -> float | None:

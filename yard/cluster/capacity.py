@@ -1,8 +1,8 @@
 """How much work waits, and how many workers it is for: the arithmetic of scaling, and nothing else.
 
 Pools decide by it how many workers to run, and the gateway tells the same figures to whoever scales
-from outside, so it lives where both may import it. Pure: no clock, no Redis; `producer.workload`
-reads what goes in.
+from outside, so it lives where both may import it. Pure: no clock, no Redis;
+`yard.cluster.workload` reads what goes in.
 
 Everything is in seconds of work: what a single worker would be busy for. A batch of a version takes
 ``batch_s + rows * row_s``, both measured by workers. Work that must be done within the target wait,

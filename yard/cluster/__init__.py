@@ -1,0 +1,1 @@
+"""The running cluster: which pools and workers live, what waits, what crashed."""
