@@ -18,7 +18,6 @@ from redis import Redis
 
 from gateway import bodies, describe
 from gateway.services import services
-from producer.queues import queue_names
 from yard import errors
 from yard.broker.connections import redis_reachable
 from yard.cluster.capacity import Bounds, Work, seconds_of_work, wanted
@@ -26,6 +25,7 @@ from yard.cluster.presence import WORKER_STATES, read_presence
 from yard.cluster.workload import announced_arrivals_s, announced_start_s, read_workload
 from yard.contract import wire
 from yard.errors import InvalidInput
+from yard.registry.queues import queue_names
 from yard.settings import Settings
 
 scaling = APIBlueprint(

@@ -17,13 +17,13 @@ from redis import Redis
 
 from models.repository import Repository
 from models.stores.cache import DiskCache
-from producer import retirement
 from producer.overview import read_models
 from yard.broker.connections import redis_reachable
 from yard.cluster.metrics import parse_field
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import NotFound, VersionInUse
+from yard.registry import lifecycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _use_of(version: Mapping[str, Any]) -> str:
 
 def _delete(redis: Redis, ref: ModelRef) -> None:
     with redis_reachable(), suppress(NotFound):
-        retirement.delete(redis, ref)
+        lifecycle.delete(redis, ref)
 
 
 def _of_metrics(redis: Redis, known: Mapping[ModelRef, object]) -> Iterator[Garbage]:

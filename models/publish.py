@@ -28,7 +28,7 @@ from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
 from models.repository import Repository
 from models.sandbox import Limits
-from producer import catalog, routing, warming
+from producer import routing, warming
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import (
@@ -40,6 +40,7 @@ from yard.errors import (
     VersionExists,
     described,
 )
+from yard.registry import catalog
 
 #: What runs an artefact as it was handed over, by its format.
 SERVED_BY = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}

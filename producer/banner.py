@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from producer.catalog import Entry
 from yard.broker.connections import redacted
+from yard.registry.catalog import Entry
 
 
 def banner(address: str, url: str, logs: Path, known: Sequence[Entry], took_s: float) -> str:

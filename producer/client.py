@@ -15,7 +15,6 @@ from typing import Any
 from redis import Redis
 
 from producer.cancellation import cancel_job
-from producer.catalog import Catalog
 from producer.grouping import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.submission import (
@@ -33,6 +32,7 @@ from yard.broker import connections
 from yard.broker.connections import redis_reachable
 from yard.contract.values import Job, ModelRef, Request, check_job_id
 from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
+from yard.registry.catalog import Catalog
 from yard.settings import Settings
 
 #: How long one blocking read waits before the job itself is looked at.

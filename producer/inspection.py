@@ -19,9 +19,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer import catalog, children, endpoint, extras
+from producer import children, endpoint, extras
 from producer.embedded import RESULT_NODE_BYTES, find_server
-from producer.retirement import read_states
 from producer.routing import read_route
 from producer.signals import cause_of
 from yard.broker.connections import check_server, server_version
@@ -30,6 +29,8 @@ from yard.cluster.presence import Pool, read_presence, why_none_looks
 from yard.contract import keys, wire
 from yard.contract.values import is_name
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
+from yard.registry import catalog
+from yard.registry.lifecycle import read_states
 from yard.settings import PREFIX, Settings, variable
 
 #: Bytes of a manifest that are read at most.

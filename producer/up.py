@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from producer import catalog, children, endpoint
+from producer import children, endpoint
 from producer.banner import banner
 from producer.children import Child
 from producer.commands.shared import pool_settings, workers
@@ -31,6 +31,7 @@ from yard import local
 from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
+from yard.registry import catalog
 from yard.settings import Settings
 
 #: A gateway that serves, with the examples in place, but is not ready for this long is shown as it

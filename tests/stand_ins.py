@@ -16,10 +16,11 @@ from typing import Any, cast
 
 from redis import Redis
 
-from producer import catalog, routing
+from producer import routing
 from producer.client import Client
 from yard.contract import keys, wire
 from yard.contract.values import Column, ModelRef, Output, Signature
+from yard.registry import catalog
 from yard.settings import Settings
 
 IRIS = Signature(

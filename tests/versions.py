@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from redis import Redis
 
-from producer import catalog
 from yard.contract import keys, wire
 from yard.contract.values import Column, ModelRef, Output, Signature
+from yard.registry import catalog
 
 
 def signature_of(width: int) -> Signature:

@@ -1,8 +1,8 @@
 """Which queues a worker looks at, and in which order: every version's turn comes round.
 
-The queues are those of `producer.queues`, but none of a version that kills its workers. They are
-read anew every second, and with them which versions are to be unloaded and, by a worker that has
-work, how long their first jobs have waited. `worker.turns` puts them in order.
+The queues are those of `yard.registry.queues`, but none of a version that kills its workers. They
+are read anew every second, and with them which versions are to be unloaded and, by a worker that
+has work, how long their first jobs have waited. `worker.turns` puts them in order.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from redis import Redis
 
-from producer.queues import read_queues
-from producer.retirement import State
 from worker.turns import Turns
 from yard.cluster.workload import waits_s
 from yard.contract import keys
+from yard.registry.lifecycle import State
+from yard.registry.queues import read_queues
 
 #: How long the queues are remembered.
 _TTL_S = 1.0

@@ -14,12 +14,12 @@ from redis import Redis
 from models.manifest import Manifest
 from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
-from producer.catalog import Entry, read_versions
-from producer.retirement import read_states
 from yard.contract import wire
 from yard.contract.keys import queue_name
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
+from yard.registry.catalog import Entry, read_versions
+from yard.registry.lifecycle import read_states
 
 
 class Loader:

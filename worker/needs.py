@@ -11,8 +11,8 @@ from fnmatch import fnmatchcase
 
 from redis import Redis
 
-from producer import catalog
 from yard.contract import keys
+from yard.registry import catalog
 
 
 class Needs:

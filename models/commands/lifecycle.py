@@ -1,7 +1,7 @@
 """``modelyard retire`` and ``modelyard delete``: a version's end.
 
-Redis decides, at one instant, whether it may end (`producer.retirement`); only then the store is
-touched, and not before the workers have let go of what they had loaded.
+Redis decides, at one instant, whether it may end (`yard.registry.lifecycle`); only then the store
+is touched, and not before the workers have let go of what they had loaded.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def retire(
 
     Refused while it is active, weighted or aliased. It stays in the store: --undo brings it back.
     """
-    from producer import retirement
     from yard.broker.connections import redis_reachable
+    from yard.registry import lifecycle
 
     if undo and force:
         raise click.UsageError("--undo and --force exclude each other.")
     ref = ModelRef(model, version)
     redis = redis_of(Settings.load(store=store, redis_url=redis_url))
     with redis_reachable(), _advised():
-        is_changed = _restore(redis, ref) if undo else retirement.retire(redis, ref, force=force)
+        is_changed = _restore(redis, ref) if undo else lifecycle.retire(redis, ref, force=force)
     known = overview_of(redis, ref)
     queued = known["queue_depth"] if known is not None else 0
     if as_json:
@@ -81,10 +81,10 @@ def retire(
 
 
 def _restore(redis: Redis, ref: ModelRef) -> bool:
-    from producer import retirement
-    from producer.catalog import Catalog
+    from yard.registry import lifecycle
+    from yard.registry.catalog import Catalog
 
-    return retirement.restore(redis, ref, Catalog(redis).entry(ref).signature)
+    return lifecycle.restore(redis, ref, Catalog(redis).entry(ref).signature)
 
 
 @click.command(epilog=examples("modelyard delete iris v1", "modelyard delete iris v1 --yes"))
@@ -158,12 +158,12 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
     Raises:
         VersionInUse: Something needs it.
     """
-    from producer import retirement
     from yard.broker.connections import redis_reachable
+    from yard.registry import lifecycle
 
     with redis_reachable(), _advised():
         try:
-            retirement.delete(redis, ref, force=force)
+            lifecycle.delete(redis, ref, force=force)
         except NotFound:
             return False
     return True

@@ -123,8 +123,8 @@ def digests_of(redis: Redis) -> dict[ModelRef, str]:
     Raises:
         Unavailable: Redis does not answer.
     """
-    from producer.catalog import model_names, read_versions
     from yard.broker.connections import redis_reachable
+    from yard.registry.catalog import model_names, read_versions
 
     with redis_reachable():
         return {

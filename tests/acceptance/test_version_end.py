@@ -13,7 +13,6 @@ from rq.suspension import resume, suspend
 
 from models.publish import publish
 from models.repository import Repository
-from producer import retirement
 from producer.client import Client, Handle
 from tests import estimators
 from tests.pools import running_pool
@@ -22,6 +21,7 @@ from tests.waiting import wait_until
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import JobStatus, ModelRef, Request
+from yard.registry import lifecycle
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 COUNT = 1_000
@@ -89,7 +89,7 @@ def push(redis: Redis, name: str) -> Callable[[], bytes | None]:
 
 def test_a_retired_version_finishes_its_queue_is_unloaded_and_fails_later_pushes(client, redis):
     handles = queue(client, redis)
-    retirement.retire(redis, V1)
+    lifecycle.retire(redis, V1)
     resume(redis)
     assert endings(handles) == {"v1": ["finished"] * COUNT, "v2": ["finished"] * COUNT}
     wait_until(lambda: not holders(redis, V1), 60, "the worker unloads it")
@@ -97,14 +97,14 @@ def test_a_retired_version_finishes_its_queue_is_unloaded_and_fails_later_pushes
     assert b"version_gone" in error
     assert not holders(redis, V1)
     entry = client.catalog.versions("echo", fresh=True)["v1"]
-    retirement.restore(redis, V1, entry.signature)
+    lifecycle.restore(redis, V1, entry.signature)
     job = client.submit("echo", instances=[[3.0]], version="v1").wait(60)
     assert job.status is JobStatus.FINISHED
 
 
 def test_a_version_that_is_deleted_by_force_fails_its_queue_and_no_other(client, redis, store):
     handles = queue(client, redis)
-    retirement.delete(redis, V1, force=True)
+    lifecycle.delete(redis, V1, force=True)
     store.delete(V1)
     wait_until(lambda: not holders(redis, V1), 60, "the worker unloads it")
     resume(redis)
@@ -118,7 +118,7 @@ def test_jobs_of_a_version_that_is_deleted_while_they_run_end_all_the_same(clien
     handles = queue(client, redis)
     resume(redis)
     wait_until(lambda: handles[0].get().ended_at, 60)
-    retirement.delete(redis, V1, force=True)
+    lifecycle.delete(redis, V1, force=True)
     store.delete(V1)
     found = endings(handles)
     assert set(found["v1"]) <= {"finished", "version_gone"}
@@ -126,7 +126,7 @@ def test_jobs_of_a_version_that_is_deleted_while_they_run_end_all_the_same(clien
 
 
 def test_a_name_that_is_published_anew_serves_the_new_bytes(client, redis, store):
-    retirement.delete(redis, V1)
+    lifecycle.delete(redis, V1)
     store.delete(V1)
     publish(store, redis, estimators.Doubling().fit([[1.0]]), "echo", "v1", [[1.0], [2.0]])
     wait_until(

@@ -17,7 +17,6 @@ from rq.suspension import resume, suspend
 from models.proofs import Golden, Tolerance
 from models.publish import publish
 from models.repository import Repository
-from producer import catalog
 from producer.client import Client
 from producer.routing import Change, read_route
 from producer.warming import Warmth, flip
@@ -28,6 +27,7 @@ from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable
+from yard.registry import catalog
 
 
 class House:

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from producer import catalog, cli
+from producer import cli
 from producer.doctor import Report, examine
 from yard import local
 from yard.contract import keys
 from yard.contract.values import Column, ModelRef, Output, Signature
+from yard.registry import catalog
 from yard.settings import Settings
 
 _SIGNATURE = Signature(

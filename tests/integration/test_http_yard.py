@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from gateway import bodies
-from producer import retirement
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued, start
@@ -20,6 +19,7 @@ from yard.cluster.metrics import MEASURES, field, observation
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
+from yard.registry import lifecycle
 
 ROUTE = "/v1/models/iris/route"
 V1 = {"model": "iris", "model_version": "v1"}
@@ -40,7 +40,7 @@ def submit(http, **members: Any):
 
 
 def test_a_retired_version_is_shown_and_gets_no_jobs(http, redis):
-    retirement.retire(redis, ModelRef("iris", "v2"))
+    lifecycle.retire(redis, ModelRef("iris", "v2"))
     versions = http.get("/v1/models/iris").json["versions"]
     assert [version["state"] for version in versions] == ["published", "retired"]
     detail = http.get("/v1/models/iris/versions/v2").json

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import catalog, retirement, routing
+from producer import routing
 from producer.client import Client
 from producer.overview import read_models
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
@@ -25,6 +25,7 @@ from yard.errors import (
     UnknownVersion,
     VersionInUse,
 )
+from yard.registry import catalog, lifecycle
 from yard.settings import Settings
 
 V1, V2 = ModelRef("iris", "v1"), ModelRef("iris", "v2")
@@ -49,11 +50,11 @@ def submit(client: Client, version: str | None = None) -> str:
 
 
 def state_of(redis: Redis) -> str | None:
-    return retirement.read_states(redis).get(QUEUE, (None, ""))[0]
+    return lifecycle.read_states(redis).get(QUEUE, (None, ""))[0]
 
 
 def test_a_retired_version_gets_no_jobs(client):
-    assert retirement.retire(client.redis, V1)
+    assert lifecycle.retire(client.redis, V1)
     with pytest.raises(UnknownVersion, match="'v1' of model 'iris' is retired"):
         submit(client, "v1")
     assert client.get(submit(client)).version == "v2"
@@ -62,21 +63,21 @@ def test_a_retired_version_gets_no_jobs(client):
 
 
 def test_retiring_twice_changes_nothing(client):
-    assert retirement.retire(client.redis, V1)
-    assert not retirement.retire(client.redis, V1)
+    assert lifecycle.retire(client.redis, V1)
+    assert not lifecycle.retire(client.redis, V1)
 
 
 def test_a_restored_version_gets_jobs_again(client):
-    retirement.retire(client.redis, V1)
-    assert retirement.restore(client.redis, V1, IRIS)
-    assert not retirement.restore(client.redis, V1, IRIS)
+    lifecycle.retire(client.redis, V1)
+    assert lifecycle.restore(client.redis, V1, IRIS)
+    assert not lifecycle.restore(client.redis, V1, IRIS)
     assert client.get(submit(client, "v1")).version == "v1"
     assert catalog.read_versions(client.redis, "iris")["v1"].state == "published"
 
 
 def test_registering_a_retired_version_leaves_it_retired(client):
     """Every start of a yard registers what the store has."""
-    retirement.retire(client.redis, V1)
+    lifecycle.retire(client.redis, V1)
     publish(client.redis, "iris", "v1")
     assert catalog.read_versions(client.redis, "iris")["v1"].state == "retired"
     with pytest.raises(UnknownVersion):
@@ -93,7 +94,7 @@ def test_registering_a_retired_version_leaves_it_retired(client):
     ],
     ids=["active", "weighted", "named with no weight", "aliased"],
 )
-@pytest.mark.parametrize("step", [retirement.retire, retirement.delete])
+@pytest.mark.parametrize("step", [lifecycle.retire, lifecycle.delete])
 def test_what_traffic_may_reach_stays(client, step: Any, key: str, write: Any, reason: str):
     write(client.redis, keys.key(key, "iris"))
     with pytest.raises(VersionInUse, match=reason):
@@ -110,8 +111,8 @@ def test_the_last_good_route_keeps_its_version(client):
     client.redis.set(keys.key("active", "iris"), "v9")
     submit(client)
     with pytest.raises(VersionInUse, match="last good one"):
-        retirement.retire(client.redis, V2)
-    retirement.retire(client.redis, V2, force=True)
+        lifecycle.retire(client.redis, V2)
+    lifecycle.retire(client.redis, V2, force=True)
     assert routing.read_route(client.redis, "iris").mode == "none"
     with pytest.raises(NoActiveVersion):
         submit(client)
@@ -119,7 +120,7 @@ def test_the_last_good_route_keeps_its_version(client):
 
 def test_a_model_whose_only_version_is_forced_out_routes_nowhere(redis, redis_url):
     publish(redis, "iris", "v1", active="v1")
-    retirement.retire(redis, V1, force=True)
+    lifecycle.retire(redis, V1, force=True)
     with new_client(redis_url) as client, pytest.raises(NoActiveVersion):
         submit(client)
     route = routing.read_route(redis, "iris")
@@ -128,19 +129,19 @@ def test_a_model_whose_only_version_is_forced_out_routes_nowhere(redis, redis_ur
 
 def test_a_key_set_by_hand_to_a_retired_version_is_not_obeyed(client):
     submit(client)
-    retirement.retire(client.redis, V1)
+    lifecycle.retire(client.redis, V1)
     client.redis.set(keys.key("active", "iris"), "v1")
     assert client.get(submit(client)).version == "v2"
     route = routing.read_route(client.redis, "iris")
     assert route.problems == ("active is 'v1', which is retired or deleted",)
     client.redis.hset(keys.key("weights", "iris"), "v1", 1)
     assert "which is retired" in routing.read_route(client.redis, "iris").problems[-1]
-    retirement.restore(client.redis, V1, IRIS)
+    lifecycle.restore(client.redis, V1, IRIS)
     assert client.get(submit(client)).version == "v1"
 
 
 def test_no_route_and_no_alias_is_set_to_a_retired_version(client):
-    retirement.retire(client.redis, V1)
+    lifecycle.retire(client.redis, V1)
     with pytest.raises(InvalidRoute):
         routing.set_route(client.redis, "iris", active="v1")
     with pytest.raises(InvalidRoute):
@@ -150,7 +151,7 @@ def test_no_route_and_no_alias_is_set_to_a_retired_version(client):
 def test_rollback_does_not_go_back_to_a_retired_version(client):
     routing.set_route(client.redis, "iris", active="v1")
     routing.set_route(client.redis, "iris", active="v2")
-    retirement.retire(client.redis, V1)
+    lifecycle.retire(client.redis, V1)
     with pytest.raises(InvalidRoute):
         routing.rollback(client.redis, "iris")
     assert client.get(submit(client)).version == "v2"
@@ -161,7 +162,7 @@ def test_rollback_does_not_go_back_to_a_retired_version(client):
 
 def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, board):
     job = submit(client, "v1")
-    retirement.retire(redis, V1)
+    lifecycle.retire(redis, V1)
     assert set(board.queues()) == {"iris@v2", "iris", QUEUE}
     assert state_of(redis) == "retired"
     start(redis, job)  # a worker has it; should it die, the job comes back
@@ -179,19 +180,19 @@ def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, 
 
 
 def test_what_is_pushed_onto_a_drained_queue_is_looked_at(client, redis, board):
-    retirement.retire(redis, V1)
+    lifecycle.retire(redis, V1)
     wait_until(lambda: board.queues() and state_of(redis) == "drained")
     redis.rpush(keys.key("queue", QUEUE), "some-job")
     assert QUEUE in board.queues()
 
 
 def test_a_deleted_version_is_gone_at_once(client, redis, board):
-    retirement.delete(redis, V1)
+    lifecycle.delete(redis, V1)
     assert list(catalog.read_versions(redis, "iris")) == ["v2"]
     with pytest.raises(UnknownVersion):
         submit(client, "v1")
     with pytest.raises(UnknownVersion):
-        retirement.delete(redis, V1)
+        lifecycle.delete(redis, V1)
     assert keys.key("queue", QUEUE).encode() not in redis.smembers(keys.QUEUES)
     board.queues()
     assert board.dropped == {QUEUE}
@@ -200,15 +201,15 @@ def test_a_deleted_version_is_gone_at_once(client, redis, board):
 def test_a_version_with_jobs_is_not_deleted(client, redis):
     job = submit(client, "v1")
     with pytest.raises(VersionInUse, match="1 jobs wait for it"):
-        retirement.delete(redis, V1)
-    retirement.retire(redis, V1)
+        lifecycle.delete(redis, V1)
+    lifecycle.retire(redis, V1)
     with pytest.raises(VersionInUse, match="1 jobs wait for it"):
-        retirement.delete(redis, V1)
+        lifecycle.delete(redis, V1)
     start(redis, job)
     with pytest.raises(VersionInUse, match="1 of its jobs are running"):
-        retirement.delete(redis, V1)
+        lifecycle.delete(redis, V1)
     finish(redis, job, {"predictions": ["setosa"]})
-    retirement.delete(redis, V1)
+    lifecycle.delete(redis, V1)
 
 
 def test_the_last_version_takes_its_models_keys_along(redis, redis_url):
@@ -218,9 +219,9 @@ def test_the_last_version_takes_its_models_keys_along(redis, redis_url):
     redis.rpush(keys.key("queue", "iris"), "some-job")
     routing.read_route(redis, "iris")
     with pytest.raises(VersionInUse, match=r"active.*champion.*1 jobs wait at the door"):
-        retirement.delete(redis, V1)
+        lifecycle.delete(redis, V1)
     redis.delete(keys.key("queue", "iris"))
-    retirement.delete(redis, V1, force=True)
+    lifecycle.delete(redis, V1, force=True)
     assert catalog.model_names(redis) == ["wine"]
     left = [key.decode() for key in redis.scan_iter("modelyard:*:iris")]
     assert left == []
@@ -231,13 +232,13 @@ def test_the_last_version_takes_its_models_keys_along(redis, redis_url):
 def test_the_front_door_of_a_deleted_model_is_looked_at_while_jobs_wait(redis, board):
     publish(redis, "iris", "v1", active="v1")
     redis.rpush(keys.key("queue", "iris"), "some-job")
-    retirement.delete(redis, V1, force=True)
+    lifecycle.delete(redis, V1, force=True)
     assert board.queues() == ["iris"]
 
 
 def test_a_name_that_is_published_anew_makes_workers_let_go_of_the_old_bytes(client, redis, board):
     board.queues()
-    retirement.delete(redis, V1)
+    lifecycle.delete(redis, V1)
     catalog.register(redis, V1, b'{"signature": {}}', NARROW)  # between two looks of a worker
     board.queues()
     assert board.dropped == {QUEUE}
@@ -248,12 +249,12 @@ def test_a_name_that_is_published_anew_makes_workers_let_go_of_the_old_bytes(cli
 
 
 def test_deleted_versions_are_forgotten_after_a_while(client, redis):
-    retirement.delete(redis, V1)
+    lifecycle.delete(redis, V1)
     redis.hset(keys.RETIRED, QUEUE, "deleted 1")
     redis.hset(keys.RETIRED, "iris@v0", "revived 1")
     redis.hset(keys.RETIRED, "iris@v8", "drained 1")
-    retirement.retire(redis, V2, force=True)
-    assert retirement.read_states(redis).keys() == {"iris@v2", "iris@v8"}
+    lifecycle.retire(redis, V2, force=True)
+    assert lifecycle.read_states(redis).keys() == {"iris@v2", "iris@v8"}
 
 
 @pytest.mark.parametrize("value", ["string", "rubbish"])
@@ -266,13 +267,13 @@ def test_rubbish_in_the_place_of_the_states_harms_nobody(client, redis, board, v
     submit(client, "v1")
     with pytest.raises(UnknownVersion):
         submit(client, "v9")
-    assert retirement.read_states(redis) == {}
-    retirement.retire(redis, V1)
+    assert lifecycle.read_states(redis) == {}
+    lifecycle.retire(redis, V1)
     assert state_of(redis) == "retired"
     board.queues()
 
 
-@pytest.mark.parametrize("step", [retirement.retire, retirement.delete])
+@pytest.mark.parametrize("step", [lifecycle.retire, lifecycle.delete])
 def test_what_is_not_published_cannot_end(client, step: Any):
     with pytest.raises(UnknownVersion):
         step(client.redis, ModelRef("iris", "v9"))
@@ -297,7 +298,7 @@ def test_no_job_is_accepted_once_retiring_has_returned(client, redis, redis_url)
     for thread in threads:
         thread.start()
     wait_until(lambda: len(accepted) > 50)
-    retirement.retire(redis, V1)
+    lifecycle.retire(redis, V1)
     retired_at.append(redis.llen(keys.key("queue", QUEUE)))
     for thread in threads:
         thread.join()
@@ -305,7 +306,7 @@ def test_no_job_is_accepted_once_retiring_has_returned(client, redis, redis_url)
 
 
 def test_a_front_door_job_that_asks_for_a_retired_version_is_version_gone(client, redis):
-    retirement.retire(redis, V1)
+    lifecycle.retire(redis, V1)
     settings = Settings.load({})
     lease = Lease(redis, "w1", settings)
     redis.hset(
@@ -319,6 +320,6 @@ def test_a_front_door_job_that_asks_for_a_retired_version_is_version_gone(client
 
 
 def test_the_table_and_the_http_catalogue_tell_the_state(client, redis):
-    retirement.retire(redis, V1)
+    lifecycle.retire(redis, V1)
     versions = read_models(redis)[0]["versions"]
     assert [version["state"] for version in versions] == ["retired", "published"]

@@ -20,12 +20,13 @@ from models.proofs import Golden
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.stores.folder import STAGING
-from producer import catalog, retirement, routing
+from producer import routing
 from producer.cli import main
 from tests import estimators
 from tests.gateways import announce
 from yard.contract import keys
 from yard.contract.values import ModelRef
+from yard.registry import catalog, lifecycle
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 
@@ -89,7 +90,7 @@ def test_inspect_tells_what_a_version_is_and_how_it_stands(run, store, redis):
     text = run("inspect", "echo", "v1").output
     for part in ("echo@v1", store.manifest(V1).digest, "champion", "1 jobs wait", "no worker"):
         assert part in text
-    retirement.retire(redis, V2)
+    lifecycle.retire(redis, V2)
     assert "retired" in run("inspect", "echo", "v2").output
 
 
@@ -350,7 +351,7 @@ def test_delete_asks_and_a_program_must_say_yes(run, store):
 
 
 def test_delete_goes_on_where_it_was_cut_off(run, store, redis):
-    retirement.delete(redis, V2)  # and then the store did not answer
+    lifecycle.delete(redis, V2)  # and then the store did not answer
     run("delete", "echo", "v2", "--yes")
     assert store.versions("echo") == ["v1"]
     publish(store, redis, estimators.Echo().fit([[1.0]]), "echo", "v2", [[1.0]])

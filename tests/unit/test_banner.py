@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from producer.banner import banner, redis_cli
-from producer.catalog import Entry
 from yard.contract.values import Column, ModelRef, Output, Signature
+from yard.registry.catalog import Entry
 
 
 def entry(model: str, version: str, example: Any) -> Entry:

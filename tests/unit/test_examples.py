@@ -20,7 +20,6 @@ from models.publish import register_store
 from models.repository import Repository
 from models.runtimes import Loaded, load
 from models.sentences import NEGATIVE, POSITIVE
-from producer import catalog
 from producer.cli import main
 from yard import local
 from yard.broker import connections
@@ -28,6 +27,7 @@ from yard.contract import keys
 from yard.contract.validation import check_rows
 from yard.contract.values import ModelRef
 from yard.errors import Unavailable
+from yard.registry import catalog
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,6 @@ from models.manifest import Manifest
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.signatures import derive
-from producer import catalog
 from producer.cli import main
 from yard import local
 from yard.broker import connections
@@ -48,6 +47,7 @@ from yard.errors import (
     Unavailable,
     VersionExists,
 )
+from yard.registry import catalog
 
 IRIS = load_iris()
 X, Y = IRIS.data, IRIS.target

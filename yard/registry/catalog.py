@@ -45,7 +45,7 @@ class Entry:
 def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature) -> None:
     """Make a version known, all at once; publishing the same again changes nothing.
 
-    A retired version stays retired: `producer.retirement.restore` brings it back.
+    A retired version stays retired: `yard.registry.lifecycle.restore` brings it back.
     """
     _REGISTER(redis, [ref.model, ref.version, manifest, signature.id])
 

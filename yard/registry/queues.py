@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import retirement
-from producer.catalog import model_names
-from producer.retirement import State
 from yard.cluster.crash_loops import held_back
 from yard.contract import keys
 from yard.contract.values import ModelRef, is_name
+from yard.registry import lifecycle
+from yard.registry.catalog import model_names
+from yard.registry.lifecycle import State
 
 
 def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
@@ -49,7 +49,7 @@ def read_queues(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[
     *published, retired = pipe.execute(raise_on_error=False)
     states = {
         queue: state
-        for queue, state in retirement.parse_states(retired).items()
+        for queue, state in lifecycle.parse_states(retired).items()
         if fnmatchcase(queue.partition("@")[0], pattern)
     }
     queues: list[str] = []
@@ -75,5 +75,5 @@ def _ending(
         pipe.llen(keys.key("queue", name))
     lengths = dict(zip(names, pipe.execute(raise_on_error=False), strict=True)) if names else {}
     if drying := [name for name in versions if states[name][0] == "retired" and lengths[name] == 0]:
-        retirement.drain(redis, drying)
+        lifecycle.drain(redis, drying)
     return [name for name in names if isinstance(lengths[name], int) and lengths[name] > 0]

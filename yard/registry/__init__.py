@@ -1,0 +1,1 @@
+"""Which versions are published, how they end, and which queues they have."""
