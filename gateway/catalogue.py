@@ -14,11 +14,11 @@ from gateway.observe import note
 from gateway.services import services
 from gateway.survey import ModelSurvey, survey
 from producer.overview import failed_loads
-from producer.warming import cold
 from yard import errors
 from yard.cluster.presence import Presence
 from yard.contract import keys, wire
 from yard.registry.catalog import Entry
+from yard.routing.warmup import cold
 
 catalogue = APIBlueprint(
     "catalogue",

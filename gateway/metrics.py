@@ -28,13 +28,13 @@ from gateway import describe
 from gateway.scaling import Scaling, read_scaling
 from gateway.services import services
 from gateway.survey import Survey, survey
-from producer.warming import cold
 from yard.broker.connections import redis_reachable
 from yard.cluster.crash_loops import Crashes, read_crashes
 from yard.cluster.metrics import MEASURES, Measure, Series, parse_field
 from yard.cluster.presence import WORKER_STATES
 from yard.contract import keys
 from yard.errors import ModelyardError
+from yard.routing.warmup import cold
 from yard.settings import Settings
 
 metrics = APIBlueprint(

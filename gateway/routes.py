@@ -19,13 +19,13 @@ from gateway.intake import (
 )
 from gateway.observe import note
 from gateway.services import services
-from producer.routing import Change, read_route
-from producer.warming import cold, flip
 from yard import errors
 from yard.broker.connections import redis_reachable
 from yard.cluster.presence import read_presence
 from yard.contract import wire
 from yard.contract.values import Route
+from yard.routing.routes import Change, read_route
+from yard.routing.warmup import cold, flip
 
 routes = APIBlueprint(
     "routes",

@@ -13,13 +13,13 @@ from typing import Any
 
 from redis import Redis
 
-from producer.routing import read_route
 from yard.broker.connections import redis_reachable
 from yard.cluster.presence import Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef, Route
 from yard.errors import UnknownModel
 from yard.registry.catalog import Entry, model_names, read_versions
+from yard.routing.routes import read_route
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
 from models.repository import Repository
 from models.sandbox import Limits
-from producer import routing, warming
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import (
@@ -41,6 +40,7 @@ from yard.errors import (
     described,
 )
 from yard.registry import catalog
+from yard.routing import routes, warmup
 
 #: What runs an artefact as it was handed over, by its format.
 SERVED_BY = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}
@@ -201,7 +201,7 @@ def register(
 
 def _activate(redis: Redis, manifest: Manifest, warm_s: float) -> None:
     try:
-        warming.flip(redis, routing.Change(manifest.model, active=manifest.version), warm_s)
+        warmup.flip(redis, routes.Change(manifest.model, active=manifest.version), warm_s)
     except ModelUnavailable as error:
         raise ModelUnavailable(
             f"{manifest.ref} is published, but gets no traffic: {error.message}"

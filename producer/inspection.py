@@ -21,7 +21,6 @@ from redis.exceptions import RedisError, ResponseError
 
 from producer import children, endpoint, extras
 from producer.embedded import RESULT_NODE_BYTES, find_server
-from producer.routing import read_route
 from producer.signals import cause_of
 from yard.broker.connections import check_server, server_version
 from yard.cluster.crash_loops import LOOP, read_crashes
@@ -31,6 +30,7 @@ from yard.contract.values import is_name
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
 from yard.registry import catalog
 from yard.registry.lifecycle import read_states
+from yard.routing.routes import read_route
 from yard.settings import PREFIX, Settings, variable
 
 #: Bytes of a manifest that are read at most.

@@ -11,12 +11,12 @@ from typing import Any
 
 from redis import Redis
 
-from producer.routing import read_route
-from producer.warming import cold
 from yard.cluster.presence import Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import Route
 from yard.registry.catalog import Entry, model_names, read_versions
+from yard.routing.routes import read_route
+from yard.routing.warmup import cold
 
 
 def read_models(redis: Redis) -> list[dict[str, Any]]:

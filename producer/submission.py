@@ -15,7 +15,6 @@ from typing import Any
 
 from redis import Redis
 
-from producer.routing import point_of
 from yard.broker.connections import redis_reachable
 from yard.broker.lua import Argument, Script
 from yard.contract import wire
@@ -35,6 +34,7 @@ from yard.errors import (
     UnknownVersion,
 )
 from yard.registry.catalog import Catalog, Entry
+from yard.routing.routes import point_of
 from yard.settings import Settings
 
 #: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.

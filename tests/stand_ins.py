@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from redis import Redis
 
-from producer import routing
 from producer.client import Client
 from yard.contract import keys, wire
 from yard.contract.values import Column, ModelRef, Output, Signature
 from yard.registry import catalog
+from yard.routing import routes
 from yard.settings import Settings
 
 IRIS = Signature(
@@ -59,7 +59,7 @@ def publish(
         catalog.register(redis, ModelRef(model, version), wire.dumps(manifest), signature)
     if active is not None:
         redis.set(keys.key("active", model), active)
-    routing.read_route(redis, model)  # it is written down now, not by the first submission
+    routes.read_route(redis, model)  # it is written down now, not by the first submission
 
 
 def start(redis: Redis, job_id: str) -> None:

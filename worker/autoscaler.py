@@ -76,7 +76,7 @@ class Observation:
         kept: Workers that were needed at most in the last ``idle_s``; None where that is not known
             yet, because the pool is younger.
         guard: The worker that was told to keep off queues with long batches; empty for none.
-        unmet: Versions that are to be loaded here before they get traffic (`producer.warming`).
+        unmet: Versions that are to be loaded here before they get traffic (`yard.routing.warmup`).
         names: The workers that have reported and were not asked to leave.
         name: The pool's own name.
         peers: The other pools.

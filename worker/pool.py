@@ -22,7 +22,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer import extras
 from producer.signals import StopSignals
-from producer.warming import unmet
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.board import Board, keep_off
 from worker.child import Child
@@ -38,6 +37,7 @@ from yard.cluster.capacity import Bounds
 from yard.cluster.format_version import format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
+from yard.routing.warmup import unmet
 from yard.settings import Settings
 
 _log = structlog.get_logger()

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 from models.cache import ModelCache
 from models.runtimes import Loaded
-from producer.routing import point_of
 from worker.batch import Member, Outcome, check, read_call, run, stacks
 from worker.endings import Ending
 from worker.lease import Batch, Claimed, Lease
@@ -23,6 +22,7 @@ from yard.contract.keys import parse_queue
 from yard.contract.payload import Call
 from yard.contract.values import Failure, ModelRef
 from yard.errors import JobFailed
+from yard.routing.routes import point_of
 from yard.settings import Settings
 
 _MOST_TTL_S = 604_800

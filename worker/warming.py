@@ -1,9 +1,9 @@
 """The worker's part of warm before traffic: what was asked for is loaded before jobs ask for it.
 
-The wishes are in Redis, see `producer.warming`. The main thread looks at them when it finds no job,
-and between two batches, loads one version at a time into the cache, and tells at once what came of
-it. A load that kills the worker leaves a trace, so that the wish does not kill one worker after the
-other.
+The wishes are in Redis, see `yard.routing.warmup`. The main thread looks at them when it finds no
+job, and between two batches, loads one version at a time into the cache, and tells at once what
+came of it. A load that kills the worker leaves a trace, so that the wish does not kill one worker
+after the other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import structlog
 from redis import Redis
 
 from models.cache import ModelCache
-from producer.routing import routed_versions
-from producer.warming import read_wanted
 from worker.registration import moment
 from worker.tally import Tally
 from yard.contract import keys
 from yard.contract.keys import parse_queue
 from yard.contract.values import ModelRef
 from yard.errors import JobFailed
+from yard.routing.routes import routed_versions
+from yard.routing.warmup import read_wanted
 from yard.settings import Settings
 
 _log = structlog.get_logger()

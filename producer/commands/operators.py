@@ -16,9 +16,9 @@ from producer.commands.shared import common, examples, open_client, plain, print
 
 if TYPE_CHECKING:
     from producer.client import Client
-    from producer.routing import Change
-    from producer.warming import Warmth
     from yard.contract.values import Route
+    from yard.routing.routes import Change
+    from yard.routing.warmup import Warmth
 
 _NO_WAIT = click.option(
     "--no-wait",
@@ -54,9 +54,9 @@ def models(redis_url: str | None, as_json: bool) -> None:
 @common
 def route(model: str, redis_url: str | None, as_json: bool) -> None:
     """Show how a model's traffic splits, and what is wrong with its keys."""
-    from producer.routing import read_route
-    from producer.warming import cold
     from yard.cluster.presence import read_presence
+    from yard.routing.routes import read_route
+    from yard.routing.warmup import cold
 
     with open_client(redis_url) as client:
         known = read_route(client.redis, model)
@@ -79,7 +79,7 @@ def activate(model: str, version: str, no_wait: bool, redis_url: str | None, as_
     finish on the version that they were accepted for. The same by hand, which waits for nothing:
     redis-cli SET modelyard:active:MODEL VERSION.
     """
-    from producer.routing import Change
+    from yard.routing.routes import Change
 
     with open_client(redis_url) as client:
         _flip(client, Change(model, active=version), no_wait, as_json)
@@ -105,7 +105,7 @@ def weights(
 
     Those with a weight above zero are loaded by every pool first, as `modelyard activate` does.
     """
-    from producer.routing import Change
+    from yard.routing.routes import Change
 
     if clear == bool(split):
         raise click.UsageError("give weights, as in v1=90 v2=10, or --clear.")
@@ -130,7 +130,7 @@ def alias(
     model: str, name: str, version: str | None, delete: bool, redis_url: str | None, as_json: bool
 ) -> None:
     """Let a name stand for a version, for jobs that ask for it by that name."""
-    from producer.routing import read_route, set_alias
+    from yard.routing.routes import read_route, set_alias
 
     if delete == (version is not None):
         raise click.UsageError("give the VERSION that NAME stands for, or --delete.")
@@ -149,15 +149,15 @@ def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) ->
 
     Its versions are loaded by every pool first, as `modelyard activate` does.
     """
-    from producer import routing
+    from yard.routing import routes
 
     with open_client(redis_url) as client:
-        _flip(client, routing.previous(client.redis, model), no_wait, as_json)
+        _flip(client, routes.previous(client.redis, model), no_wait, as_json)
 
 
 def _flip(client: Client, change: Change, no_wait: bool, as_json: bool) -> None:
     """Warm, change the route, and show both."""
-    from producer.warming import flip
+    from yard.routing.warmup import flip
 
     warm_s = 0.0 if no_wait else client.settings.warm_s
     known, warmth = flip(client.redis, change, warm_s, _Patience())

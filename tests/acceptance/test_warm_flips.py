@@ -18,8 +18,6 @@ from models.proofs import Golden, Tolerance
 from models.publish import publish
 from models.repository import Repository
 from producer.client import Client
-from producer.routing import Change, read_route
-from producer.warming import Warmth, flip
 from tests import estimators
 from tests.pools import running_pool
 from tests.waiting import ends_soon, wait_until
@@ -28,6 +26,8 @@ from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable
 from yard.registry import catalog
+from yard.routing.routes import Change, read_route
+from yard.routing.warmup import Warmth, flip
 
 
 class House:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer import routing
 from producer.client import Client
 from producer.overview import read_models
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
@@ -26,6 +25,7 @@ from yard.errors import (
     VersionInUse,
 )
 from yard.registry import catalog, lifecycle
+from yard.routing import routes
 from yard.settings import Settings
 
 V1, V2 = ModelRef("iris", "v1"), ModelRef("iris", "v2")
@@ -101,7 +101,7 @@ def test_what_traffic_may_reach_stays(client, step: Any, key: str, write: Any, r
         step(client.redis, V1)
     assert catalog.read_versions(client.redis, "iris")["v1"].state == "published"
     step(client.redis, V1, force=True)
-    assert "v1" not in routing.read_route(client.redis, "iris").weights
+    assert "v1" not in routes.read_route(client.redis, "iris").weights
     with pytest.raises(UnknownVersion):
         submit(client, "v1")
 
@@ -113,7 +113,7 @@ def test_the_last_good_route_keeps_its_version(client):
     with pytest.raises(VersionInUse, match="last good one"):
         lifecycle.retire(client.redis, V2)
     lifecycle.retire(client.redis, V2, force=True)
-    assert routing.read_route(client.redis, "iris").mode == "none"
+    assert routes.read_route(client.redis, "iris").mode == "none"
     with pytest.raises(NoActiveVersion):
         submit(client)
 
@@ -123,7 +123,7 @@ def test_a_model_whose_only_version_is_forced_out_routes_nowhere(redis, redis_ur
     lifecycle.retire(redis, V1, force=True)
     with new_client(redis_url) as client, pytest.raises(NoActiveVersion):
         submit(client)
-    route = routing.read_route(redis, "iris")
+    route = routes.read_route(redis, "iris")
     assert (route.mode, route.active, route.problems) == ("none", None, ())
 
 
@@ -132,10 +132,10 @@ def test_a_key_set_by_hand_to_a_retired_version_is_not_obeyed(client):
     lifecycle.retire(client.redis, V1)
     client.redis.set(keys.key("active", "iris"), "v1")
     assert client.get(submit(client)).version == "v2"
-    route = routing.read_route(client.redis, "iris")
+    route = routes.read_route(client.redis, "iris")
     assert route.problems == ("active is 'v1', which is retired or deleted",)
     client.redis.hset(keys.key("weights", "iris"), "v1", 1)
-    assert "which is retired" in routing.read_route(client.redis, "iris").problems[-1]
+    assert "which is retired" in routes.read_route(client.redis, "iris").problems[-1]
     lifecycle.restore(client.redis, V1, IRIS)
     assert client.get(submit(client)).version == "v1"
 
@@ -143,17 +143,17 @@ def test_a_key_set_by_hand_to_a_retired_version_is_not_obeyed(client):
 def test_no_route_and_no_alias_is_set_to_a_retired_version(client):
     lifecycle.retire(client.redis, V1)
     with pytest.raises(InvalidRoute):
-        routing.set_route(client.redis, "iris", active="v1")
+        routes.set_route(client.redis, "iris", active="v1")
     with pytest.raises(InvalidRoute):
-        routing.set_alias(client.redis, "iris", "champion", "v1")
+        routes.set_alias(client.redis, "iris", "champion", "v1")
 
 
 def test_rollback_does_not_go_back_to_a_retired_version(client):
-    routing.set_route(client.redis, "iris", active="v1")
-    routing.set_route(client.redis, "iris", active="v2")
+    routes.set_route(client.redis, "iris", active="v1")
+    routes.set_route(client.redis, "iris", active="v2")
     lifecycle.retire(client.redis, V1)
     with pytest.raises(InvalidRoute):
-        routing.rollback(client.redis, "iris")
+        routes.rollback(client.redis, "iris")
     assert client.get(submit(client)).version == "v2"
 
 
@@ -215,9 +215,9 @@ def test_a_version_with_jobs_is_not_deleted(client, redis):
 def test_the_last_version_takes_its_models_keys_along(redis, redis_url):
     publish(redis, "iris", "v1", active="v1")
     publish(redis, "wine", "v1", active="v1")
-    routing.set_alias(redis, "iris", "champion", "v1")
+    routes.set_alias(redis, "iris", "champion", "v1")
     redis.rpush(keys.key("queue", "iris"), "some-job")
-    routing.read_route(redis, "iris")
+    routes.read_route(redis, "iris")
     with pytest.raises(VersionInUse, match=r"active.*champion.*1 jobs wait at the door"):
         lifecycle.delete(redis, V1)
     redis.delete(keys.key("queue", "iris"))

@@ -10,7 +10,6 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.routing import history, read_route, rollback, set_alias, set_route
 from tests.stand_ins import ROW, new_client, publish
 from yard.contract import keys
 from yard.contract.values import Route
@@ -21,6 +20,7 @@ from yard.errors import (
     RevisionMismatch,
     UnknownModel,
 )
+from yard.routing.routes import history, read_route, rollback, set_alias, set_route
 
 ACTIVE = "modelyard:active:iris"
 WEIGHTS = "modelyard:weights:iris"

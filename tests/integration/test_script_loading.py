@@ -9,11 +9,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer.routing import read_route, set_route
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, commands_sent, new_client, publish
 from yard.broker.lua import Script
 from yard.contract import keys
+from yard.routing.routes import read_route, set_route
 
 SCRIPTS = sorted(
     (package, file.name.removesuffix(".lua"))

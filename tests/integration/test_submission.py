@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from producer.client import Client, Handle
-from producer.routing import choose, point_of, read_route
 from producer.submission import CHUNK
 from tests.redis_server import RedisServer
 from tests.stand_ins import (
@@ -43,6 +42,7 @@ from yard.errors import (
     UnknownModel,
     UnknownVersion,
 )
+from yard.routing.routes import choose, point_of, read_route
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from models.proofs import Golden
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.stores.folder import STAGING
-from producer import routing
 from producer.cli import main
 from tests import estimators
 from tests.gateways import announce
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.registry import catalog, lifecycle
+from yard.routing import routes
 
 V1, V2 = ModelRef("echo", "v1"), ModelRef("echo", "v2")
 
@@ -49,7 +49,7 @@ def store(published: Path, tmp_path: Path, redis: Redis) -> Repository:
     shutil.copytree(published, tmp_path / "store")
     store = Repository(tmp_path / "store")
     register_store(store, redis)
-    routing.set_route(redis, "echo", active="v1")
+    routes.set_route(redis, "echo", active="v1")
     return store
 
 
@@ -80,7 +80,7 @@ def artefact(store: Repository, version: str = "v2") -> Path:
 
 
 def test_inspect_tells_what_a_version_is_and_how_it_stands(run, store, redis):
-    routing.set_alias(redis, "echo", "champion", "v1")
+    routes.set_alias(redis, "echo", "champion", "v1")
     redis.rpush(keys.key("queue", "echo@v1"), "a-job")
     found = document(run("inspect", "echo", "v1", "--json"))
     assert found["manifest"] == json.loads(store.manifest(V1).to_json())
@@ -191,7 +191,7 @@ def test_an_exported_version_is_published_elsewhere_with_the_same_bytes(
     assert found["version"] == "v2"
     assert store.manifest(V2) == manifest
     assert catalog.read_versions(redis, "echo")["v2"].state == "published"
-    assert routing.read_route(redis, "echo").active == "v2"
+    assert routes.read_route(redis, "echo").active == "v2"
     run("verify", "echo", "v2")
     run("import", str(exported))  # again: the same bytes, nothing changes
 
@@ -209,9 +209,9 @@ def test_what_is_imported_gets_traffic_only_where_the_pools_have_loaded_it(
     monkeypatch.setenv("MODELYARD_WARM_S", "0.2")
     said = run("import", str(tmp_path / "out"), "--activate", status=1).output
     assert "echo@v2 is published, but gets no traffic" in said
-    assert routing.read_route(redis, "echo").active == "v1"
+    assert routes.read_route(redis, "echo").active == "v1"
     run("import", str(tmp_path / "out"), "--activate", "--no-wait")
-    assert routing.read_route(redis, "echo").active == "v2"
+    assert routes.read_route(redis, "echo").active == "v2"
 
 
 def test_another_yards_bytes_are_not_imported_over_a_version(run, store, redis, tmp_path):

@@ -14,14 +14,14 @@ from redis import Redis
 
 from gateway import bodies
 from producer.cli import main
-from producer.routing import Change, read_route, routed_versions
-from producer.warming import cold, flip, read_wanted, unmet, warm
 from tests.gateways import announce, announce_worker, new_app
 from tests.stand_ins import publish
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import InvalidRoute, ModelUnavailable, RevisionMismatch, UnknownModel
+from yard.routing.routes import Change, read_route, routed_versions
+from yard.routing.warmup import cold, flip, read_wanted, unmet, warm
 
 V2 = "iris@v2"
 

@@ -50,7 +50,7 @@ class FailedLoad:
         reason: Why, in a sentence.
         retry_at: From when on its next job has it tried again, RFC 3339 by the worker's clock; None
             where it is tried again only when it is asked for anew.
-        wanted_ms: The wish that it was loaded for, see `producer.warming`; None if it was a job.
+        wanted_ms: The wish that it was loaded for, see `yard.routing.warmup`; None if it was a job.
     """
 
     reason: str

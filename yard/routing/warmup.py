@@ -4,7 +4,7 @@ Who flips writes a wish into Redis (``want.lua``) and looks at what workers anno
 living pool that serves the model has a worker with the version loaded and proven, or until one says
 why it does not load. Workers read the wishes while idle and between batches (`worker.warming`); a
 pool without workers starts one for a wish as it does for a job (`unmet`). Only then does
-`producer.routing` change the keys, at one instant as always. A key that is set by hand goes past
+`yard.routing.routes` change the keys, at one instant as always. A key that is set by hand goes past
 all this and is obeyed at once; `cold` tells of it.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 
 from redis import Redis
 
-from producer import routing
 from yard.broker.lua import Script
 from yard.cluster.presence import Pool, Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef, Route
 from yard.errors import ModelUnavailable
+from yard.routing import routes
 
 #: How often who waits looks at what workers announce, in seconds.
 _LOOK_S = 0.05
@@ -58,7 +58,7 @@ class Warmth:
 
 def flip(
     redis: Redis,
-    change: routing.Change,
+    change: routes.Change,
     warm_s: float,
     wait: Callable[[float], object] = time.sleep,
 ) -> tuple[Route, Warmth]:
@@ -76,12 +76,12 @@ def flip(
         UnknownModel: No version of the model is published.
         ModelUnavailable: A version does not load, or not in time; nothing was changed.
     """
-    present = routing.check_change(redis, change)
+    present = routes.check_change(redis, change)
     routed = change.routed or [v for v in (present.active,) if v]  # weights are cleared
     warmth = Warmth("skipped")
     if warm_s > 0 and routed:
         warmth = warm(redis, [ModelRef(change.model, version) for version in routed], warm_s, wait)
-    return routing.apply(redis, change), warmth
+    return routes.apply(redis, change), warmth
 
 
 def warm(

@@ -1,0 +1,1 @@
+"""Which version gets a model's traffic, and which must be warm first."""
