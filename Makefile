@@ -25,7 +25,7 @@ help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/run.stamp ## Start Redis, the gateway and workers here; Ctrl-C stops them.
-	@exec $(PY) -I -S producer/tether.py 15 $$PPID $(VENV)/bin/modelyard up $(ARGS)
+	@exec $(PY) -I -S yard/platform/pdeathsig.py 15 $$PPID $(VENV)/bin/modelyard up $(ARGS)
 
 # Most tests wait for processes, so three files run side by side on two cores, in our own order.
 test: $(VENV)/dev.stamp ## Run every test that this machine can run.

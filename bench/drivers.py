@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from bench.environments import environ, python_of
 from bench.yard import Process, Yard, stock_worker
-from producer import tether
 from producer.tail import last_line
 from yard.contract.values import ModelRef
+from yard.platform import pdeathsig
 
 _MODEL = ModelRef("iris", "v1")
 
@@ -64,7 +64,7 @@ class Peer:
         with (
             said.open("wb") as errors,
             subprocess.Popen(
-                tether.command(argv, signal.SIGKILL),
+                pdeathsig.command(argv, signal.SIGKILL),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -18,9 +18,9 @@ from bench.measure import Spread
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.yard import Process, Yard, open_yard, wait_until, worker
-from producer import tether
 from yard.contract import keys
 from yard.contract.values import ModelRef
+from yard.platform import pdeathsig
 
 _MODEL = ModelRef("iris", "v1")
 _MB = 2**20
@@ -119,7 +119,7 @@ def bare(yard: Yard) -> Held:
         str(yard.artefact(_MODEL).with_name("model.onnx")),
     ]
     with subprocess.Popen(
-        tether.command(argv, signal.SIGKILL),
+        pdeathsig.command(argv, signal.SIGKILL),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=yard.environ(),

@@ -24,12 +24,13 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import children, tether
+from producer import children
 from producer.client import Client
 from producer.embedded import RESULT_NODE_BYTES, find_server
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import ModelRef
+from yard.platform import pdeathsig
 from yard.settings import Settings
 
 #: The row that every job of every benchmark asks about, and what the model must say of it.
@@ -51,7 +52,7 @@ class Process:
         with log.open("ab") as output:
             # Children of the command are not tied; a SIGTERM lets it end them.
             self._popen = subprocess.Popen(
-                tether.command(list(argv), signal.SIGTERM),
+                pdeathsig.command(list(argv), signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -165,7 +166,7 @@ def open_yard(*, has_examples: bool = True, **settings: object) -> Iterator[Yard
         argv = [str(find_server().path), "--port", str(port), "--bind", "127.0.0.1"]
         argv += ["--save", "", "--dir", name, "--logfile", str(folder / "redis.log")]
         argv += ["--stream-node-max-bytes", str(RESULT_NODE_BYTES)]  # RQ's results are streams, too
-        server = subprocess.Popen(tether.command(argv, signal.SIGKILL))
+        server = subprocess.Popen(pdeathsig.command(argv, signal.SIGKILL))
         url = f"redis://127.0.0.1:{port}/0"
         own = {"redis_url": url, "store": str(folder / "store"), "log_level": "warning"}
         try:

@@ -21,8 +21,8 @@ from gateway.scaling import scaling
 from gateway.services import Services, attach
 from gateway.threads import Threads
 from gateway.waits import Waits
-from producer import extras
 from producer.client import Client
+from yard.platform import extras
 from yard.settings import Settings
 
 _ABOUT = (

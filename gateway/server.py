@@ -26,9 +26,10 @@ from typing import Any
 
 import structlog
 
-from producer import endpoint, logs, signals
+from producer import endpoint
 from yard import local
 from yard.broker import connections
+from yard.platform import logs, signals
 from yard.settings import Settings
 
 #: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from producer import extras, signals, tether
+from yard.platform import extras, pdeathsig, signals
 
 #: A log that is longer than this at a start is set aside (one is kept) and begun anew.
 _LOG_BYTES = 16 * 2**20
@@ -79,7 +79,7 @@ class Child:
         _set_aside(self.log)
         with self.log.open("ab") as log, signals.held():
             self._process = subprocess.Popen(
-                tether.command(self._argv, signal.SIGTERM),
+                pdeathsig.command(self._argv, signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

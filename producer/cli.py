@@ -21,8 +21,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from producer import extras, signals
 from yard.errors import ModelyardError
+from yard.platform import extras, signals
 
 ENTRY_POINTS = "modelyard.commands"
 

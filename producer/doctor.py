@@ -21,11 +21,12 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import extras, inspection
+from producer import inspection
 from producer.inspection import Check
 from yard import local
 from yard.broker import connections
 from yard.errors import ConfigurationError, ModelyardError
+from yard.platform import extras
 from yard.settings import Settings
 
 _LIBRARIES = ("redis", "rq", "pydantic", "click", "orjson", "flask", "granian", "scikit-learn")

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from producer import tether
 from producer.tail import last_line
 from yard import local
 from yard.broker.connections import OLDEST
 from yard.errors import ConfigurationError
+from yard.platform import pdeathsig
 from yard.settings import variable
 
 #: A result is a stream of one entry, and Redis sets aside so many bytes for it at once. 4 KiB, the
@@ -249,7 +249,7 @@ class EmbeddedRedis:
         }
         argv = [str(server.path), *(word for k, v in options.items() for word in (f"--{k}", v))]
         return subprocess.Popen(
-            tether.command(argv, signal.SIGTERM),
+            pdeathsig.command(argv, signal.SIGTERM),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -19,15 +19,16 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer import children, endpoint, extras
+from producer import children, endpoint
 from producer.embedded import RESULT_NODE_BYTES, find_server
-from producer.signals import cause_of
 from yard.broker.connections import check_server, server_version
 from yard.cluster.crash_loops import LOOP, read_crashes
 from yard.cluster.presence import Pool, read_presence, why_none_looks
 from yard.contract import keys, wire
 from yard.contract.values import is_name
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
+from yard.platform import extras
+from yard.platform.signals import cause_of
 from yard.registry import catalog
 from yard.registry.lifecycle import read_states
 from yard.routing.routes import read_route

@@ -25,12 +25,12 @@ from producer.banner import banner
 from producer.children import Child
 from producer.commands.shared import pool_settings, workers
 from producer.embedded import EmbeddedRedis
-from producer.signals import StopSignals, cause_of
 from producer.tail import Tail, last_line
 from yard import local
 from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
+from yard.platform.signals import StopSignals, cause_of
 from yard.registry import catalog
 from yard.settings import Settings
 

@@ -20,12 +20,12 @@ from redis import Redis
 
 from gateway.app import create_app
 from gateway.services import services_of
-from producer import tether
 from tests.stand_ins import finish, new_client, queued
 from tests.waiting import wait_until
 from tests.yards import clean_environ, free_port
 from yard.broker.connections import steady
 from yard.contract import keys
+from yard.platform import pdeathsig
 from yard.settings import Settings
 
 RESULT = {
@@ -136,7 +136,7 @@ class RunningGateway:
         wanted = {"redis_url": url, "port": self.port} | settings
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                tether.command(
+                pdeathsig.command(
                     [sys.executable, "-P", "-m", "producer.cli", "gateway"], signal.SIGTERM
                 ),
                 env=clean_environ() | Settings.load({}, **wanted).environ(),

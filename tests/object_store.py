@@ -18,9 +18,9 @@ import obstore
 from models.repository import Repository
 from models.stores.cache import DiskCache
 from models.stores.objects import ObjectStore
-from producer import tether
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.platform import pdeathsig
 
 #: What no log and no message may show.
 SECRET = "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY"
@@ -57,7 +57,7 @@ class S3Server:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                tether.command(command, signal.SIGKILL), stdout=log, stderr=log
+                pdeathsig.command(command, signal.SIGKILL), stdout=log, stderr=log
             )
         wait_until(self._answers, 60, "the S3 server answers")
 

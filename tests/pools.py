@@ -13,10 +13,10 @@ from typing import Any
 
 from redis import Redis
 
-from producer import signals, tether
 from tests.waiting import wait_until
 from tests.yards import clean_environ
 from yard.contract import keys
+from yard.platform import pdeathsig, signals
 from yard.settings import Settings
 
 
@@ -47,7 +47,7 @@ class RunningPool:
         known["PYTHONPATH"] = os.pathsep.join([here, known.get("PYTHONPATH", "")])
         with log.open("ab") as output, signals.held():
             self.process = subprocess.Popen(
-                tether.command([sys.executable, "-m", "producer.cli", "pool"], signal.SIGKILL),
+                pdeathsig.command([sys.executable, "-m", "producer.cli", "pool"], signal.SIGKILL),
                 env=known,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

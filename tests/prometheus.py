@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
-from producer import tether
 from tests.composes import DEPLOY, ROOT
 from tests.waiting import wait_until
 from tests.yards import free_port
+from yard.platform import pdeathsig
 
 #: Where `.ci/prometheus` puts what is not on the PATH.
 _FETCHED = ROOT / "build/prometheus/usr/bin"
@@ -54,7 +54,7 @@ class RunningPrometheus:
         argv = [program("prometheus"), *(f"--{name}={value}" for name, value in options.items())]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                tether.command(argv, signal.SIGKILL),
+                pdeathsig.command(argv, signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -9,12 +9,12 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import tether
 from producer.embedded import Server, find_server
 from producer.tail import last_line
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.broker.connections import steady
+from yard.platform import pdeathsig
 
 
 class RedisServer:
@@ -93,7 +93,7 @@ class RedisServer:
         }
         argv = [str(self.server.path), *(w for k, v in options.items() for w in (f"--{k}", v))]
         return subprocess.Popen(
-            tether.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, process_group=0
+            pdeathsig.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, process_group=0
         )
 
     def _answers(self, port: int) -> bool:

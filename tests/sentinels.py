@@ -11,11 +11,11 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer import tether
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.broker.connections import steady
+from yard.platform import pdeathsig
 
 SERVICE = "yard"
 
@@ -102,7 +102,7 @@ class WatchedRedis:
         file.write_text("\n".join([*lines, ""]))
         argv = [str(first.server.path), str(file), "--sentinel"]
         return subprocess.Popen(
-            tether.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, process_group=0
+            pdeathsig.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, process_group=0
         )
 
     def _knows_both(self) -> bool:

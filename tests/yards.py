@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from producer import extras
 from tests.waiting import wait_until
 from yard import local
+from yard.platform import extras
 
 _MARK = "YARD_OF_A_TEST"
 _PORTS = range(20_000, 32_000)

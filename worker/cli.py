@@ -36,11 +36,11 @@ def pool(
         return _check(redis_url, name)
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
-    from producer import logs
     from worker.pool import Pool
     from yard import local
     from yard.broker import connections
     from yard.cluster.format_version import settle_format
+    from yard.platform import logs
     from yard.settings import Settings
 
     settings = pool_settings(pool_min, pool_max, store=store, redis_url=redis_url)
@@ -65,10 +65,10 @@ def _check(redis_url: str | None, name: str | None) -> None:
     """
     import socket
 
-    from producer import signals
     from yard import local
     from yard.broker import connections
     from yard.cluster.presence import read_presence, why_none_looks
+    from yard.platform import signals
     from yard.settings import Settings
 
     signals.release()

@@ -30,10 +30,10 @@ from importlib import import_module
 from typing import Any
 
 from models.runtimes import RUNTIMES
-from producer import logs, signals
 from worker import process
 from worker.processes import GO, MOST_BYTES, tie_to
 from yard import local
+from yard.platform import logs, signals
 from yard.settings import Settings
 
 #: Runtimes that start a thread when they are imported. ONNX Runtime does, and takes 30 ms.

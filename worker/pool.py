@@ -20,8 +20,6 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from producer import extras
-from producer.signals import StopSignals
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.board import Board, keep_off
 from worker.child import Child
@@ -37,6 +35,8 @@ from yard.cluster.capacity import Bounds
 from yard.cluster.format_version import format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
+from yard.platform import extras
+from yard.platform.signals import StopSignals
 from yard.routing.warmup import unmet
 from yard.settings import Settings
 

@@ -23,7 +23,6 @@ from redis.exceptions import RedisError
 from models.cache import ModelCache
 from models.mapping import open_maps
 from models.repository import open_repository
-from producer.signals import StopSignals
 from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands
@@ -41,6 +40,7 @@ from worker.warming import Warmer
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import Failure, ModelRef
+from yard.platform.signals import StopSignals
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -341,8 +341,8 @@ class Worker:
 
 def main(arguments: Sequence[str]) -> None:
     """``python -m worker.process NAME POOL PATTERN``, as the pool starts it."""
-    from producer import logs
     from yard import local
+    from yard.platform import logs
 
     name, pool, pattern = arguments
     settings = Settings.load()

@@ -23,8 +23,9 @@ from typing import Any
 
 import structlog
 
-from producer import children, signals, tether
+from producer import children
 from worker.processes import GO, MOST_BYTES, Forked, Process, adopt_orphans
+from yard.platform import pdeathsig, signals
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -120,7 +121,7 @@ class Starter:
         argv = [sys.executable, "-P", "-m", "worker.forkserver", str(theirs.fileno())]
         try:
             self._server = subprocess.Popen(
-                tether.command([*argv, str(os.getpid())], signal.SIGKILL),
+                pdeathsig.command([*argv, str(os.getpid())], signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 env=_ONE_THREAD | self._environ,
                 pass_fds=[theirs.fileno()],
@@ -197,7 +198,7 @@ class Starter:
         argv = [sys.executable, "-P", "-m", "worker.process", name, self._pool, self._pattern]
         with signals.held():
             return subprocess.Popen(
-                tether.command(argv, signal.SIGTERM),
+                pdeathsig.command(argv, signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,
                 process_group=0,  # a Ctrl-C at the terminal reaches the pool, and it drains them

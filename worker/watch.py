@@ -14,7 +14,6 @@ import psutil
 import structlog
 from redis import Redis
 
-from producer.signals import cause_of
 from worker.child import Child, Sight
 from worker.lease import Lease
 from worker.processes import collect_strays
@@ -22,6 +21,7 @@ from worker.reaping import Reaped, Reason, reap
 from worker.registration import unregister
 from worker.tally import count_crash, note_crash
 from yard.contract import keys
+from yard.platform.signals import cause_of
 from yard.settings import Settings
 
 _log = structlog.get_logger()

@@ -22,13 +22,13 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from producer import tether
 from producer.embedded import find_server
 from tests.composes import DEPLOY, ROOT, needs_deploy, seconds, services
 from tests.dockerfiles import Builder, Image, StepFailed
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.broker import connections
+from yard.platform import pdeathsig
 
 pytestmark = [needs_deploy, pytest.mark.timeout(400)]
 
@@ -90,7 +90,7 @@ def container(
     """What `docker run` starts: the entry point, as the image's user."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            tether.command(image.argv(*command), signal.SIGKILL),
+            pdeathsig.command(image.argv(*command), signal.SIGKILL),
             env=image.environ | environ,
             cwd=image.root / "srv/modelyard",
             stdin=subprocess.DEVNULL,
@@ -189,7 +189,7 @@ def test_redis_takes_the_options_that_compose_gives_it(tmp_path):
     port = free_port()
     argv = [str(find_server().path), *options, "--port", str(port), "--dir", str(tmp_path)]
     process = subprocess.Popen(
-        tether.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        pdeathsig.command(argv, signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
         with connections.steady(f"redis://127.0.0.1:{port}/0") as client:

@@ -22,11 +22,11 @@ from sklearn.preprocessing import StandardScaler
 
 from models.publish import publish
 from models.repository import Repository
-from producer import tether
 from producer.client import Client
 from tests.redis_server import patient
 from tests.yards import clean_environ
 from yard.contract.values import ModelRef
+from yard.platform import pdeathsig
 from yard.settings import Settings
 
 skl2onnx = pytest.importorskip("skl2onnx")
@@ -53,7 +53,7 @@ class Worker:
         here = str(Path(__file__).parents[2])
         argv = [sys.executable, "-P", "-c", _WORKER, name, pattern]
         self.process = subprocess.Popen(
-            tether.command(argv, signal.SIGKILL),
+            pdeathsig.command(argv, signal.SIGKILL),
             env=clean_environ() | settings.environ() | {"PYTHONPATH": here},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -16,7 +16,6 @@ from redis import Redis
 
 from models.publish import publish
 from models.repository import Repository
-from producer import tether
 from producer.client import Client, Handle
 from tests import estimators
 from tests.gateways import announce_pool, new_app
@@ -27,6 +26,7 @@ from yard.cluster.format_version import FORMAT
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import JobStatus
+from yard.platform import pdeathsig
 
 ROOT = Path(__file__).parents[2]
 JOBS = 300
@@ -139,7 +139,7 @@ class old_pool:
         path = os.pathsep.join([str(tree), str(ROOT)])  # the model comes from these tests
         with (folder / "pool.log").open("wb") as log:
             self._process = subprocess.Popen(
-                tether.command([sys.executable, "-P", "-m", "producer.cli", "pool"], 9),
+                pdeathsig.command([sys.executable, "-P", "-m", "producer.cli", "pool"], 9),
                 env=clean_environ() | environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

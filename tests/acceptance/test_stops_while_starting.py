@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from producer import signals, tether
 from tests.stand_ins import publish
 from tests.yards import clean_environ, free_port
 from yard.contract import keys
+from yard.platform import pdeathsig, signals
 from yard.settings import Settings
 
 
@@ -34,7 +34,7 @@ def test_one_that_is_told_to_stop_at_its_first_instant_leaves_with_status_0(
     settings = Settings.load({}, redis_url=redis_url, store=str(tmp_path), port=free_port())
     with (tmp_path / "log").open("wb") as log, signals.held():
         process = subprocess.Popen(
-            tether.command([sys.executable, "-P", "-m", *command], signal.SIGKILL),
+            pdeathsig.command([sys.executable, "-P", "-m", *command], signal.SIGKILL),
             env=clean_environ() | settings.environ(),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -63,7 +63,7 @@ def test_a_command_holds_signals_by_itself_before_its_libraries_are_there(tmp_pa
 def test_a_child_that_was_started_under_held_signals_gets_them_when_it_listens():
     script = (
         "import os, signal\n"
-        "from producer.signals import StopSignals\n"
+        "from yard.platform.signals import StopSignals\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "with StopSignals() as stops: print(stops.count)\n"

@@ -16,9 +16,9 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from gateway.services import services_of
-from producer import logs
 from tests.gateways import new_app
 from tests.stand_ins import ROW, publish
+from yard.platform import logs
 from yard.settings import Settings
 
 

@@ -14,7 +14,6 @@ import click
 import pytest
 
 from gateway.server import KILL_S, WAITS_END_S
-from producer import extras
 from producer.cli import main
 from tests.composes import ROOT, needs_deploy, services
 from tests.gateways import new_app
@@ -30,6 +29,7 @@ from tests.manifests import (
     workloads,
 )
 from yard.contract import keys
+from yard.platform import extras
 from yard.settings import Settings, variable
 
 pytestmark = needs_deploy

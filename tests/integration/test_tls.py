@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from producer import tether
 from producer.embedded import find_server
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.broker import connections
 from yard.errors import Unavailable
+from yard.platform import pdeathsig
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def port(certificate: Path, tmp_path: Path) -> Iterator[int]:
     options |= {"dir": str(tmp_path), "logfile": str(tmp_path / "redis.log")}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     server = subprocess.Popen(
-        tether.command([str(find_server().path), *words], signal.SIGKILL),
+        pdeathsig.command([str(find_server().path), *words], signal.SIGKILL),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -16,12 +16,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import extras
 from producer.embedded import find_server
 from tests.waiting import wait_until
 from tests.yards import RunningYard, running_yard
 from yard import local
 from yard.errors import ConfigurationError
+from yard.platform import extras
 
 _COMMON = """
 import os, signal, subprocess, sys, threading, time

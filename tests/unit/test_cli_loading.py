@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import cli, extras
+from producer import cli
 from yard.errors import ConfigurationError, UnknownModel
+from yard.platform import extras
 
 #: What makes a start slow, or belongs to another package.
 _HEAVY = ("redis", "rq", "pydantic", "flask", "numpy", "sklearn", "structlog", "gateway", "worker")

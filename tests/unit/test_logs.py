@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from producer import logs
+from yard.platform import logs
 from yard.settings import Settings
 
 

@@ -54,7 +54,7 @@ def is_installed() -> bool:
 
 def root() -> Path:
     """The folder that our packages are in."""
-    return Path(__file__).absolute().parents[1]
+    return Path(__file__).absolute().parents[2]
 
 
 def missing(extra: str) -> list[str]:

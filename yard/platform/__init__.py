@@ -1,0 +1,1 @@
+"""What every process of ours needs: logs, signals, environment, installed extras."""
