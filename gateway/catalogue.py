@@ -13,12 +13,12 @@ from gateway.intake import asked, model_in_path, version_in_path
 from gateway.observe import note
 from gateway.services import services
 from gateway.survey import ModelSurvey, survey
-from producer.overview import failed_loads
 from yard import errors
 from yard.cluster.presence import Presence
 from yard.contract import keys, wire
 from yard.registry.catalog import Entry
 from yard.routing.warmup import cold
+from yard.status import failed_loads
 
 catalogue = APIBlueprint(
     "catalogue",

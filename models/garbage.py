@@ -17,13 +17,13 @@ from redis import Redis
 
 from models.repository import Repository
 from models.stores.cache import DiskCache
-from producer.overview import read_models
 from yard.broker.connections import redis_reachable
 from yard.cluster.metrics import parse_field
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import NotFound, VersionInUse
 from yard.registry import lifecycle
+from yard.status import read_models
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 from redis import Redis
 
-from producer.cancellation import cancel_job
 from producer.grouping import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.submission import (
@@ -25,14 +24,15 @@ from producer.submission import (
     Submission,
     chunked,
     first_chunk,
-    resolve,
 )
 from yard import local
 from yard.broker import connections
 from yard.broker.connections import redis_reachable
+from yard.cancellation import cancel_job
 from yard.contract.values import Job, ModelRef, Request, check_job_id
 from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from yard.registry.catalog import Catalog
+from yard.routing.routes import resolve
 from yard.settings import Settings
 
 #: How long one blocking read waits before the job itself is looked at.

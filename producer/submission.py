@@ -21,20 +21,18 @@ from yard.contract import wire
 from yard.contract.ids import new_id
 from yard.contract.payload import encode_call
 from yard.contract.validation import check_outputs, check_rows
-from yard.contract.values import ModelRef, Request, Signature, check_name
+from yard.contract.values import Request, Signature, check_name
 from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,
     ModelyardError,
-    NoActiveVersion,
     QueueFull,
     TooLarge,
     Unavailable,
-    UnknownModel,
     UnknownVersion,
 )
 from yard.registry.catalog import Catalog, Entry
-from yard.routing.routes import point_of
+from yard.routing.routes import point_of, resolve, routing_error
 from yard.settings import Settings
 
 #: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.
@@ -48,7 +46,6 @@ _ROUNDS = 5
 
 #: The submitting script.
 SUBMIT = Script("producer", "submit")
-_RESOLVE = Script("yard", "resolve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +231,7 @@ class Submission:
                 return QueueFull(f"queue {reply[1].decode()} holds {reply[2]} jobs, its bound")
             case b"unavailable":
                 return Unavailable(f"model {request.model!r} takes no jobs: {reply[1].decode()}")
-        return _refusal(kind, request.model, request.version)
+        return routing_error(kind, request.model, request.version)
 
     def _recheck(self, draft: Draft, version: str) -> Draft | ModelyardError:
         """The draft, checked against the signature of the version that the script chose."""
@@ -270,41 +267,12 @@ def first_chunk(drafts: Sequence[Draft]) -> int:
     return len(next(chunked(drafts)))
 
 
-def resolve(redis: Redis, model: str, version: str | None, point: float) -> ModelRef:
-    """The version that a request would get now, by its name, its alias or the route.
-
-    Raises:
-        UnknownModel: No version of the model is published.
-        UnknownVersion: The version, or alias, is not.
-        NoActiveVersion: The model's keys route to nothing.
-        RedisError: Redis does not answer.
-    """
-    reply = _RESOLVE(redis, [model, version or "", point])
-    if reply[0] != b"ok":
-        raise _refusal(reply[0], model, version)
-    return ModelRef(model, reply[1].decode())
-
-
 def _drafted(
     request: Request, job_id: str, point: float, signature: Signature, arguments: list[Argument]
 ) -> Draft:
     data = arguments[-1]
     size_bytes = len(data) if isinstance(data, bytes) else 0
     return Draft(request, job_id, point, signature, arguments, size_bytes)
-
-
-def _refusal(kind: bytes, model: str, version: str | None) -> ModelyardError:
-    if kind == b"unknown_version":
-        return UnknownVersion(f"model {model!r} has no version or alias {version!r}")
-    if kind == b"version_gone":
-        return UnknownVersion(
-            f"version {version!r} of model {model!r} is retired or deleted: it gets no new jobs"
-        )
-    if kind == b"no_active_version":
-        return NoActiveVersion(
-            f"model {model!r} has no active version: set modelyard:active:{model}"
-        )
-    return UnknownModel(f"no version of model {model!r} is published")
 
 
 def _check_request(request: Request) -> None:

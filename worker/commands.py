@@ -15,10 +15,10 @@ from typing import Any
 
 from redis import Redis
 
-from producer.cancellation import cancel_job
 from worker.outage import OUTAGE
 from yard.broker import connections
 from yard.broker.pubsub import Subscription
+from yard.cancellation import cancel_job
 from yard.contract import keys, wire
 from yard.errors import ModelyardError
 from yard.settings import Settings

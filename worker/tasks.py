@@ -14,13 +14,12 @@ from rq import get_current_job
 
 from models.repository import open_repository
 from models.runtimes import Loaded, load
-from producer.submission import resolve
 from worker.batch import check, run
 from yard.contract.keys import parse_queue
 from yard.contract.payload import decode_call, encode_call
 from yard.contract.values import Failure, ModelRef
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
-from yard.routing.routes import point_of
+from yard.routing.routes import point_of, resolve
 from yard.settings import Settings
 
 

@@ -106,8 +106,8 @@ def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
     Raises:
         Unavailable: Redis does not answer.
     """
-    from producer.overview import read_models
     from yard.broker.connections import redis_reachable
+    from yard.status import read_models
 
     with redis_reachable():
         for model in read_models(redis):

@@ -31,7 +31,7 @@ _NO_WAIT = click.option(
 @common
 def models(redis_url: str | None, as_json: bool) -> None:
     """List the models: their versions, each one's share of the traffic, and jobs waiting."""
-    from producer.overview import read_models
+    from yard.status import read_models
 
     with open_client(redis_url) as client:
         known = read_models(client.redis)

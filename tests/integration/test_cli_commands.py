@@ -16,12 +16,12 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from gateway import bodies
-from producer import overview
 from producer.cli import main
 from producer.client import Client
 from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, ROW, fail, finish, new_client, publish, queued
 from tests.waiting import wait_until
+from yard import status as yard_status
 from yard.contract import keys
 
 COMMANDS = (
@@ -152,7 +152,7 @@ def test_models_say_where_they_are_loaded_and_how_large_they_are(shell: Shell, r
     redis.zadd(keys.PRESENCE, {"worker:w1": 9e15})
     loaded = {"versions": {"iris@v1": 7}, "host": "here"}
     redis.set("modelyard:loaded:w1", json.dumps(loaded), ex=60)
-    (model,) = overview.read_models(redis)
+    (model,) = yard_status.read_models(redis)
     assert model["versions"][0]["size_bytes"] == 11
     assert model["versions"][0]["loaded"] == [{"worker": "w1", "host": "here", "bytes": 7}]
     assert model["versions"][1]["loaded"] == []

@@ -10,7 +10,6 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.overview import read_models
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
 from tests.waiting import wait_until
 from worker.board import Board
@@ -27,6 +26,7 @@ from yard.errors import (
 from yard.registry import catalog, lifecycle
 from yard.routing import routes
 from yard.settings import Settings
+from yard.status import read_models
 
 V1, V2 = ModelRef("iris", "v1"), ModelRef("iris", "v2")
 QUEUE = "iris@v1"

@@ -18,11 +18,19 @@ from redis import Redis
 from yard.broker.lua import Script
 from yard.contract import keys, wire
 from yard.contract.values import ModelRef, Route, check_name
-from yard.errors import InvalidRoute, RevisionMismatch, UnknownModel
+from yard.errors import (
+    InvalidRoute,
+    ModelyardError,
+    NoActiveVersion,
+    RevisionMismatch,
+    UnknownModel,
+    UnknownVersion,
+)
 
 #: Versions that one route splits between at most; ``route.lua`` has the same bound.
 MOST_WEIGHTS = 256
 
+_RESOLVE = Script("yard", "resolve")
 _SET_ROUTE = Script("yard", "set_route")
 
 
@@ -52,6 +60,36 @@ def choose(weights: Mapping[str, float], point: float) -> str | None:
         if target < 0:
             return version
     return next(reversed(routed), None)
+
+
+def resolve(redis: Redis, model: str, version: str | None, point: float) -> ModelRef:
+    """The version that a request would get now, by its name, its alias or the route.
+
+    Raises:
+        UnknownModel: No version of the model is published.
+        UnknownVersion: The version, or alias, is not.
+        NoActiveVersion: The model's keys route to nothing.
+        RedisError: Redis does not answer.
+    """
+    reply = _RESOLVE(redis, [model, version or "", point])
+    if reply[0] != b"ok":
+        raise routing_error(reply[0], model, version)
+    return ModelRef(model, reply[1].decode())
+
+
+def routing_error(kind: bytes, model: str, version: str | None) -> ModelyardError:
+    """The error that a script's reply of this kind stands for: no version takes the request."""
+    if kind == b"unknown_version":
+        return UnknownVersion(f"model {model!r} has no version or alias {version!r}")
+    if kind == b"version_gone":
+        return UnknownVersion(
+            f"version {version!r} of model {model!r} is retired or deleted: it gets no new jobs"
+        )
+    if kind == b"no_active_version":
+        return NoActiveVersion(
+            f"model {model!r} has no active version: set modelyard:active:{model}"
+        )
+    return UnknownModel(f"no version of model {model!r} is published")
 
 
 def parse_plan(plan: str) -> dict[str, float]:
