@@ -24,13 +24,13 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import children
 from producer.client import Client
 from producer.embedded import RESULT_NODE_BYTES, find_server
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.platform import pdeathsig
+from yard.platform.environment import child_environment
 from yard.settings import Settings
 
 #: The row that every job of every benchmark asks about, and what the model must say of it.
@@ -128,7 +128,7 @@ class Yard:
     def environ(self, **more: object) -> dict[str, str]:
         """The environment of a command of ours; ``more`` are settings that differ."""
         settings = Settings.load({}, **(self.settings.model_dump(exclude_none=True) | more))
-        return children.environ(settings.environ()) | _ONE_THREAD
+        return child_environment(settings.environ()) | _ONE_THREAD
 
     @contextmanager
     def running(

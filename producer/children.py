@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from yard.platform import extras, pdeathsig, signals
+from yard.platform import pdeathsig, signals
 
 #: A log that is longer than this at a start is set aside (one is kept) and begun anew.
 _LOG_BYTES = 16 * 2**20
@@ -33,7 +33,7 @@ class Child:
 
     Args:
         arguments: The command and its options, without the program.
-        environ: Its environment, see `environ`.
+        environ: Its environment, see `yard.platform.environment.child_environment`.
         keeps: Descriptors that it holds open as long as it lives.
 
     Attributes:
@@ -123,16 +123,6 @@ class Child:
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._is_swept = True
-
-
-def environ(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: this process' own, and ``settings``."""
-    found = dict(os.environ) | dict(settings)
-    found["PYTHONUNBUFFERED"] = "1"  # a log that ends in mid-air helps nobody
-    if not extras.is_installed():
-        paths = [found.get("PYTHONPATH", ""), str(extras.root())]
-        found["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return found
 
 
 def descendants(pid: int) -> Iterator[int]:

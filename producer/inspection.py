@@ -19,7 +19,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer import children, endpoint
+from producer import endpoint
 from producer.embedded import RESULT_NODE_BYTES, find_server
 from yard.broker.connections import check_server, server_version
 from yard.cluster.crash_loops import LOOP, read_crashes
@@ -28,6 +28,7 @@ from yard.contract import keys, wire
 from yard.contract.values import is_name
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
 from yard.platform import extras
+from yard.platform.environment import child_environment
 from yard.platform.signals import cause_of
 from yard.registry import catalog
 from yard.registry.lifecycle import read_states
@@ -199,7 +200,7 @@ def _check_remote(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "producer.cli", *command],
-            env=children.environ({}),
+            env=child_environment({}),
             capture_output=True,
             timeout=_REMOTE_S,
             check=False,

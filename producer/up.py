@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from producer import children, endpoint
+from producer import endpoint
 from producer.banner import banner
 from producer.children import Child
 from producer.commands.shared import pool_settings, workers
@@ -30,6 +30,7 @@ from yard import local
 from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
+from yard.platform.environment import child_environment
 from yard.platform.signals import StopSignals, cause_of
 from yard.registry import catalog
 from yard.settings import Settings
@@ -135,7 +136,7 @@ class Up:
         logs.mkdir(mode=0o700, exist_ok=True)
         environ = self.settings.model_copy(update={"redis_url": self.url}).environ()
         child = Child(
-            name, [name, *options], children.environ(environ), logs / f"{name}.log", keeps
+            name, [name, *options], child_environment(environ), logs / f"{name}.log", keeps
         )
         self._tails.append(Tail(child.log))
         child.start()

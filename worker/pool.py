@@ -27,12 +27,12 @@ from worker.lookout import Lookout
 from worker.needs import Needs
 from worker.outage import OUTAGE
 from worker.reaping import sweep
-from worker.registration import announce
 from worker.starter import Starter
 from worker.watch import Watch
 from yard.broker import connections
 from yard.cluster.capacity import Bounds
 from yard.cluster.format_version import format_problem
+from yard.cluster.presence import announce
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.platform import extras

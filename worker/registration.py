@@ -11,19 +11,19 @@ import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from typing import Any
 
 from redis import Redis
 
 from yard.broker.lua import Argument, Script
-from yard.contract import keys, wire
+from yard.cluster.presence import announce, withdraw_worker
+from yard.contract import keys
+from yard.contract.timestamps import moment
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")
 
-_ANNOUNCE = Script("yard", "announce")
 _BEAT = Script("worker", "beat")
 
 
@@ -108,17 +108,6 @@ class Registration:
         unregister(self._redis, self._worker)
 
 
-def moment(in_s: float = 0.0) -> str:
-    """The time, or that in so many seconds, as RQ writes it; it parses no other form."""
-    return (datetime.now(UTC) + timedelta(seconds=in_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
-    """Say that a ``worker`` or a ``pool`` is alive, and what there is to know of it."""
-    family = {"worker": "loaded", "pool": "pool"}[kind]
-    _ANNOUNCE(redis, [kind, name, keys.key(family, name), wire.dumps(what), keys.PRESENCE_TTL_S])
-
-
 def unregister(redis: Redis, worker: str) -> None:
     """Take away the entries of a worker, which may be one that has died."""
     key = keys.key("worker", worker)
@@ -128,6 +117,6 @@ def unregister(redis: Redis, worker: str) -> None:
     pipe.srem(keys.WORKERS, key)
     for queue in filter(None, queues.split(",")):
         pipe.srem(keys.key("workers", queue), key)
-    pipe.delete(key, keys.key("loaded", worker))
-    pipe.zrem(keys.PRESENCE, f"worker:{worker}")
+    pipe.delete(key)
+    withdraw_worker(pipe, worker)
     pipe.execute()

@@ -23,9 +23,9 @@ from typing import Any
 
 import structlog
 
-from producer import children
 from worker.processes import GO, MOST_BYTES, Forked, Process, adopt_orphans
 from yard.platform import pdeathsig, signals
+from yard.platform.environment import child_environment
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -63,7 +63,7 @@ class Starter:
         self._pool = pool
         self._pattern = pattern
         self._clock = clock
-        self._environ = children.environ(settings.environ())
+        self._environ = child_environment(settings.environ())
         self._is_fit = settings.fork_server
         self._server: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None

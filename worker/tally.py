@@ -6,19 +6,9 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
-from redis import Redis
-
-from yard.broker.lua import Script
 from yard.cluster import metrics
-from yard.cluster.crash_loops import LOOP
-from yard.contract import keys
+from yard.cluster.metrics import labels_of
 from yard.contract.values import ModelRef
-
-#: From this many deaths in a row on a version is held back for so long, doubled for each further,
-#: in seconds.
-_FIRST_HOLD_S, _LAST_HOLD_S = 0.5, 30.0
-
-_CRASHED = Script("worker", "crashed")
 
 
 class Tally:
@@ -80,32 +70,3 @@ def _histogram(ref: ModelRef, name: str) -> _Histogram:
         metrics.field(f"{name}_count", labels),
         metrics.field(f"{name}_sum", labels),
     )
-
-
-def labels_of(ref: ModelRef) -> dict[str, str]:
-    """The labels of a version."""
-    return {"model": ref.model, "model_version": ref.version}
-
-
-def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
-    """How many workers in a row died over a version, and for how long it is held back, in seconds.
-
-    A row ends with a batch that is predicted. A worker that died over no version makes none.
-    """
-    model, version = keys.parse_queue(queue) or ("", None)
-    if version is None:
-        return 0, 0.0
-    predicts = metrics.field(
-        "model_inference_latency_seconds_count", labels_of(ModelRef(model, version))
-    )
-    bounds = [LOOP, int(_FIRST_HOLD_S * 1000), int(_LAST_HOLD_S * 1000)]
-    row, held_ms = _CRASHED(redis, [queue, predicts, status, *bounds])
-    return int(row), held_ms / 1000
-
-
-def count_crash(redis: Redis, queue: str) -> None:
-    """Count a worker's death, with the version that it was working on, if it was on one."""
-    model, version = keys.parse_queue(queue) or ("", None)
-    if version is not None:
-        labels = labels_of(ModelRef(model, version))
-        redis.hincrby(keys.METRICS, metrics.field("worker_crashes_total", labels), 1)

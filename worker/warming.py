@@ -17,10 +17,10 @@ import structlog
 from redis import Redis
 
 from models.cache import ModelCache
-from worker.registration import moment
 from worker.tally import Tally
 from yard.contract import keys
 from yard.contract.keys import parse_queue
+from yard.contract.timestamps import moment
 from yard.contract.values import ModelRef
 from yard.errors import JobFailed
 from yard.routing.routes import routed_versions

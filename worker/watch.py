@@ -19,7 +19,7 @@ from worker.lease import Lease
 from worker.processes import collect_strays
 from worker.reaping import Reaped, Reason, reap
 from worker.registration import unregister
-from worker.tally import count_crash, note_crash
+from yard.cluster.crash_loops import count_crash, note_crash
 from yard.contract import keys
 from yard.platform.signals import cause_of
 from yard.settings import Settings

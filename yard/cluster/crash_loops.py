@@ -1,6 +1,6 @@
 """Versions that kill their workers: who they are, and which are held back for a while.
 
-Pools note each death in one hash (``worker/scripts/crashed.lua``); workers leave the queues alone
+Pools note each death in one hash (``yard/scripts/crashed.lua``); workers leave the queues alone
 that are held back, so that their other versions are served; the doctor and ``/metrics`` show them.
 What cannot be read, whoever wrote it, is left out.
 """
@@ -12,11 +12,21 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from yard.broker.lua import Script
+from yard.cluster import metrics
+from yard.cluster.metrics import labels_of
 from yard.contract import keys, wire
+from yard.contract.values import ModelRef
 from yard.errors import InvalidJson
 
 #: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.
 LOOP = 3
+
+#: A version in a loop is held back for the first time, doubled for each further death up to the
+#: last, in seconds.
+_FIRST_HOLD_S, _LAST_HOLD_S = 0.5, 30.0
+
+_CRASHED = Script("yard", "crashed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,30 @@ def held_back(redis: Redis) -> frozenset[str]:
         RedisError: Redis does not answer.
     """
     return frozenset(crashes.queue for crashes in read_crashes(redis) if crashes.held_s > 0)
+
+
+def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
+    """How many workers in a row died over a version, and for how long it is held back, in seconds.
+
+    A row ends with a batch that is predicted. A worker that died over no version makes none.
+    """
+    model, version = keys.parse_queue(queue) or ("", None)
+    if version is None:
+        return 0, 0.0
+    predicts = metrics.field(
+        "model_inference_latency_seconds_count", labels_of(ModelRef(model, version))
+    )
+    bounds = [LOOP, int(_FIRST_HOLD_S * 1000), int(_LAST_HOLD_S * 1000)]
+    row, held_ms = _CRASHED(redis, [queue, predicts, status, *bounds])
+    return int(row), held_ms / 1000
+
+
+def count_crash(redis: Redis, queue: str) -> None:
+    """Count a worker's death, with the version that it was working on, if it was on one."""
+    model, version = keys.parse_queue(queue) or ("", None)
+    if version is not None:
+        labels = labels_of(ModelRef(model, version))
+        redis.hincrby(keys.METRICS, metrics.field("worker_crashes_total", labels), 1)
 
 
 def _read(queue: str, raw: bytes, now_ms: float) -> Crashes | None:

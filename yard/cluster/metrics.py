@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from yard.contract.values import ModelRef
+
 #: Upper bounds of buckets of seconds, from a bare predict to a job's timeout.
 SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
@@ -94,6 +96,11 @@ MEASURES: Mapping[str, Measure] = {
         ),
     )
 }
+
+
+def labels_of(ref: ModelRef) -> dict[str, str]:
+    """The labels of a version."""
+    return {"model": ref.model, "model_version": ref.version}
 
 
 def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:

@@ -12,9 +12,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
 
+from yard.broker.lua import Script
 from yard.contract import keys, wire
 from yard.errors import InvalidJson
+
+#: The key family of what each kind of member announces.
+_FAMILIES = {"pool": "pool", "worker": "loaded"}
+
+_ANNOUNCE = Script("yard", "announce")
 
 #: What a worker can be doing, as pools report it.
 WORKER_STATES = ("starting", "idle", "busy", "suspended")
@@ -112,6 +119,18 @@ class Presence:
         return sum(pool.workers.get(state, 0) for pool in self.pools)
 
 
+def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
+    """Announce that a ``worker`` or a ``pool`` is alive, and what there is to know of it."""
+    key = keys.key(_FAMILIES[kind], name)
+    _ANNOUNCE(redis, [kind, name, key, wire.dumps(what), keys.PRESENCE_TTL_S])
+
+
+def withdraw_worker(pipe: Pipeline, worker: str) -> None:
+    """Queue on ``pipe`` what takes a worker out of the presence."""
+    pipe.delete(keys.key(_FAMILIES["worker"], worker))
+    pipe.zrem(keys.PRESENCE, f"worker:{worker}")
+
+
 def read_presence(redis: Redis) -> Presence:
     """Who is alive now, in two round trips."""
     pipe = redis.pipeline(transaction=False)
@@ -127,8 +146,7 @@ def read_presence(redis: Redis) -> Presence:
     )
     if not alive:
         return Presence()
-    families = {"pool": "pool", "worker": "loaded"}
-    found = redis.mget([keys.key(families[kind], name) for kind, name in alive])
+    found = redis.mget([keys.key(_FAMILIES[kind], name) for kind, name in alive])
     pools, workers = [], []
     for (kind, name), raw in zip(alive, found, strict=True):
         known = _read(raw)
