@@ -9,7 +9,7 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
-PACKAGES := yard producer models worker gateway
+PACKAGES := yard producer models worker gateway modelyard
 
 # The oldest and the newest Kubernetes whose schemas the manifests are held against; KEDA's objects
 # have a schema of their own.

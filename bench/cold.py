@@ -94,7 +94,7 @@ def _told(turn: Turn) -> str:
 
 def _turn(yard: Yard, port: int, ref: ModelRef, forks: bool, answers: int) -> Turn:
     environ = yard.environ(pool_min=0, pool_max=1, idle_s=_IDLE_S, fork_server=forks)
-    argv = [sys.executable, "-P", "-m", "producer.cli", "pool"]
+    argv = [sys.executable, "-P", "-m", "modelyard.cli", "pool"]
     with yard.running(argv, environ) as pool:
         _ask(port, ref)  # of the pool's own start
         taken, uss = [], []

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from bench.environments import environ, python_of
 from bench.yard import Process, Yard, stock_worker
-from producer.tail import last_line
+from modelyard.up.log_tail import last_line
 from yard.contract.values import ModelRef
 from yard.platform import pdeathsig
 

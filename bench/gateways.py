@@ -16,7 +16,7 @@ _START_S = 60.0
 def gateway(yard: Yard, **settings: object) -> Iterator[int]:
     """A gateway that serves, with the settings that differ; its port."""
     port = free_port()
-    argv = [sys.executable, "-P", "-m", "producer.cli", "gateway"]
+    argv = [sys.executable, "-P", "-m", "modelyard.cli", "gateway"]
     with yard.running(argv, yard.environ(port=port, **settings)) as process:
         wait_until_serving(process, port, "/healthz")
         yield port

@@ -133,7 +133,7 @@ def bare(yard: Yard) -> Held:
 
 def forked(yard: Yard) -> Held:
     """A worker that a pool has forked and that has served jobs."""
-    argv = [str(own_python()), "-P", "-m", "producer.cli", "pool"]
+    argv = [str(own_python()), "-P", "-m", "modelyard.cli", "pool"]
     settings = environ(yard.environ(pool_min=1, pool_max=1))
     with yard.running(argv, settings) as pool:
         submitted(yard, [one_row()])[0].wait(60)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from producer.embedded import find_server
+from modelyard.up.redis_server import find_server
 
 #: What the tables call ours.
 OURS = "Modelyard"

@@ -171,7 +171,7 @@ def _serve(yard: Yard, load: Load) -> Seen:
         publish(
             Repository(yard.settings.store_path), yard.redis, estimator, model, version, [[1.0]]
         )
-    argv = [sys.executable, "-P", "-m", "producer.cli", "pool"]
+    argv = [sys.executable, "-P", "-m", "modelyard.cli", "pool"]
     environ = yard.environ(pool_min=0, pool_max=_MOST)
     environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     sizes: list[tuple[float, int]] = []

@@ -24,8 +24,8 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
+from modelyard.up.redis_server import RESULT_NODE_BYTES, find_server
 from producer.client import Client
-from producer.embedded import RESULT_NODE_BYTES, find_server
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import ModelRef

@@ -26,7 +26,7 @@ from typing import Any
 
 import structlog
 
-from producer import endpoint
+from gateway import endpoint
 from yard import local
 from yard.broker import connections
 from yard.platform import logs, signals

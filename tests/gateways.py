@@ -137,7 +137,7 @@ class RunningGateway:
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 pdeathsig.command(
-                    [sys.executable, "-P", "-m", "producer.cli", "gateway"], signal.SIGTERM
+                    [sys.executable, "-P", "-m", "modelyard.cli", "gateway"], signal.SIGTERM
                 ),
                 env=clean_environ() | Settings.load({}, **wanted).environ(),
                 stdin=subprocess.DEVNULL,

@@ -47,7 +47,7 @@ class RunningPool:
         known["PYTHONPATH"] = os.pathsep.join([here, known.get("PYTHONPATH", "")])
         with log.open("ab") as output, signals.held():
             self.process = subprocess.Popen(
-                pdeathsig.command([sys.executable, "-m", "producer.cli", "pool"], signal.SIGKILL),
+                pdeathsig.command([sys.executable, "-m", "modelyard.cli", "pool"], signal.SIGKILL),
                 env=known,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -9,8 +9,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer.embedded import Server, find_server
-from producer.tail import last_line
+from modelyard.up.log_tail import last_line
+from modelyard.up.redis_server import Server, find_server
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.broker.connections import steady

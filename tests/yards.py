@@ -58,7 +58,7 @@ class RunningYard:
         """Start it, and return at once."""
         with self._terminal.open("wb") as terminal:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "producer.cli", "up", *arguments],
+                [sys.executable, "-P", "-m", "modelyard.cli", "up", *arguments],
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,

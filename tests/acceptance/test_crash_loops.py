@@ -13,8 +13,8 @@ from redis import Redis
 from gateway.metrics import registry_for
 from models.publish import publish
 from models.repository import Repository
+from modelyard.doctor.checks import check_crashes
 from producer.client import Client, Handle
-from producer.inspection import check_crashes
 from tests import estimators
 from tests.waiting import wait_until
 from yard.cluster.crash_loops import held_back, read_crashes

@@ -135,7 +135,7 @@ def test_a_worker_that_dies_is_replaced(gateway: RunningGateway):
 def run(**settings: Any) -> subprocess.CompletedProcess[str]:
     """A gateway that is expected to end by itself."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "producer.cli", "gateway"],
+        [sys.executable, "-P", "-m", "modelyard.cli", "gateway"],
         env=clean_environ() | Settings.load({}, **settings).environ(),
         capture_output=True,
         text=True,
@@ -425,7 +425,7 @@ def test_a_large_body_is_as_good_as_a_small_one(gateway: RunningGateway, redis_u
 def check(port: int) -> tuple[int, str]:
     """The exit status of `modelyard gateway --check`, and what it says."""
     ran = subprocess.run(
-        [sys.executable, "-P", "-m", "producer.cli", "gateway", "--check", "--port", str(port)],
+        [sys.executable, "-P", "-m", "modelyard.cli", "gateway", "--check", "--port", str(port)],
         env=clean_environ() | {"MODELYARD_HOST": "0.0.0.0"},
         capture_output=True,
         text=True,

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from producer.embedded import find_server
+from modelyard.up.redis_server import find_server
 from tests.composes import DEPLOY, ROOT, needs_deploy, seconds, services
 from tests.dockerfiles import Builder, Image, StepFailed
 from tests.waiting import wait_until

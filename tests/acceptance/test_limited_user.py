@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from models.publish import publish
 from models.repository import Repository
-from producer import inspection
+from modelyard.doctor import checks as inspection
 from producer.client import Client
 from tests import estimators
 from tests.composes import ROOT

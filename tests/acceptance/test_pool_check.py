@@ -22,7 +22,7 @@ from yard.contract import keys
 def check(url: str, *options: str) -> tuple[int, str]:
     """The exit status, and what was said."""
     ran = subprocess.run(
-        [sys.executable, "-m", "producer.cli", "pool", "--check", "--redis-url", url, *options],
+        [sys.executable, "-m", "modelyard.cli", "pool", "--check", "--redis-url", url, *options],
         env=clean_environ(),
         capture_output=True,
         text=True,
@@ -70,7 +70,7 @@ def test_without_redis_the_check_fails_in_one_line(redis_url: str, redis_server:
 
 def test_a_name_without_a_check_is_a_usage_error():
     ran = subprocess.run(
-        [sys.executable, "-m", "producer.cli", "pool", "--name", "x"],
+        [sys.executable, "-m", "modelyard.cli", "pool", "--name", "x"],
         env=clean_environ(),
         capture_output=True,
     )

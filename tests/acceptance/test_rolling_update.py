@@ -139,7 +139,7 @@ class old_pool:
         path = os.pathsep.join([str(tree), str(ROOT)])  # the model comes from these tests
         with (folder / "pool.log").open("wb") as log:
             self._process = subprocess.Popen(
-                pdeathsig.command([sys.executable, "-P", "-m", "producer.cli", "pool"], 9),
+                pdeathsig.command([sys.executable, "-P", "-m", "modelyard.cli", "pool"], 9),
                 env=clean_environ() | environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -21,8 +21,8 @@ from yard.settings import Settings
 @pytest.mark.parametrize(
     "command",
     [
-        ["producer.cli", "pool"],
-        ["producer.cli", "gateway"],
+        ["modelyard.cli", "pool"],
+        ["modelyard.cli", "gateway"],
         ["worker.process", "w1", "", "*"],
     ],
     ids=["pool", "gateway", "worker"],
@@ -50,7 +50,7 @@ def test_one_that_is_told_to_stop_at_its_first_instant_leaves_with_status_0(
 def test_a_command_holds_signals_by_itself_before_its_libraries_are_there(tmp_path: Path):
     """Whoever starts it without `signals.held`: a shell, a container's runtime."""
     script = (
-        "import signal, sys, producer.cli as cli\n"
+        "import signal, sys, modelyard.cli as cli\n"
         "cli.main.get_command(None, 'pool')\n"
         "assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
         "assert 'numpy' not in sys.modules and 'redis' not in sys.modules\n"

@@ -148,7 +148,7 @@ def _predict(yard: RunningYard) -> Any:
 
 def _run(yard: RunningYard, *words: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "producer.cli", *words, "--json"],
+        [sys.executable, "-P", "-m", "modelyard.cli", *words, "--json"],
         cwd=yard.folder,
         env=yard.environ,
         capture_output=True,

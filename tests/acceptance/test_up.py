@@ -63,7 +63,7 @@ def call(up: RunningYard, path: str, body: Any = None) -> tuple[int, Any]:
 def modelyard(up: RunningYard, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Another command, where the user stands."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "producer.cli", *arguments],
+        [sys.executable, "-P", "-m", "modelyard.cli", *arguments],
         cwd=up.folder,
         env=up.environ,
         capture_output=True,
@@ -138,7 +138,7 @@ def test_a_killed_yard_leaves_no_process_and_the_next_one_starts(up):
 @pytest.mark.parametrize("name", ["gateway", "pool"])
 def test_a_killed_child_is_replaced_and_serves_again(up, name):
     ready(up)
-    pid = next(p for p, words in up.processes().items() if words.endswith(f"producer.cli {name}"))
+    pid = next(p for p, words in up.processes().items() if words.endswith(f"modelyard.cli {name}"))
     subprocess.run(["kill", "-9", str(pid)], check=True)
     up.wait_for(f"The {name} has ended", 20)
 
@@ -153,7 +153,7 @@ def test_a_killed_child_is_replaced_and_serves_again(up, name):
 
 def pool_of(up: RunningYard) -> psutil.Process | None:
     for pid, words in up.processes().items():
-        if words.endswith("producer.cli pool") and "-I" not in words:
+        if words.endswith("modelyard.cli pool") and "-I" not in words:
             return psutil.Process(pid)
     return None
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from gateway import bodies
-from producer.cli import main
+from modelyard.cli import main
 from producer.client import Client
 from tests.redis_server import RedisServer
 from tests.stand_ins import IRIS, ROW, fail, finish, new_client, publish, queued
@@ -108,7 +108,7 @@ def test_help_teaches_by_an_example(command: str):
 
 def test_help_imports_neither_redis_nor_rq():
     program = (
-        "import sys, producer.commands\n"
+        "import sys, modelyard.commands\n"
         "bad = {'redis', 'rq', 'pydantic', 'orjson'} & set(sys.modules)\n"
         "sys.exit(repr(bad) if bad else 0)"
     )
@@ -563,7 +563,7 @@ def test_without_a_yard_it_says_how_to_start_one(redis: Redis, tmp_path: Path):
 
 def test_a_reader_that_leaves_early_is_no_absence_of_redis(redis: Redis, redis_url: str):
     publish(redis, "iris", "v1", active="v1")
-    words = [sys.executable, "-m", "producer.cli", "submit", "iris", json.dumps([ROW])]
+    words = [sys.executable, "-m", "modelyard.cli", "submit", "iris", json.dumps([ROW])]
     words += ["--redis-url", redis_url]
     reader, writer = os.pipe()
     os.close(reader)

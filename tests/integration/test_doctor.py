@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from producer import cli
-from producer.doctor import Report, examine
+from modelyard import cli
+from modelyard.doctor.report import Report, examine
 from yard import local
 from yard.contract import keys
 from yard.contract.values import Column, ModelRef, Output, Signature

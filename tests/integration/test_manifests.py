@@ -14,7 +14,7 @@ import click
 import pytest
 
 from gateway.server import KILL_S, WAITS_END_S
-from producer.cli import main
+from modelyard.cli import main
 from tests.composes import ROOT, needs_deploy, services
 from tests.gateways import new_app
 from tests.manifests import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.embedded import find_server
+from modelyard.up.redis_server import find_server
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.broker import connections

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer.embedded import find_server
+from modelyard.up.redis_server import find_server
 from tests.waiting import wait_until
 from tests.yards import RunningYard, running_yard
 from yard import local
@@ -216,7 +216,7 @@ def test_a_child_that_dies_is_started_again(up, name):
     up.start()
     up.wait_for("Modelyard is ready")
     wait_until(lambda: f"{name} started" in journal(up))
-    os.kill(pid_of(up, f"producer.cli {name}"), signal.SIGKILL)
+    os.kill(pid_of(up, f"modelyard.cli {name}"), signal.SIGKILL)
     up.wait_for(f"The {name} has ended (SIGKILL): starting it again")
     wait_until(lambda: journal(up).count(f"{name} started") == 2, 60, "it is there again")
     assert up.stop() == 0
@@ -239,7 +239,7 @@ def test_the_next_yard_waits_for_a_killed_one_s_gateway_to_leave_the_port(up):
     set_mode(up, "gateway", "deaf")
     up.start()
     up.wait_for("Modelyard is ready")
-    old = pid_of(up, "producer.cli gateway")
+    old = pid_of(up, "modelyard.cli gateway")
     up.process.kill()
     up.process.wait()
     up.start()

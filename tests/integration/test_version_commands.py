@@ -20,7 +20,7 @@ from models.proofs import Golden
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.stores.folder import STAGING
-from producer.cli import main
+from modelyard.cli import main
 from tests import estimators
 from tests.gateways import announce
 from yard.contract import keys

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from redis import Redis
 
 from gateway import bodies
-from producer.cli import main
+from modelyard.cli import main
 from tests.gateways import announce, announce_worker, new_app
 from tests.stand_ins import publish
 from yard.cluster.presence import read_presence

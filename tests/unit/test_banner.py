@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from producer.banner import banner, redis_cli
+from modelyard.up.banner import banner, redis_cli
 from yard.contract.values import Column, ModelRef, Output, Signature
 from yard.registry.catalog import Entry
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from producer import cli
+from modelyard import cli
 from yard.errors import ConfigurationError, UnknownModel
 from yard.platform import extras
 
@@ -29,10 +30,10 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a command in the place of `modelyard doctor`."""
 
     def put(does: Any) -> None:
-        module = ModuleType("producer.standin")
+        module = ModuleType("modelyard.standin")
         module.doctor = click.Command("doctor", callback=does)  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "producer.standin", module)
-        targets = {"doctor": "producer.standin:doctor"}
+        monkeypatch.setitem(sys.modules, "modelyard.standin", module)
+        targets = {"doctor": "modelyard.standin:doctor"}
         monkeypatch.setattr(cli.main, "targets", cli.main.targets | targets, raising=False)
 
     return put
@@ -47,7 +48,7 @@ def raises(error: BaseException) -> Any:
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from producer.cli import main\n"
+        "import sys; from modelyard.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         f"print([name for name in {_HEAVY!r} if name in sys.modules], file=sys.stderr)"
@@ -125,22 +126,23 @@ def test_what_nobody_foresaw_is_one_line_and_names_the_way_to_more(command, monk
 
 
 @pytest.mark.parametrize(
-    ("target", "extra"),
-    [
-        ("gateway.nowhere:gateway", "modelyard[gateway]"),
-        ("worker.nowhere:pool", "modelyard[worker]"),
-        ("models.nowhere:publish", "modelyard[worker]"),
-    ],
+    ("name", "extra"), [("gateway", "gateway"), ("pool", "worker"), ("publish", "worker")]
 )
-def test_a_missing_library_names_the_extra_and_gives_status_2(target, extra, monkeypatch):
+def test_a_missing_library_names_the_extra_and_gives_status_2(name, extra, monkeypatch):
     def no_flask(_name: str) -> ModuleType:
         raise ModuleNotFoundError("No module named 'flask'", name="flask")
 
-    monkeypatch.setattr(cli.main, "targets", {"gateway": target}, raising=False)
     monkeypatch.setattr(cli, "import_module", no_flask)
-    result = run("gateway")
+    result = run(name)
     assert result.exit_code == 2
-    assert result.stderr == f"error: `modelyard gateway` needs flask: pip install '{extra}'\n"
+    advice = f"pip install 'modelyard[{extra}]'"
+    assert result.stderr == f"error: `modelyard {name}` needs flask: {advice}\n"
+
+
+def test_every_command_s_home_is_there():
+    for name, target in cli.main.targets.items():
+        module, _, attribute = target.partition(":")
+        assert isinstance(getattr(import_module(module), attribute), click.Command), name
 
 
 def test_a_library_that_is_missed_only_while_the_command_runs_is_told_in_the_same_way(command):
@@ -151,7 +153,7 @@ def test_a_library_that_is_missed_only_while_the_command_runs_is_told_in_the_sam
 
 
 def test_a_command_whose_module_is_not_there_is_no_missing_extra(monkeypatch):
-    monkeypatch.setattr(cli.main, "targets", {"models": "producer.nowhere:models"}, raising=False)
+    monkeypatch.setattr(cli.main, "targets", {"models": "modelyard.nowhere:models"}, raising=False)
     result = run("models")
     assert result.exit_code == 2
     assert "not in this installation" in result.stderr
@@ -161,7 +163,7 @@ def test_another_package_cannot_take_the_place_of_one_of_our_commands(monkeypatc
     point = ModuleType("point")
     point.name, point.value = "doctor", "evil:doctor"  # type: ignore[attr-defined]
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [point])
-    assert cli.Commands("modelyard").targets["doctor"] == "producer.doctor:doctor"
+    assert cli.Commands("modelyard").targets["doctor"] == "modelyard.doctor.report:doctor"
 
 
 def test_another_package_can_add_a_command(monkeypatch):
@@ -185,4 +187,4 @@ def test_completing_a_command_imports_none():
     before = set(sys.modules)
     found = [item.value for item in cli.main.shell_complete(context, "ro")]
     assert found == ["route", "rollback"]
-    assert not {name for name in set(sys.modules) - before if name.startswith("producer.")}
+    assert not {name for name in set(sys.modules) - before if name.startswith("modelyard.")}

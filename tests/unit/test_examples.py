@@ -20,7 +20,7 @@ from models.publish import register_store
 from models.repository import Repository
 from models.runtimes import Loaded, load
 from models.sentences import NEGATIVE, POSITIVE
-from producer.cli import main
+from modelyard.cli import main
 from yard import local
 from yard.broker import connections
 from yard.contract import keys

@@ -34,7 +34,7 @@ from models.manifest import Manifest
 from models.publish import publish, register_store
 from models.repository import Repository
 from models.signatures import derive
-from producer.cli import main
+from modelyard.cli import main
 from yard import local
 from yard.broker import connections
 from yard.contract import keys

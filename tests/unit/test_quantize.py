@@ -25,7 +25,7 @@ from models.repository import Repository
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.signatures import derive
-from producer.cli import main
+from modelyard.cli import main
 from yard import local
 from yard.broker import connections
 from yard.contract import keys

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from producer.tail import MOST_LINES, Tail, last_line, worth_seeing
+from modelyard.up.log_tail import MOST_LINES, Tail, last_line, worth_seeing
 
 
 @pytest.mark.parametrize(

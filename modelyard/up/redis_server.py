@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from producer.tail import last_line
+from modelyard.up.log_tail import last_line
 from yard import local
 from yard.broker.connections import OLDEST
 from yard.errors import ConfigurationError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from producer.commands.shared import pool_settings, workers
+from modelyard.commands.options import pool_settings, workers
 
 
 @click.command(epilog="Example: modelyard pool --min 1 --max 4")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from models.commands.shared import (
+from modelyard.commands.options import examples, plain, print_json, print_table
+from modelyard.commands.store_options import (
     check_argument,
     common,
     digests_of,
@@ -21,7 +22,6 @@ from models.commands.shared import (
     repository_of,
     version,
 )
-from producer.commands.shared import examples, plain, print_json, print_table
 from yard.contract.values import ModelRef
 from yard.errors import ModelyardError, NotFound, UnknownVersion
 from yard.settings import Settings

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import click
 
-from models.commands.shared import activating, common, redis_of, repository_of, version
-from producer.commands.shared import examples, print_json
+from modelyard.commands.options import examples, print_json
+from modelyard.commands.store_options import (
+    activating,
+    common,
+    redis_of,
+    repository_of,
+    version,
+)
 from yard.contract.values import ModelRef
 from yard.errors import ModelyardError
 from yard.settings import Settings

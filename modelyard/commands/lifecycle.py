@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.shared import (
+from modelyard.commands.options import examples, print_json
+from modelyard.commands.store_options import (
     common,
     overview_of,
     redis_of,
     repository_of,
     version,
 )
-from producer.commands.shared import examples, print_json
 from yard.contract.values import ModelRef
 from yard.errors import NotFound, VersionInUse
 from yard.settings import Settings

@@ -20,12 +20,12 @@ from typing import Any
 
 import click
 
-from producer import endpoint
-from producer.banner import banner
-from producer.children import Child
-from producer.commands.shared import pool_settings, workers
-from producer.embedded import EmbeddedRedis
-from producer.tail import Tail, last_line
+from gateway import endpoint
+from modelyard.commands.options import pool_settings, workers
+from modelyard.up.banner import banner
+from modelyard.up.child_process import Child
+from modelyard.up.log_tail import Tail, last_line
+from modelyard.up.redis_server import EmbeddedRedis
 from yard import local
 from yard.broker import connections
 from yard.contract import keys

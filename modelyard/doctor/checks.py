@@ -19,8 +19,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from producer import endpoint
-from producer.embedded import RESULT_NODE_BYTES, find_server
+from gateway import endpoint
+from modelyard.up.redis_server import RESULT_NODE_BYTES, find_server
 from yard.broker.connections import check_server, server_version
 from yard.cluster.crash_loops import LOOP, read_crashes
 from yard.cluster.presence import Pool, read_presence, why_none_looks
@@ -199,7 +199,7 @@ def _check_remote(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
     command = ["verify", "--quick", "--json", "--store", location]
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "producer.cli", *command],
+            [sys.executable, "-P", "-m", "modelyard.cli", *command],
             env=child_environment({}),
             capture_output=True,
             timeout=_REMOTE_S,

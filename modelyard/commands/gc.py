@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.shared import common, redis_or_none, repository_of
-from producer.commands.shared import examples, plain, print_json, print_table
+from modelyard.commands.options import examples, plain, print_json, print_table
+from modelyard.commands.store_options import common, redis_or_none, repository_of
 from yard.settings import Settings
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ def gateway(
         redis_url=redis_url,
     )
     if is_check:
-        from producer import endpoint
+        from gateway import endpoint
 
         is_alive, detail = endpoint.ask_alive(settings.host, settings.port, timeout_s=3.0)
         if not is_alive:

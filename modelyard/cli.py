@@ -1,7 +1,7 @@
 """The command line: one group, whose commands are imported only when they are called.
 
 `modelyard --help` shows what there is from the table here, in a tenth of a second, without Redis,
-Flask or NumPy. Commands of the other packages register under the entry-point group
+Flask or NumPy. Another distribution adds a command by an entry point of the group
 ``modelyard.commands``. Whatever a command raises leaves here as one line on stderr and a status: 1
 for what went wrong, 2 for what was asked wrongly or is not installed.
 """
@@ -29,63 +29,79 @@ ENTRY_POINTS = "modelyard.commands"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A command as help shows it: where, what it does, and, if it is `producer`'s, its home."""
+    """A command of ours: its section in the help, a summary, its home, the extra that it needs."""
 
     section: str
     summary: str
-    target: str | None = None
+    target: str
+    extra: str | None = None
 
 
 COMMANDS: Mapping[str, Known] = {
-    "up": Known("Run", "Everything on this machine: Redis, gateway, workers.", "producer.up:up"),
-    "gateway": Known("Run", "The HTTP gateway."),
-    "pool": Known("Run", "A pool of workers."),
-    "publish": Known("Models", "Publish a fitted estimator as a version of a model."),
-    "quantize": Known("Models", "Make a smaller version of a network, weights in 8 bits."),
-    "examples": Known("Models", "Publish the example models."),
-    "models": Known("Models", "List models and their versions.", "producer.commands:models"),
-    "route": Known("Models", "Show how a model's traffic splits.", "producer.commands:route"),
+    "up": Known("Run", "Everything on this machine: Redis, gateway, workers.", "up.supervisor:up"),
+    "gateway": Known("Run", "The HTTP gateway.", "commands.gateway:gateway", "gateway"),
+    "pool": Known("Run", "A pool of workers.", "commands.pool:pool", "worker"),
+    "publish": Known(
+        "Models",
+        "Publish a fitted estimator as a version of a model.",
+        "commands.publish:publish",
+        "worker",
+    ),
+    "quantize": Known(
+        "Models",
+        "Make a smaller version of a network, weights in 8 bits.",
+        "commands.publish:quantize",
+        "worker",
+    ),
+    "examples": Known(
+        "Models", "Publish the example models.", "commands.publish:examples", "worker"
+    ),
+    "models": Known("Models", "List models and their versions.", "commands.routes:models"),
+    "route": Known("Models", "Show how a model's traffic splits.", "commands.routes:route"),
     "activate": Known(
-        "Models", "Send a model's traffic to one version.", "producer.commands:activate"
+        "Models", "Send a model's traffic to one version.", "commands.routes:activate"
     ),
-    "weights": Known("Models", "Split a model's traffic.", "producer.commands:weights"),
-    "alias": Known("Models", "Let a name stand for a version.", "producer.commands:alias"),
-    "rollback": Known("Models", "Go back to a model's last route.", "producer.commands:rollback"),
-    "inspect": Known("Versions", "Show all that is known of a version."),
-    "verify": Known("Versions", "Compare versions with what was published."),
-    "export": Known("Versions", "Write a version to a tar file or a folder."),
-    "import": Known("Versions", "Publish what `export` has written."),
-    "retire": Known("Versions", "Let a version get no new jobs."),
-    "delete": Known("Versions", "Delete a version for good."),
-    "gc": Known("Versions", "Remove what no version needs."),
-    "submit": Known(
-        "Jobs", "Queue a job, and wait for it if asked to.", "producer.commands:submit"
+    "weights": Known("Models", "Split a model's traffic.", "commands.routes:weights"),
+    "alias": Known("Models", "Let a name stand for a version.", "commands.routes:alias"),
+    "rollback": Known("Models", "Go back to a model's last route.", "commands.routes:rollback"),
+    "inspect": Known(
+        "Versions", "Show all that is known of a version.", "commands.versions:inspect", "worker"
     ),
-    "result": Known("Jobs", "Show a job.", "producer.commands:result"),
-    "cancel": Known("Jobs", "Cancel a job that has not ended.", "producer.commands:cancel"),
-    "jobs": Known("Jobs", "List the latest jobs.", "producer.commands:jobs"),
-    "doctor": Known("Help", "Find what is wrong with this set-up.", "producer.doctor:doctor"),
-    "completion": Known("Help", "Print a shell's completion script.", "producer.cli:completion"),
+    "verify": Known(
+        "Versions",
+        "Compare versions with what was published.",
+        "commands.versions:verify",
+        "worker",
+    ),
+    "export": Known(
+        "Versions",
+        "Write a version to a tar file or a folder.",
+        "commands.transfer:export",
+        "worker",
+    ),
+    "import": Known(
+        "Versions",
+        "Publish what `export` has written.",
+        "commands.transfer:import_version",
+        "worker",
+    ),
+    "retire": Known(
+        "Versions", "Let a version get no new jobs.", "commands.lifecycle:retire", "worker"
+    ),
+    "delete": Known(
+        "Versions", "Delete a version for good.", "commands.lifecycle:delete", "worker"
+    ),
+    "gc": Known("Versions", "Remove what no version needs.", "commands.gc:gc", "worker"),
+    "submit": Known("Jobs", "Queue a job, and wait for it if asked to.", "commands.jobs:submit"),
+    "result": Known("Jobs", "Show a job.", "commands.jobs:result"),
+    "cancel": Known("Jobs", "Cancel a job that has not ended.", "commands.jobs:cancel"),
+    "jobs": Known("Jobs", "List the latest jobs.", "commands.jobs:jobs"),
+    "doctor": Known("Help", "Find what is wrong with this set-up.", "doctor.report:doctor"),
+    "completion": Known("Help", "Print a shell's completion script.", "cli:completion"),
 }
 
 #: Commands that drain when they are told to stop, and so never die of a signal while they start.
 _DRAINING = ("up", "gateway", "pool")
-
-#: What pyproject.toml registers, for a checkout that is not installed.
-_CHECKOUT = {
-    "gateway": "gateway.cli:gateway",
-    "pool": "worker.cli:pool",
-    "publish": "models.cli:publish",
-    "quantize": "models.cli:quantize",
-    "examples": "models.cli:examples",
-    "inspect": "models.commands.look:inspect",
-    "verify": "models.commands.look:verify",
-    "export": "models.commands.transfer:export",
-    "import": "models.commands.transfer:import_version",
-    "retire": "models.commands.lifecycle:retire",
-    "delete": "models.commands.lifecycle:delete",
-    "gc": "models.commands.cleaning:gc",
-}
 
 
 class Failure(click.ClickException):
@@ -106,9 +122,8 @@ class Commands(click.Group):
     @cached_property
     def targets(self) -> dict[str, str]:
         """Command -> ``module:attribute``. Our own names cannot be taken by another package."""
-        found = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
-        own = {name: known.target for name, known in COMMANDS.items() if known.target}
-        return (found if extras.is_installed() else _CHECKOUT | found) | own
+        added = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+        return added | {name: f"modelyard.{known.target}" for name, known in COMMANDS.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, those that the table knows first."""
@@ -133,7 +148,7 @@ class Commands(click.Group):
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise _not_installed(cmd_name, target, error) from error
+            raise _not_installed(cmd_name, error) from error
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -145,15 +160,17 @@ class Commands(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of our output has left; click ends quietly
-            name = ctx.invoked_subcommand or ""
-            raise _failure(name, self.targets.get(name, ""), error) from error
+            raise _failure(ctx.invoked_subcommand or "", error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands by section, from the table: nothing is imported."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
-            known = COMMANDS.get(name) or Known("More", f"From {self.targets[name]}.")
-            sections.setdefault(known.section, []).append((name, known.summary))
+            known = COMMANDS.get(name)
+            section, summary = (
+                (known.section, known.summary) if known else ("More", f"From {self.targets[name]}.")
+            )
+            sections.setdefault(section, []).append((name, summary))
         for title, rows in sections.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
@@ -168,12 +185,12 @@ class Commands(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
-def _failure(name: str, target: str, error: Exception) -> Failure:
+def _failure(name: str, error: Exception) -> Failure:
     """One line for whatever a command raised."""
     if isinstance(error, ModelyardError):
         return Failure(error.message)
     if isinstance(error, ModuleNotFoundError):
-        return _not_installed(name, target, error)
+        return _not_installed(name, error)
     redis = sys.modules.get("redis.exceptions")  # if it is not imported, it has not raised
     if redis is not None and isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
         return Failure(f"Redis does not answer ({error}): is it running? `modelyard doctor` looks")
@@ -186,11 +203,12 @@ def _failure(name: str, target: str, error: Exception) -> Failure:
     )
 
 
-def _not_installed(name: str, target: str, error: ModuleNotFoundError) -> Failure:
-    package = target.partition(".")[0]
+def _not_installed(name: str, error: ModuleNotFoundError) -> Failure:
     if (error.name or "").partition(".")[0] in extras.PACKAGES:
         return Failure(f"`modelyard {name}` is not in this installation: {error}", 2)
-    return Failure(f"`modelyard {name}` needs {error.name}: {extras.advice(package)}", 2)
+    known = COMMANDS.get(name)
+    advice = extras.advice(known.extra if known else None)
+    return Failure(f"`modelyard {name}` needs {error.name}: {advice}", 2)
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, is_asked: bool) -> None:

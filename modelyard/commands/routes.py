@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from producer.commands.shared import common, examples, open_client, plain, print_json, print_table
+from modelyard.commands.options import (
+    common,
+    examples,
+    open_client,
+    plain,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from producer.client import Client

@@ -1,0 +1,1 @@
+"""The `modelyard` command, and the public face of the project."""

@@ -1,0 +1,1 @@
+"""`modelyard up`: Redis, gateway and pool as child processes of one command."""
