@@ -3,7 +3,7 @@
 A question that finds the thread idle goes at once, alone. What comes meanwhile waits, and is taken
 together when the round trip is over: the slower Redis answers, the larger the groups. Answers come
 back to the loop the same way, however many there are by one wake-up. (Threads that submit have
-`producer.grouping`.)
+`producer.group_commit`.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from producer.grouping import HANG_S, another
+from producer.group_commit import HANG_S, another
 from yard.errors import ModelyardError, Unavailable
 
 T = TypeVar("T")

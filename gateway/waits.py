@@ -15,7 +15,7 @@ from functools import partial
 from gateway.errands import Errands, Handover
 from gateway.threads import Threads
 from producer.client import Client, Handle
-from producer.mailbox import Mailbox
+from producer.completions import Mailbox
 from producer.results import Raw, found_job
 from producer.submission import CHUNK, Draft, first_chunk
 from yard.contract.values import Job, Request

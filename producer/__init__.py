@@ -1,4 +1,4 @@
-"""The contract and the client: what travels through Redis, under which key, and how to submit it.
+"""One end of the queue: the client that submits jobs, waits for them and cancels them.
 
     from producer import Client
 
@@ -6,33 +6,20 @@
     job = client.submit("iris", instances=[[5.1, 3.5, 1.4, 0.2]]).wait(10)
     print(job["predictions"])
 
-Imports nothing of the other packages, and neither numpy nor Flask, so that a service which only
-pushes jobs stays light. Names are loaded when they are first used.
+Imports `yard` alone of our packages, and neither numpy nor Flask, so that a service that only
+pushes jobs stays light. Names are imported when they are first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from yard.lazy import lazy_names
 
 if TYPE_CHECKING:
     from producer.client import Client, Handle
-    from producer.jobs import SafeJob
+    from producer.rq_job import SafeJob
     from yard.contract.values import Job, JobStatus, ModelRef, Request, Route, Signature
     from yard.errors import ModelyardError
     from yard.settings import Settings
-
-_HOMES = {
-    "Client": "client",
-    "Handle": "client",
-    "Job": "contract",
-    "JobStatus": "contract",
-    "ModelRef": "contract",
-    "ModelyardError": "errors",
-    "Request": "contract",
-    "Route": "contract",
-    "SafeJob": "jobs",
-    "Settings": "settings",
-    "Signature": "contract",
-}
 
 __all__ = [
     "Client",
@@ -48,8 +35,19 @@ __all__ = [
     "Signature",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'producer' has no attribute {name!r}")
-    return getattr(import_module(f"producer.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Client": "producer.client",
+        "Handle": "producer.client",
+        "Job": "yard.contract.values",
+        "JobStatus": "yard.contract.values",
+        "ModelRef": "yard.contract.values",
+        "ModelyardError": "yard.errors",
+        "Request": "yard.contract.values",
+        "Route": "yard.contract.values",
+        "SafeJob": "producer.rq_job",
+        "Settings": "yard.settings",
+        "Signature": "yard.contract.values",
+    },
+)

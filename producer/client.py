@@ -1,7 +1,7 @@
 """The client: submit a job, wait for it, cancel it.
 
 A request becomes a job in one round trip (`producer.submission`), which threads that submit at the
-same time share (`producer.grouping`); its end is read from RQ's result stream.
+same time share (`producer.group_commit`); its end is read from RQ's result stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 
-from producer.grouping import Group
+from producer.group_commit import Group
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.submission import (
     CHUNK,

@@ -1,7 +1,7 @@
 """What a thread waits on: one lock of the interpreter's, where an `Event` is built of several.
 
-Each thread that submits waits for its group (`producer.grouping`). At a thousand of them a second
-the making and waking of events took a quarter of the process' time.
+Each thread that submits waits for its group (`producer.group_commit`). At a thousand of them a
+second the making and waking of events took a quarter of the process' time.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def jobs(
     model: str | None, statuses: Sequence[str], limit: int, redis_url: str | None, as_json: bool
 ) -> None:
     """List the latest jobs, newest first."""
-    from producer.listing import list_jobs
+    from producer.recent_jobs import list_jobs
     from yard.contract.values import JobStatus
 
     with open_client(redis_url) as client:

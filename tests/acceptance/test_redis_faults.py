@@ -361,7 +361,7 @@ class TestNetwork:
     def test_waiting_clients_are_told_at_once_again_after_going_half_open(
         self, client, redis, proxy, start
     ):
-        from producer.mailbox import Mailbox
+        from producer.completions import Mailbox
 
         pool = start()
         pool.wait_for_workers(redis)

@@ -183,7 +183,7 @@ class TestNames:
             "eval",
             "subprocess.check_output",
             "builtins.exec",
-            "producer.jobs.SafeJob",
+            "producer.rq_job.SafeJob",
             "worker.tasks.predict.__globals__",
             "",
         ],

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.listing import MOST_JOBS, list_jobs
+from producer.recent_jobs import MOST_JOBS, list_jobs
 from tests.stand_ins import ROW, commands_sent, fail, finish, new_client, publish, start
 from yard.contract import keys
 from yard.contract.values import JobStatus

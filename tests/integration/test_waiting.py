@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.mailbox import LOOK_S, Mailbox
+from producer.completions import LOOK_S, Mailbox
 from producer.results import Raw, decode_job
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, fail, finish, new_client, publish, start
@@ -272,7 +272,7 @@ def test_a_message_wakes_the_waiter_before_the_next_look(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """There is no next look: the mailbox's clock stands still."""
-    monkeypatch.setattr("producer.mailbox.time", SimpleNamespace(monotonic=lambda: 1.0))
+    monkeypatch.setattr("producer.completions.time", SimpleNamespace(monotonic=lambda: 1.0))
     wait_in(mailbox, "warm-up", 0)
     wait_until(is_subscribed(redis))
     for _ in range(3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from producer.grouping import Group
+from producer.group_commit import Group
 from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.versions import signature_of
 from tests.waiting import wait_until
@@ -95,7 +95,7 @@ def test_an_outage_is_told_to_each_of_the_group_and_does_not_block_the_next() ->
 
 
 def test_behind_a_redis_that_hangs_nobody_waits_twice(monkeypatch) -> None:
-    monkeypatch.setattr("producer.grouping.HANG_S", -1.0)  # each call takes too long
+    monkeypatch.setattr("producer.group_commit.HANG_S", -1.0)  # each call takes too long
     redis = Redis(Unavailable("Redis does not answer"))
     outcomes = submit_in_threads(
         Group(redis, first_chunk), [draft(number) for number in range(5)], redis

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from rq import serializers, utils
 from rq.exceptions import NoSuchJobError
 
-from producer.jobs import CALLABLES, SafeJob
+from producer.rq_job import CALLABLES, SafeJob
 from yard.contract import keys, wire
 from yard.contract.payload import ARGUMENTS, MOST_BYTES, decode_call, encode_call
 from yard.contract.values import TASK

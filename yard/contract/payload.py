@@ -2,7 +2,7 @@
 
 A payload becomes a `Call` by three rules: bounded, and plain or zlib'd; strict JSON of the shape
 that RQ's JSONSerializer writes; and one function that it may name, which is never imported by that
-name. `producer.jobs` puts the same rules under RQ's own tools.
+name. `producer.rq_job` puts the same rules under RQ's own tools.
 """
 
 from __future__ import annotations
