@@ -21,7 +21,7 @@ from bench.gateways import gateway
 from bench.measure import Spread, percentile, ratio
 from bench.report import OURS, Chart, Goal, Section, Table
 from bench.yard import CLASS, ROW, Process, Yard, open_yard, wait_until
-from models.repository import Repository
+from models.store.repository import Repository
 from yard.contract import keys
 from yard.contract.values import ModelRef
 

@@ -22,8 +22,8 @@ from bench.yard import Yard, open_yard, stock_worker, worker
 from models.comparison import speeds
 from models.manifest import Manifest
 from models.publish import publish
-from models.repository import open_repository
 from models.runtimes import load
+from models.store.repository import open_repository
 from yard.contract.values import ModelRef, Request
 
 _SIZES = (1, 64)

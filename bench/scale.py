@@ -16,7 +16,7 @@ from bench.report import Goal, Section, Table
 from bench.second import Case, Measured, workers_goal, workers_table
 from bench.yard import Yard, open_yard, worker
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from yard.contract.values import ModelRef
 
 _SPREAD = 0.30

@@ -28,7 +28,7 @@ from bench.report import Goal, Section, Table
 from bench.timeline import Timeline, draw
 from bench.yard import Yard, open_yard
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from yard.cluster.presence import read_presence
 from yard.cluster.workload import parse_pace
 from yard.contract import keys

@@ -97,7 +97,7 @@ def _publish(yard: Yard, form: str, hidden: int) -> int:
     from sklearn.linear_model import LogisticRegression
 
     from models.publish import publish
-    from models.repository import Repository
+    from models.store.repository import Repository
 
     iris = load_iris()
     small = LogisticRegression(max_iter=500).fit(iris.data, iris.target)
@@ -157,7 +157,7 @@ def _held(yard: Yard, model: str, count: int, *, maps: bool = True) -> Held:
 
 
 def _request(yard: Yard, model: str) -> Request:
-    from models.repository import Repository
+    from models.store.repository import Repository
     from yard.contract.values import ModelRef
 
     manifest = Repository(yard.settings.store_path).manifest(ModelRef(model, "v1"))

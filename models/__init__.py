@@ -8,6 +8,6 @@ needed: `models.runtimes` (`load`, `Loaded`), `models.cache` (`ModelCache`), `mo
 """
 
 from models.manifest import File, Manifest
-from models.repository import Repository, open_repository
+from models.store.repository import Repository, open_repository
 
 __all__ = ["File", "Manifest", "Repository", "open_repository"]

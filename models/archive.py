@@ -3,9 +3,9 @@
     manifest.json
     model.joblib, ...     each file that the manifest names, and nothing else
 
-`write` takes it from a store and `read` gives what `models.repository.Repository.publish` takes.
-A tar file is read and never unpacked: its entries are looked up by the names that the manifest has,
-so that no path in it leads anywhere. Nothing is opened that would run code.
+`write` takes it from a store and `read` gives what `models.store.repository.Repository.publish`
+takes. A tar file is read and never unpacked: its entries are looked up by the names that the
+manifest has, so that no path in it leads anywhere. Nothing is opened that would run code.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from models.files import open_folder, read_at
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.repository import Repository
+from models.store.repository import Repository
+from models.store.safe_files import open_folder, read_at
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, InvalidManifest
 

@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.publish import publish, register_store
-from models.repository import Repository
 from models.sentences import NEGATIVE, POSITIVE
+from models.store.repository import Repository
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import Unavailable, UnknownModel, VersionExists, described

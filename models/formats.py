@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from models import mlflow
-from models.files import read_named
 from models.onnx_file import is_onnx
+from models.store.safe_files import read_named
 from yard.errors import ConfigurationError
 
 Format = Literal["joblib", "skops", "onnx"]

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from redis import Redis
 
-from models.repository import Repository
-from models.stores.cache import DiskCache
+from models.store.disk_cache import DiskCache
+from models.store.repository import Repository
 from yard.broker.connections import redis_reachable
 from yard.cluster.metrics import parse_field
 from yard.contract import keys

@@ -26,8 +26,8 @@ from models.examine import Examined, Tell, examine
 from models.formats import Source, read, source_of
 from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
-from models.repository import Repository
 from models.sandbox import Limits
+from models.store.repository import Repository
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import (

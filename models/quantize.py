@@ -22,8 +22,8 @@ from models.findings import Quantized
 from models.manifest import File, Manifest
 from models.prober import PROBER, ProbeFailed, Refused
 from models.publish import GRAPH, check_catalogue, libraries_of, register
-from models.repository import Repository
 from models.sandbox import Limits
+from models.store.repository import Repository
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, VersionExists
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.manifest import Manifest
-from models.repository import Repository
+from models.store.repository import Repository
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, NotFound
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import obstore
 
-from models.repository import Repository
-from models.stores.cache import DiskCache
-from models.stores.objects import ObjectStore
+from models.store.disk_cache import DiskCache
+from models.store.object_store import ObjectStore
+from models.store.repository import Repository
 from tests.waiting import wait_until
 from tests.yards import free_port
 from yard.platform import pdeathsig

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from redis import Redis
 
 from models.manifest import Manifest
-from models.repository import Repository
 from models.runtimes import Loaded, load, prepare
+from models.store.repository import Repository
 from yard.contract import wire
 from yard.contract.keys import queue_name
 from yard.contract.values import ModelRef

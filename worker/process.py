@@ -21,8 +21,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.cache import ModelCache
-from models.mapping import open_maps
-from models.repository import open_repository
+from models.store.mmap import open_maps
+from models.store.repository import open_repository
 from worker.alarm import Alarm
 from worker.board import Board
 from worker.commands import Commands

@@ -12,8 +12,8 @@ from typing import Any
 from redis import Redis
 from rq import get_current_job
 
-from models.repository import open_repository
 from models.runtimes import Loaded, load
+from models.store.repository import open_repository
 from worker.batch import check, run
 from yard.contract.keys import parse_queue
 from yard.contract.payload import decode_call, encode_call

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from models import golden
 from models.manifest import Manifest
-from models.repository import Repository
+from models.store.repository import Repository
 from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, ModelyardError, described
 

@@ -20,7 +20,6 @@ import onnxruntime
 from models import onnx_file
 from models.manifest import Manifest, artefact_name
 from models.onnx_wire import Raw
-from models.repository import Repository
 from models.runtimes import arrays, onnx_sharing
 from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.tensors import (
@@ -30,6 +29,7 @@ from models.runtimes.tensors import (
     rows_at_once,
     shaped,
 )
+from models.store.repository import Repository
 from yard.contract.values import Signature
 from yard.errors import ConfigurationError, ModelUnavailable, described
 

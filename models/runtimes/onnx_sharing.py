@@ -2,7 +2,7 @@
 
 onnxruntime copies the weights of a file into memory of its own, but maps those that a model keeps
 in another file. So it is given the model without its large weights, each replaced by a reference to
-where its bytes lie in the very file that it came from (`models.mapping`). The rewriting follows
+where its bytes lie in the very file that it came from (`models.store.mmap`). The rewriting follows
 onnx.proto of ONNX 1.x (TensorProto's ``external_data``), on the mapped file, without a library and
 without a copy. Only what `models.onnx_file` has inspected gets here, so that no reference in the
 file is the publisher's own.

@@ -2,7 +2,7 @@
 
 `load` opens digest-checked bytes from memory and makes the estimator fit for serving;
 `SklearnModel` turns rows into one array, one predict and plain values. Opening such bytes runs
-their code, so only what the manifest pins is ever opened (`models.repository`).
+their code, so only what the manifest pins is ever opened (`models.store.repository`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest, artefact_name
-from models.repository import Repository
 from models.runtimes import arrays, threads
 from models.runtimes.adaptation import fit_for_serving
 from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.sizes import measure
+from models.store.repository import Repository
 from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, PredictFailed, described
 

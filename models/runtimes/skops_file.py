@@ -16,8 +16,8 @@ import skops.io
 
 from models.formats import zip_names
 from models.manifest import Manifest, artefact_name
-from models.repository import Repository
 from models.runtimes.sklearn_joblib import SklearnModel, served
+from models.store.repository import Repository
 from yard.errors import ConfigurationError
 
 #: The name of the file in a version's folder.

@@ -37,7 +37,7 @@ def gc(
     versions that are not published.
     """
     from models import garbage
-    from models.mapping import mapped_copies
+    from models.store.mmap import mapped_copies
 
     settings = Settings.load(store=store, redis_url=redis_url)
     repository = repository_of(settings)

@@ -30,7 +30,7 @@ from yard.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
-    from models.repository import Repository
+    from models.store.repository import Repository
 
 
 def _metrics(

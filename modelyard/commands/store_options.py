@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from models.repository import Repository, open_repository
+from models.store.repository import Repository, open_repository
 from yard.contract.values import ModelRef, check_name
 from yard.errors import ConfigurationError, InvalidName, Unavailable
 from yard.settings import Settings

@@ -28,7 +28,7 @@ from yard.settings import Settings
 
 if TYPE_CHECKING:
     from models.manifest import Manifest
-    from models.repository import Repository
+    from models.store.repository import Repository
     from models.verification import Depth, Verdict
 
 #: Inputs, and numbers of a list, that the table shows; ``--json`` shows all.

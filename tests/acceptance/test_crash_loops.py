@@ -12,7 +12,7 @@ from redis import Redis
 
 from gateway.metrics import registry_for
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from modelyard.doctor.checks import check_crashes
 from producer.client import Client, Handle
 from tests import estimators

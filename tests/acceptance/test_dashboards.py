@@ -15,7 +15,7 @@ import yaml
 from redis import Redis
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators
 from tests.composes import DEPLOY, needs_deploy

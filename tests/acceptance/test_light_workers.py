@@ -21,7 +21,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client
 from tests.redis_server import patient
 from tests.yards import clean_environ

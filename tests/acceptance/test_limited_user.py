@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from modelyard.doctor import checks as inspection
 from producer.client import Client
 from tests import estimators

@@ -17,7 +17,7 @@ from rq.suspension import resume, suspend
 from rq.worker import Worker as RqWorker
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators
 from tests.pools import RunningPool, running_pool

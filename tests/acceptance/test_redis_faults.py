@@ -15,7 +15,7 @@ from redis import Redis
 from rq.worker import Worker as RqWorker
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators
 from tests.chaos.proxy import FaultProxy, Loss, calls

@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators
 from tests.gateways import announce_pool, new_app

@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators
 from tests.object_store import SECRET, S3Server, objects, put_objects, repository, running_s3

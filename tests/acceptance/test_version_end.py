@@ -12,7 +12,7 @@ from redis import Redis
 from rq.suspension import resume, suspend
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators
 from tests.pools import running_pool

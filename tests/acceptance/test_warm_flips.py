@@ -16,7 +16,7 @@ from rq.suspension import resume, suspend
 
 from models.proofs import Golden, Tolerance
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators
 from tests.pools import running_pool

@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from tests.chaos.plan import Plan
 from tests.chaos.points import Strikes
 from tests.chaos.proxy import FaultProxy

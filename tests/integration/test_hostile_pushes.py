@@ -21,7 +21,7 @@ import pytest
 from redis import Redis
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators
 from tests.chaos.rubbish import call, push_job

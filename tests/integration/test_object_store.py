@@ -14,8 +14,8 @@ import obstore
 import pytest
 
 from models.manifest import File
-from models.repository import Repository, open_repository
-from models.stores import open_store
+from models.store.backend import open_store
+from models.store.repository import Repository, open_repository
 from tests.object_store import (
     SECRET,
     S3Server,
@@ -249,7 +249,7 @@ def test_a_store_that_is_gone_is_told_within_two_seconds(filled, s3):
 
 
 def test_a_store_that_says_nothing_is_given_up(filled, s3, url, tmp_path, monkeypatch):
-    monkeypatch.setattr("models.stores.objects._READ_S", 0.5)
+    monkeypatch.setattr("models.store.object_store._READ_S", 0.5)
     silent = repository(url, tmp_path)
     s3.freeze()
     with pytest.raises(ModelUnavailable, match="does not answer"):

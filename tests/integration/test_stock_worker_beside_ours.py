@@ -25,7 +25,7 @@ from rq.registry import (
 from rq.serializers import JSONSerializer
 
 from models.publish import publish
-from models.repository import Repository
+from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators
 from tests.pools import RunningPool, running_pool

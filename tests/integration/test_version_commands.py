@@ -18,8 +18,8 @@ from redis import Redis
 
 from models.proofs import Golden
 from models.publish import publish, register_store
-from models.repository import Repository
-from models.stores.folder import STAGING
+from models.store.folder import STAGING
+from models.store.repository import Repository
 from modelyard.cli import main
 from tests import estimators
 from tests.gateways import announce

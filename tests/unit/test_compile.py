@@ -35,12 +35,12 @@ from models.comparison import answered, compare
 from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
-from models.repository import Repository
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.runtimes.sklearn_joblib import SklearnModel
 from models.sandbox import Limits
 from models.signatures import derive
+from models.store.repository import Repository
 from models.trials import rows_around
 from yard.contract.validation import check_rows
 
@@ -320,7 +320,7 @@ def test_serving_a_compiled_version_imports_no_scikit_learn(store):
     manifest = publish(store, None, FOREST, "m", "v1", ROWS)
     assert manifest.runtime == "onnx"
     code = (
-        "import sys; from pathlib import Path; from models.repository import Repository;"
+        "import sys; from pathlib import Path; from models.store.repository import Repository;"
         "from models.runtimes import load; from models.golden import check;"
         "from yard.contract.values import ModelRef;"
         f"store = Repository(Path({str(store.root)!r})); m = store.manifest(ModelRef('m', 'v1'));"
@@ -339,7 +339,7 @@ def test_publishing_a_file_imports_no_scikit_learn_here(store, tmp_path):
 
     joblib.dump(FOREST, tmp_path / "m.joblib")
     code = (
-        "import sys; from pathlib import Path; from models.repository import Repository;"
+        "import sys; from pathlib import Path; from models.store.repository import Repository;"
         "from models.publish import publish;"
         f"publish(Repository(Path({str(store.root)!r})), None, {str(tmp_path / 'm.joblib')!r},"
         f"'m', 'v1', {ROWS!r});"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.manifest import File
-from models.stores.cache import DiskCache, cache_folder
+from models.store.disk_cache import DiskCache, cache_folder
 from tests.unit.test_repository import IRIS_V1
 from yard.settings import Settings
 
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_no_error(tmp_path, cap
 def test_a_full_disk_leaves_no_half_file(tmp_path):
     """A bound on the length of files ends a write as a full disk does."""
     code = (
-        "import sys, pathlib; from models.stores.cache import DiskCache; "
+        "import sys, pathlib; from models.store.disk_cache import DiskCache; "
         "from models.manifest import File; content = b'x' * 10000; "
         "cache = DiskCache(pathlib.Path(sys.argv[1]), 10**6); "
         "cache.keep(File.of('m', content), content)"

@@ -17,9 +17,9 @@ from models import examples
 from models.examples import EXAMPLES, publish_examples
 from models.manifest import Manifest
 from models.publish import register_store
-from models.repository import Repository
 from models.runtimes import Loaded, load
 from models.sentences import NEGATIVE, POSITIVE
+from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local
 from yard.broker import connections

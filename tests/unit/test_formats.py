@@ -28,9 +28,9 @@ from models import formats, onnx_file, prober, runtimes
 from models.compile import convert
 from models.golden import check
 from models.publish import publish
-from models.repository import Repository
 from models.runtimes import load
 from models.signatures import derive
+from models.store.repository import Repository
 from yard.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
 
 random = np.random.default_rng(0)

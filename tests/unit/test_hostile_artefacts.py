@@ -34,8 +34,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from models import formats, onnx_file
 from models.publish import publish
-from models.repository import Repository
 from models.sandbox import Fence, Limits
+from models.store.repository import Repository
 from tests.waiting import wait_until
 from yard.errors import ConfigurationError, InvalidName
 

@@ -231,7 +231,7 @@ def test_the_example_reads_as_rows_in_signature_order():
 def test_the_store_side_that_the_gateway_uses_imports_no_numpy_sized_library():
     heavy = "{'numpy', 'sklearn', 'joblib', 'scipy', 'flask', 'pandas'}"
     code = (
-        "import sys, models, models.manifest, models.repository, models.runtimes\n"
+        "import sys, models, models.manifest, models.store.repository, models.runtimes\n"
         "import modelyard.commands.publish\n"
         f"print(sorted({heavy} & sys.modules.keys()))"
     )

@@ -19,11 +19,11 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 
 from models.manifest import File
-from models.mapping import Maps
 from models.publish import publish
-from models.repository import Repository
 from models.runtimes import load
-from models.stores.cache import DiskCache
+from models.store.disk_cache import DiskCache
+from models.store.mmap import Maps
+from models.store.repository import Repository
 from yard.contract.values import ModelRef
 
 CONTENT = b"0123456789" * 1000

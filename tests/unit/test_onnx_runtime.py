@@ -17,8 +17,8 @@ from sklearn.neural_network import MLPClassifier
 from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
-from models.repository import Repository
 from models.runtimes import Loaded, load
+from models.store.repository import Repository
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, ModelUnavailable, PredictFailed
 

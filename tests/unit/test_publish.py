@@ -32,8 +32,8 @@ from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[imp
 
 from models.manifest import Manifest
 from models.publish import publish, register_store
-from models.repository import Repository
 from models.signatures import derive
+from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local
 from yard.broker import connections

@@ -21,10 +21,10 @@ from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
 from models.quantize import quantize
-from models.repository import Repository
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.signatures import derive
+from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local
 from yard.broker import connections

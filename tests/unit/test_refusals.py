@@ -10,7 +10,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from models.stores.refusals import masked, reason_of
+from models.store.object_store_errors import masked, reason_of
 
 _QUOTED = "Error performing GET http://10.0.0.1/b?X-Amz-Signature=5EC12E7 in 3ms"
 

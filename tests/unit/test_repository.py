@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from models.manifest import File, Manifest, build
-from models.repository import STAGING, STAGING_TTL_S, Repository
+from models.store.repository import STAGING, STAGING_TTL_S, Repository
 from tests.stand_ins import IRIS, ROW
 from yard.contract.values import ModelRef
 from yard.errors import (

@@ -42,12 +42,12 @@ from sklearn.utils.murmurhash import murmurhash3_32
 from models import runtimes
 from models.manifest import File, Manifest, build
 from models.proofs import Golden, Tolerance
-from models.repository import Repository
 from models.runtimes import alignment, labels, load, threads
 from models.runtimes.adaptation import take_arrays
 from models.runtimes.sizes import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.signatures import derive
+from models.store.repository import Repository
 from yard.contract.values import Column, Output, Signature
 from yard.errors import ModelUnavailable, PredictFailed
 

@@ -1,9 +1,9 @@
 """Where versions can lie: in a folder, or in an object store that is named by a URL.
 
-`models.repository` reads and writes versions through `Store`, and knows nothing of paths and keys;
-`open_store` makes one from what ``MODELYARD_STORE`` says. A store keeps bytes and promises that a
-version is there whole or not at all; whether bytes are the published ones is checked by whoever
-asks for them. Imports no numpy, and no client of an object store before one is named.
+`models.store.repository` reads and writes versions through `Store`, and knows nothing of paths and
+keys; `open_store` makes one from what ``MODELYARD_STORE`` says. A store keeps bytes and promises
+that a version is there whole or not at all; whether bytes are the published ones is checked by
+whoever asks for them. Imports no numpy, and no client of an object store before one is named.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ def open_store(location: str) -> Store:
             object stores is not installed.
     """
     if "://" not in location:
-        from models.stores.folder import FolderStore
+        from models.store.folder import FolderStore
 
         return FolderStore(Path(location))
     _check_url(location)
     try:
-        from models.stores.objects import ObjectStore
+        from models.store.object_store import ObjectStore
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{location} needs {error.name}: pip install 'modelyard[s3]'"

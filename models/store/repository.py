@@ -1,9 +1,9 @@
 """Versions by name: publish one, list them, read a manifest, read a file that is the published one.
 
 `models.publish` writes here, once a version; workers read bytes, commands and benchmarks manifests.
-Where the bytes lie is the store's affair (`models.stores`). What is read is checked against the
-manifest on the very bytes that are returned, wherever they come from; what comes from far away is
-kept in a folder of this machine. Imports no numpy.
+Where the bytes lie is the store's affair (`models.store.backend`). What is read is checked against
+the manifest on the very bytes that are returned, wherever they come from; what comes from far away
+is kept in a folder of this machine. Imports no numpy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from models.manifest import File, Manifest
-from models.mapping import Maps
-from models.stores import Away, Leftover, NotThere, Source, Store, Unreadable, open_store
-from models.stores.cache import DiskCache, cache_folder
-from models.stores.folder import STAGING, STAGING_TTL_S, FolderStore
+from models.store.backend import (
+    Away,
+    Leftover,
+    NotThere,
+    Source,
+    Store,
+    Unreadable,
+    open_store,
+)
+from models.store.disk_cache import DiskCache, cache_folder
+from models.store.folder import STAGING, STAGING_TTL_S, FolderStore
+from models.store.mmap import Maps
 from yard.contract.values import ModelRef, check_name
 from yard.errors import (
     InvalidManifest,

@@ -28,8 +28,8 @@ from obstore.store import ObjectStore as Client
 from obstore.store import from_url
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.stores import Away, Leftover, NotThere, Source, Unreadable, pour
-from models.stores.refusals import ALLOW_HTTP, lacks_bucket, masked, reason_of
+from models.store.backend import Away, Leftover, NotThere, Source, Unreadable, pour
+from models.store.object_store_errors import ALLOW_HTTP, lacks_bucket, masked, reason_of
 from yard.contract.values import ModelRef, is_name
 from yard.errors import ConfigurationError, InvalidManifest, Unavailable
 
@@ -46,7 +46,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class ObjectStore:
-    """The versions under one URL; see `models.stores.Store`.
+    """The versions under one URL; see `models.store.backend.Store`.
 
     Args:
         reader: What speaks to the store, below the URL's prefix.

@@ -6,7 +6,7 @@ write there could change bytes after they were checked. So each file is copied, 
 a folder of this user's own, where nobody writes; it is checked there on the very descriptor that
 is mapped then. Where that cannot be had, say on a full disk, or where somebody else owns the
 folder, the worker reads the bytes as ever. Runtimes map (`models.runtimes.sklearn_joblib`,
-`models.runtimes.onnx_sharing`); the bytes come from `models.repository`.
+`models.runtimes.onnx_sharing`); the bytes come from `models.store.repository`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.manifest import File
-from models.stores.cache import DRAFT, DiskCache, cache_folder
+from models.store.disk_cache import DRAFT, DiskCache, cache_folder
 from yard.settings import Settings
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

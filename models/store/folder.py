@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from models.files import open_folder, read_at
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.stores import Leftover, NotThere, Source, Unreadable, pour
+from models.store.backend import Leftover, NotThere, Source, Unreadable, pour
+from models.store.safe_files import open_folder, read_at
 from yard.contract.values import ModelRef, is_name
 from yard.errors import InvalidManifest
 
@@ -33,7 +33,7 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 class FolderStore:
-    """The versions under one folder; see `models.stores.Store`.
+    """The versions under one folder; see `models.store.backend.Store`.
 
     Args:
         root: The folder; made when something is published.

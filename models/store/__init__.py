@@ -1,0 +1,1 @@
+"""The artefact store: versions and their files, in a folder or an object store."""
