@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from models import onnx_file
 from models.findings import Findings
-from models.formats import Source
+from models.formats import onnx_check
+from models.formats.detect import Source
 from models.prober import PROBER, ProbeFailed, Raised, Refused
 from models.proofs import Compiled
 from models.sandbox import Fence, Limits
@@ -132,7 +132,7 @@ def _examined(heard: _Heard, failure: str, made: IO[bytes], *, compiles: bool) -
     elif decision is not None and decision.chosen:
         made.seek(0)
         graph = made.read()
-        onnx_file.inspect(graph)
+        onnx_check.inspect(graph)
     return Examined(heard.findings, decision, graph, heard.fence)
 
 

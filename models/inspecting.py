@@ -16,8 +16,9 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
 from models import compile as compiling
-from models import golden, onnx_file
+from models import golden
 from models.findings import Findings
+from models.formats import onnx_check
 from models.proofs import Golden, Tolerance
 from models.runtimes.adaptation import take_arrays
 from models.runtimes.alignment import Alignment
@@ -125,7 +126,7 @@ def _inspect_graph(exchange: Exchange) -> None:
     from models.onnx_signature import derive as derive_graph
     from models.runtimes.onnx_session import OnnxModel, open_session
 
-    known = onnx_file.inspect(exchange.artefact)
+    known = onnx_check.inspect(exchange.artefact)
     example = exchange.request["example"]
     session = open_session(exchange.artefact)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.onnx_file import OnnxFile
+from models.formats.onnx_check import OnnxFile
 from models.runtimes.tensors import feeds_of, probabilities_of, rows_at_once
 from models.signatures import TEXT
 from yard.contract.validation import check_rows

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from models import manifest as manifests
 from models.examine import Examined, Tell, examine
-from models.formats import Source, read, source_of
+from models.formats.detect import Source, read, source_of
 from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
 from models.sandbox import Limits

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from redis import Redis
 
 from models import manifest as manifests
-from models import onnx_file
 from models.examine import Tell, grown, our_error
 from models.findings import Quantized
+from models.formats import onnx_check
 from models.manifest import File, Manifest
 from models.prober import PROBER, ProbeFailed, Refused
 from models.publish import GRAPH, check_catalogue, libraries_of, register
@@ -160,7 +160,7 @@ def _made(
             raise ConfigurationError(f"{ref}: nothing came of it")
         made.seek(0)
         graph = made.read()
-    onnx_file.inspect(graph)
+    onnx_check.inspect(graph)
     return said[-1], graph
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from models import onnx_file
+from models.formats import onnx_check
+from models.formats.protobuf import Raw
 from models.manifest import Manifest, artefact_name
-from models.onnx_wire import Raw
 from models.runtimes import arrays, onnx_sharing
 from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
 from models.runtimes.tensors import (
@@ -141,7 +141,7 @@ class Graph:
         Raises:
             ConfigurationError: It may not be opened.
         """
-        operators = frozenset(onnx_file.inspect(raw).operators)
+        operators = frozenset(onnx_check.inspect(raw).operators)
         return cls(raw, operators, _session_bytes(raw, operators))
 
     @classmethod
@@ -151,7 +151,7 @@ class Graph:
         Raises:
             ConfigurationError: It may not be opened.
         """
-        operators = frozenset(onnx_file.inspect(raw).operators)
+        operators = frozenset(onnx_check.inspect(raw).operators)
         thin = onnx_sharing.thin(raw, path.name)
         if thin.shared_bytes == 0:
             return None

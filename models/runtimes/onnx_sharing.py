@@ -4,8 +4,8 @@ onnxruntime copies the weights of a file into memory of its own, but maps those 
 in another file. So it is given the model without its large weights, each replaced by a reference to
 where its bytes lie in the very file that it came from (`models.store.mmap`). The rewriting follows
 onnx.proto of ONNX 1.x (TensorProto's ``external_data``), on the mapped file, without a library and
-without a copy. Only what `models.onnx_file` has inspected gets here, so that no reference in the
-file is the publisher's own.
+without a copy. Only what `models.formats.onnx_check` has inspected gets here, so that no reference
+in the file is the publisher's own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.onnx_wire import BYTES, VARINT, Raw, Span, fields, message, varint
+from models.formats.protobuf import BYTES, VARINT, Raw, Span, fields, message, varint
 
 #: Smaller weights are not worth a reference.
 _LEAST_BYTES = 2**16

@@ -14,7 +14,7 @@ from typing import Any
 
 import skops.io
 
-from models.formats import zip_names
+from models.formats.detect import zip_names
 from models.manifest import Manifest, artefact_name
 from models.runtimes.sklearn_joblib import SklearnModel, served
 from models.store.repository import Repository

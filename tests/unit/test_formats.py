@@ -24,8 +24,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models import formats, onnx_file, prober, runtimes
+from models import prober, runtimes
 from models.compile import convert
+from models.formats import detect, onnx_check
 from models.golden import check
 from models.publish import publish
 from models.runtimes import load
@@ -72,7 +73,7 @@ def store(tmp_path: Path) -> Repository:
 def test_every_way_to_write_a_pickle_is_known_and_served(store, tmp_path, content, said):
     path = tmp_path / "model.onnx"  # a suffix is a wish
     path.write_bytes(content)
-    assert formats.read(path).said == said
+    assert detect.read(path).said == said
     manifest = publish(store, None, path, "m", "v1", ROWS, compile=False)
     assert (manifest.format, manifest.runtime) == ("joblib", "sklearn")
     loaded = load(manifest, store)
@@ -89,7 +90,7 @@ def test_every_way_to_write_a_pickle_is_known_and_served(store, tmp_path, conten
 def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, estimator):
     path = tmp_path / "model.pkl"
     path.write_bytes(skops.io.dumps(estimator.fit(X, Y)))
-    assert formats.read(path).said == "skops"
+    assert detect.read(path).said == "skops"
     plain = publish(store, None, path, "m", "v1", ROWS, compile=False)
     assert (plain.format, plain.runtime) == ("skops", "skops")
     assert "skops" in plain.libraries
@@ -103,12 +104,12 @@ def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, e
 
 
 def test_of_a_file_that_is_too_long_nothing_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MOST_BYTES", 2**42)  # more than there is in memory
+    monkeypatch.setattr(detect, "MOST_BYTES", 2**42)  # more than there is in memory
     path = tmp_path / "model.joblib"
     with path.open("wb") as stream:
         stream.truncate(2**43)  # takes no room on disk
     with pytest.raises(ConfigurationError, match="longer than"):
-        formats.read(path)
+        detect.read(path)
 
 
 def test_a_skops_file_may_hold_what_pipelines_on_data_frames_are_made_of(store, tmp_path):
@@ -186,20 +187,20 @@ def test_other_folders_are_refused_with_the_reason(tmp_path, described, said):
     (tmp_path / "MLmodel").write_text(described)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(MODEL))
     with pytest.raises(ConfigurationError) as caught:
-        formats.read(tmp_path)
+        detect.read(tmp_path)
     assert said in caught.value.message
 
 
 def test_a_folder_without_a_description_is_no_model(tmp_path):
     with pytest.raises(ConfigurationError, match="has no MLmodel; it is no MLflow model"):
-        formats.read(tmp_path)
+        detect.read(tmp_path)
 
 
 def test_without_pyyaml_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     (tmp_path / "MLmodel").write_text("flavors: {}")
     with pytest.raises(ConfigurationError, match=r"pip install 'modelyard\[convert\]'"):
-        formats.read(tmp_path)
+        detect.read(tmp_path)
 
 
 def savez() -> bytes:
@@ -228,13 +229,13 @@ def test_anything_else_is_refused_and_named(tmp_path, content, said):
     path = tmp_path / "model.joblib"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
-        formats.read(path)
+        detect.read(path)
     assert said in caught.value.message
 
 
 @given(st.binary(max_size=400))
 def test_no_bytes_raise_anything_else(content):
-    for look in (lambda: formats.source_of(content, "x"), lambda: onnx_file.inspect(content)):
+    for look in (lambda: detect.source_of(content, "x"), lambda: onnx_check.inspect(content)):
         with contextlib.suppress(ConfigurationError):
             look()
 
@@ -245,7 +246,7 @@ def test_a_broken_graph_is_refused_or_read_and_nothing_else(place, noise):
     place %= len(raw)
     raw[place : place + len(noise)] = noise
     with contextlib.suppress(ConfigurationError):
-        onnx_file.inspect(bytes(raw))
+        onnx_check.inspect(bytes(raw))
 
 
 ONNX = as_onnx()
@@ -253,7 +254,7 @@ ONNX = as_onnx()
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"gone\.joblib: No such file"):
-        formats.read(tmp_path / "gone.joblib")
+        detect.read(tmp_path / "gone.joblib")
 
 
 def test_the_same_bytes_again_change_nothing_and_other_bytes_are_refused(store, tmp_path):

@@ -32,7 +32,7 @@ import skops.io
 from onnx import TensorProto, helper
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from models import formats, onnx_file
+from models.formats import detect, onnx_check
 from models.publish import publish
 from models.sandbox import Fence, Limits
 from models.store.repository import Repository
@@ -306,7 +306,7 @@ def test_weights_in_other_files_are_found_wherever_they_hide(store, tmp_path):
     hidden.append(helper.make_node("Constant", [], ["y"], sparse_value=sparse))
     for node in hidden:
         with pytest.raises(ConfigurationError, match="external data"):
-            onnx_file.inspect(graph([node]))
+            onnx_check.inspect(graph([node]))
 
 
 # M4: an ONNX file takes all memory or never ends.
@@ -352,7 +352,7 @@ def test_a_graph_of_a_million_nodes_is_refused_before_it_is_opened(store, tmp_pa
         length, left = length + bytes([left & 127 | 128]), left >> 7
     raw = b"\x08\x09" + b"\x3a" + length + bytes([left]) + many
     said = refusal(store, write(tmp_path / "m.onnx", raw))
-    assert f"more than {onnx_file.MOST_NODES} nodes" in said
+    assert f"more than {onnx_check.MOST_NODES} nodes" in said
 
 
 def test_operators_from_a_library_of_their_own_are_refused(store, tmp_path):
@@ -395,10 +395,10 @@ def test_entries_that_are_there_twice_are_refused(store, tmp_path):
 def test_too_many_entries_and_what_unpacks_to_far_too_much_are_refused(
     store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(formats, "MOST_ENTRIES", 50)
+    monkeypatch.setattr(detect, "MOST_ENTRIES", 50)
     many = archive(*((str(number), b"") for number in range(60)))
     assert "more than 50 entries" in refusal(store, write(tmp_path / "m.skops", many))
-    monkeypatch.setattr(formats, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(detect, "MOST_BYTES", 2**20)
     bomb = archive(("x", bytes(2**21)))
     assert "unpacks to far too much" in refusal(store, write(tmp_path / "m.skops", bomb))
 

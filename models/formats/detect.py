@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from models import mlflow
-from models.onnx_file import is_onnx
+from models.formats import mlflow
+from models.formats.onnx_check import is_onnx
 from models.store.safe_files import read_named
 from yard.errors import ConfigurationError
 

@@ -1,7 +1,8 @@
 """The model in a folder that MLflow has written; MLflow is not needed for it.
 
 `MLmodel` names the flavours and the file of each; that of the sklearn or the onnx flavour is read,
-below the folder and through no link. What its bytes are, `models.formats` tells by themselves.
+below the folder and through no link. What its bytes are, `models.formats.detect` tells by
+themselves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The protobuf that ONNX files are written in, read and written without a library.
 
-`models.onnx_file` looks through a file with it before anything opens the file, and
+`models.formats.onnx_check` looks through a file with it before anything opens the file, and
 `models.runtimes.onnx_sharing` takes large weights out. Nothing is copied: fields come as places in
 the file, which may be mapped. Source: the encoding of protobuf (varints, tags, lengths).
 """

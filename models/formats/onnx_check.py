@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from models.onnx_wire import BYTES, VARINT, Raw, Span, broken, fields
+from models.formats.protobuf import BYTES, VARINT, Raw, Span, broken, fields
 from yard.errors import ConfigurationError
 
 #: Domains whose operators onnxruntime brings itself; ``com.microsoft`` has those for quantised

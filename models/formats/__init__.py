@@ -1,0 +1,1 @@
+"""File formats: detection, ONNX structure checks, MLflow folders."""
