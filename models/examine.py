@@ -1,8 +1,8 @@
 """What is known of an artefact before it is stored: asked of a child process that opens it.
 
-`models.publish` hands over bytes whose format is known; this asks `models.prober` and puts the
-child's lines together. A child that fails before it has described the artefact is a reason not to
-publish; one that fails later, while it compiles, only leaves the version uncompiled.
+`models.publish` hands over bytes whose format is known; this asks `models.sandbox.client` and puts
+the child's lines together. A child that fails before it has described the artefact is a reason not
+to publish; one that fails later, while it compiles, only leaves the version uncompiled.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from models.findings import Findings
 from models.formats import onnx_check
 from models.formats.detect import Source
-from models.prober import PROBER, ProbeFailed, Raised, Refused
 from models.proofs import Compiled
-from models.sandbox import Fence, Limits
+from models.sandbox.client import PROBER, ProbeFailed, Raised, Refused
+from models.sandbox.limits import Fence, Limits
+from models.sandbox.messages import Findings
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, InvalidInput
 

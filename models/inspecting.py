@@ -1,8 +1,9 @@
 """What a child process finds out about an artefact that is being published.
 
-`models.probe` calls a task of `TASKS` with the bytes; the task opens them, lets them answer the
-example, and tells in plain values what it found, `Findings` first, so that they are not lost if
-what comes after them, the compiling, crashes. Only here is an artefact of unknown origin opened.
+`models.sandbox.server` calls a task of `TASKS` with the bytes; the task opens them, lets them
+answer the example, and tells in plain values what it found, `Findings` first, so that they are not
+lost if what comes after them, the compiling, crashes. Only here is an artefact of unknown origin
+opened.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from models import compile as compiling
 from models import golden
-from models.findings import Findings
 from models.formats import onnx_check
 from models.proofs import Golden, Tolerance
 from models.runtimes.adaptation import take_arrays
 from models.runtimes.alignment import Alignment
 from models.runtimes.sklearn_joblib import SklearnModel, release
 from models.runtimes.sklearn_joblib import open_artefact as open_joblib
+from models.sandbox.messages import Findings
 from models.signatures import derive
 from models.trials import rows_around
 from yard.contract.validation import check_rows
@@ -31,7 +32,7 @@ from yard.contract.values import Signature
 from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
-    from models.probe import Exchange
+    from models.sandbox.server import Exchange
 
 #: How far the answers of the same file may differ between machines.
 SAME_RTOL, SAME_ATOL = 1e-6, 1e-9

@@ -26,7 +26,7 @@ from models.examine import Examined, Tell, examine
 from models.formats.detect import Source, read, source_of
 from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
-from models.sandbox import Limits
+from models.sandbox.limits import Limits
 from models.store.repository import Repository
 from yard.contract import keys
 from yard.contract.values import ModelRef

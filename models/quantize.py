@@ -17,12 +17,12 @@ from redis import Redis
 
 from models import manifest as manifests
 from models.examine import Tell, grown, our_error
-from models.findings import Quantized
 from models.formats import onnx_check
 from models.manifest import File, Manifest
-from models.prober import PROBER, ProbeFailed, Refused
 from models.publish import GRAPH, check_catalogue, libraries_of, register
-from models.sandbox import Limits
+from models.sandbox.client import PROBER, ProbeFailed, Refused
+from models.sandbox.limits import Limits
+from models.sandbox.messages import Quantized
 from models.store.repository import Repository
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, VersionExists

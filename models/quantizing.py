@@ -1,6 +1,6 @@
 """Weights of 8 bits in the place of 32 or 64, and how much that changes the answers.
 
-Runs in a child process (`models.probe`), asked by `models.quantize`. Only weights that are
+Runs in a child process (`models.sandbox.server`), asked by `models.quantize`. Only weights that are
 multiplied as matrices shrink: those of networks. Trees, linear models and vocabularies are kept as
 attributes of their operators. onnxruntime's own dynamic quantisation is not used: it scales
 what comes in by the largest number of a batch, so that a row's answer would change with the rows
@@ -17,16 +17,16 @@ import numpy as np
 
 from models import golden
 from models.comparison import ONNX, all_answers, answered, compare, speeds
-from models.findings import Quantized
 from models.proofs import Compiled, Tolerance
 from models.runtimes.onnx_session import OnnxModel
+from models.sandbox.messages import Quantized
 from models.trials import rows_near
 from yard.contract.validation import check_rows
 from yard.contract.values import Signature
 from yard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from models.probe import Exchange
+    from models.sandbox.server import Exchange
 
 #: A file must shrink to this part of what it was, or it is not worth another version.
 SMALLER = 0.8

@@ -143,7 +143,7 @@ def publish(
     redis, repository = redis_of(settings), repository_of(settings)
     _tell(f"opening {file} and trying it on the example")
     from models.publish import publish as publish_version
-    from models.sandbox import Limits
+    from models.sandbox.limits import Limits
     from modelyard.commands import publish_report
 
     manifest = publish_version(

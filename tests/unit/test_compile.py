@@ -38,7 +38,7 @@ from models.publish import publish
 from models.runtimes import load
 from models.runtimes.onnx_session import OnnxModel
 from models.runtimes.sklearn_joblib import SklearnModel
-from models.sandbox import Limits
+from models.sandbox.limits import Limits
 from models.signatures import derive
 from models.store.repository import Repository
 from models.trials import rows_around

@@ -24,12 +24,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models import prober, runtimes
+from models import runtimes
 from models.compile import convert
 from models.formats import detect, onnx_check
 from models.golden import check
 from models.publish import publish
 from models.runtimes import load
+from models.sandbox import client
 from models.signatures import derive
 from models.store.repository import Repository
 from yard.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
@@ -290,7 +291,7 @@ def test_where_a_runtimes_library_is_missing_the_extra_is_named(store, tmp_path,
 
 def test_the_process_that_opens_is_started_again_when_it_is_gone(store, tmp_path):
     publish(store, None, MODEL, "m", "v1", ROWS, compile=False)
-    template = prober.PROBER._template
+    template = client.PROBER._template
     assert template is not None
     template.process.kill()
     template.process.wait()

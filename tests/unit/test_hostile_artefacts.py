@@ -34,7 +34,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from models.formats import detect, onnx_check
 from models.publish import publish
-from models.sandbox import Fence, Limits
+from models.sandbox.limits import Fence, Limits
 from models.store.repository import Repository
 from tests.waiting import wait_until
 from yard.errors import ConfigurationError, InvalidName

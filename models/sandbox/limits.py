@@ -1,9 +1,10 @@
 """Limits that a process lays on itself before it opens what may be hostile.
 
-`models.probe` calls `enter` in the child that opens an artefact: no network, no writing but into
-its own empty folder, no signals to others, and bounds on memory, processor time and file length.
-What a system does not offer is left out and told. It is a fence, not a jail: the child runs as the
-same user and may read what that user may read. Sources: landlock(7), unshare(2), setrlimit(2).
+`models.sandbox.server` calls `enter` in the child that opens an artefact: no network, no writing
+but into its own empty folder, no signals to others, and bounds on memory, processor time and file
+length. What a system does not offer is left out and told. It is a fence, not a jail: the child runs
+as the same user and may read what that user may read. Sources: landlock(7), unshare(2),
+setrlimit(2).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Asks the process that opens artefacts, from the side of who publishes.
 
-`Prober.ask` hands bytes and a question to a child of `models.probe` and returns what it says, line
-by line as it comes, checked by the caller. However the child ends, by itself, killed by a limit, or
-because it took too long, the caller gets answers or one clear `ProbeFailed`.
+`Prober.ask` hands bytes and a question to a child of `models.sandbox.server` and returns what it
+says, line by line as it comes, checked by the caller. However the child ends, by itself, killed by
+a limit, or because it took too long, the caller gets answers or one clear `ProbeFailed`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from models import probe
-from models.sandbox import Limits
+from models.sandbox import server
+from models.sandbox.limits import Limits
 from yard.contract import wire
 from yard.errors import InvalidJson
 
@@ -129,7 +129,7 @@ class Prober:
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", probe.__name__, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", server.__name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -227,11 +227,11 @@ def _ended(template: _Template, *, is_to_end: bool) -> int | None:
         if is_to_end:
             template.connection.sendall(b"K")
         template.connection.settimeout(_GRACE_S)
-        raw = template.connection.recv(probe.STATUS.size, socket.MSG_WAITALL)
+        raw = template.connection.recv(server.STATUS.size, socket.MSG_WAITALL)
         template.connection.settimeout(None)
     except OSError:
         return None
-    return int(probe.STATUS.unpack(raw)[0]) if len(raw) == probe.STATUS.size else None
+    return int(server.STATUS.unpack(raw)[0]) if len(raw) == server.STATUS.size else None
 
 
 def _said(status: int | None, limits: Limits) -> str:

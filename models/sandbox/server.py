@@ -1,10 +1,10 @@
-"""The process in which artefacts are opened while they are published (``-m models.probe``).
+"""The process that opens artefacts while they are published (``-m models.sandbox.server``).
 
 Opening a pickle runs its code, and a model file may crash or hang whatever reads it. Therefore
-`models.prober` starts this once and asks it again and again; each time it forks a child, which
-limits itself (`models.sandbox`), opens one artefact and answers in lines of JSON. Nothing that a
-child made is ever unpickled. The process itself has only imported what children need, so that a
-child starts in milliseconds; it opens nothing.
+`models.sandbox.client` starts this once and asks it again and again; each time it forks a child,
+which limits itself (`models.sandbox.limits`), opens one artefact and answers in lines of JSON.
+Nothing that a child made is ever unpickled. The process itself has only imported what children
+need, so that a child starts in milliseconds; it opens nothing.
 
 A request comes over a socket with three descriptors: a file with a line of JSON and the artefact, a
 pipe for the answer, and a file for bytes that are made. The reply is the child's exit status.
@@ -24,7 +24,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from models.sandbox import Limits, enter
+from models.sandbox.limits import Limits, enter
 from yard.contract import wire
 from yard.errors import ModelyardError, described
 

@@ -1,0 +1,1 @@
+"""A confined child process that opens untrusted model files."""
