@@ -2,8 +2,8 @@
 
 `Manifest` and `Repository` are light: who imports them gets neither numpy nor scikit-learn, and no
 client of an object store. What holds or makes models is imported from its own module, where it is
-needed: `models.runtimes` (`load`, `Loaded`), `models.cache` (`ModelCache`), `models.publish`
-(`publish`, `register_store`), `models.quantize` (`quantize`) and `models.examples`
+needed: `models.runtimes` (`load`, `Loaded`), `models.runtimes.model_cache` (`ModelCache`),
+`models.publish` (`publish`, `register_store`), `models.quantize` (`quantize`) and `models.examples`
 (`publish_examples`).
 """
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from models.golden import are_labels
 from models.proofs import Compiled, Tolerance
 from models.runtimes import Loaded, arrays
+from models.runtimes.golden import are_labels
 from yard.contract.values import Signature
 
 #: The runtime of the second: what compiles and what shrinks both write ONNX.

@@ -18,7 +18,7 @@ import numpy as np
 from models.comparison import ONNX, all_answers, answered, compare, ratios, speeds
 from models.proofs import Compiled
 from models.runtimes import Loaded, arrays
-from models.runtimes.sizes import reachable
+from models.runtimes.memory_size import reachable
 from models.runtimes.sklearn_joblib import SklearnModel
 from yard.contract.values import ColumnType, Signature
 from yard.errors import described

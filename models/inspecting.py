@@ -17,13 +17,13 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
 from models import compile as compiling
-from models import golden
 from models.formats import onnx_check
 from models.proofs import Golden, Tolerance
-from models.runtimes.adaptation import take_arrays
-from models.runtimes.alignment import Alignment
+from models.runtimes import golden
+from models.runtimes.batch_invariance import Alignment
 from models.runtimes.sklearn_joblib import SklearnModel, release
 from models.runtimes.sklearn_joblib import open_artefact as open_joblib
+from models.runtimes.sklearn_tuning import take_arrays
 from models.sandbox.messages import Findings
 from models.signatures import derive
 from models.trials import rows_around

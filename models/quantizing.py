@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models import golden
 from models.comparison import ONNX, all_answers, answered, compare, speeds
 from models.proofs import Compiled, Tolerance
+from models.runtimes import golden
 from models.runtimes.onnx_session import OnnxModel
 from models.sandbox.messages import Quantized
 from models.trials import rows_near

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.runtimes import arrays
-from models.runtimes.sizes import reachable
+from models.runtimes.memory_size import reachable
 from yard.contract.values import Signature
 
 #: Rows that are made.

@@ -23,7 +23,7 @@ from yard.registry.lifecycle import read_states
 
 
 class Loader:
-    """Loads versions; see `models.cache.ModelCache`.
+    """Loads versions; see `models.runtimes.model_cache.ModelCache`.
 
     Args:
         repository: Where the artefacts lie.

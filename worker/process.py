@@ -20,7 +20,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.cache import ModelCache
+from models.runtimes.model_cache import ModelCache
 from models.store.mmap import open_maps
 from models.store.repository import open_repository
 from worker.alarm import Alarm

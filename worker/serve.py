@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 
-from models.cache import ModelCache
 from models.runtimes import Loaded
+from models.runtimes.model_cache import ModelCache
 from worker.batch import Member, Outcome, check, read_call, run, stacks
 from worker.endings import Ending
 from worker.lease import Batch, Claimed, Lease

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from redis import Redis
 
-from models.cache import ModelCache
+from models.runtimes.model_cache import ModelCache
 from worker.tally import Tally
 from yard.contract import keys
 from yard.contract.keys import parse_queue

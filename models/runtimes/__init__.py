@@ -10,8 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from models import golden
 from models.manifest import Manifest
+from models.runtimes import golden
 from models.store.repository import Repository
 from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, ModelyardError, described

@@ -21,7 +21,7 @@ from models.formats import onnx_check
 from models.formats.protobuf import Raw
 from models.manifest import Manifest, artefact_name
 from models.runtimes import arrays, onnx_sharing
-from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
+from models.runtimes.batch_invariance import Alignment, find_alignment, rows_to_try
 from models.runtimes.tensors import (
     feeds_of,
     output_names,

@@ -21,10 +21,10 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest, artefact_name
 from models.runtimes import arrays, threads
-from models.runtimes.adaptation import fit_for_serving
-from models.runtimes.alignment import Alignment, find_alignment, rows_to_try
+from models.runtimes.batch_invariance import Alignment, find_alignment, rows_to_try
 from models.runtimes.labels import one_call, two_calls
-from models.runtimes.sizes import measure
+from models.runtimes.memory_size import measure
+from models.runtimes.sklearn_tuning import fit_for_serving
 from models.store.repository import Repository
 from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, PredictFailed, described
@@ -142,7 +142,7 @@ class SklearnModel:
 
     Attributes:
         signature: What it takes and gives.
-        size_bytes: The artefact's length, or the memory counted by `models.runtimes.sizes`,
+        size_bytes: The artefact's length, or the memory counted by `models.runtimes.memory_size`,
             whichever is more.
         alignment: How rows may be put together, as tried out.
 

@@ -32,10 +32,10 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from models import compile as compiling
 from models import inspecting
 from models.comparison import answered, compare
-from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
 from models.runtimes import load
+from models.runtimes.golden import check
 from models.runtimes.onnx_session import OnnxModel
 from models.runtimes.sklearn_joblib import SklearnModel
 from models.sandbox.limits import Limits
@@ -321,7 +321,7 @@ def test_serving_a_compiled_version_imports_no_scikit_learn(store):
     assert manifest.runtime == "onnx"
     code = (
         "import sys; from pathlib import Path; from models.store.repository import Repository;"
-        "from models.runtimes import load; from models.golden import check;"
+        "from models.runtimes import load; from models.runtimes.golden import check;"
         "from yard.contract.values import ModelRef;"
         f"store = Repository(Path({str(store.root)!r})); m = store.manifest(ModelRef('m', 'v1'));"
         "check(load(m, store), m);"

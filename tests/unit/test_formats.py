@@ -27,9 +27,9 @@ from sklearn.preprocessing import StandardScaler
 from models import runtimes
 from models.compile import convert
 from models.formats import detect, onnx_check
-from models.golden import check
 from models.publish import publish
 from models.runtimes import load
+from models.runtimes.golden import check
 from models.sandbox import client
 from models.signatures import derive
 from models.store.repository import Repository

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from models import golden
 from models.manifest import Manifest
 from models.proofs import Golden, Tolerance
+from models.runtimes import golden
 from tests.stand_ins import IRIS, NARROW, ROW
 from tests.unit.test_manifest import manifest
 from yard.contract.values import Signature

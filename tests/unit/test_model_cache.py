@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from models.cache import Failed, ModelCache
+from models.runtimes.model_cache import Failed, ModelCache
 from tests.stand_ins import IRIS
 from tests.waiting import wait_until
 from yard.contract.values import ModelRef, Signature

@@ -14,10 +14,10 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
-from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
 from models.runtimes import Loaded, load
+from models.runtimes.golden import check
 from models.store.repository import Repository
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, ModelUnavailable, PredictFailed

@@ -17,11 +17,11 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from models import quantizing
 from models.compile import convert
-from models.golden import check
 from models.manifest import Manifest
 from models.publish import publish
 from models.quantize import quantize
 from models.runtimes import load
+from models.runtimes.golden import check
 from models.runtimes.onnx_session import OnnxModel
 from models.signatures import derive
 from models.store.repository import Repository

@@ -42,10 +42,10 @@ from sklearn.utils.murmurhash import murmurhash3_32
 from models import runtimes
 from models.manifest import File, Manifest, build
 from models.proofs import Golden, Tolerance
-from models.runtimes import alignment, labels, load, threads
-from models.runtimes.adaptation import take_arrays
-from models.runtimes.sizes import measure
+from models.runtimes import batch_invariance, labels, load, threads
+from models.runtimes.memory_size import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
+from models.runtimes.sklearn_tuning import take_arrays
 from models.signatures import derive
 from models.store.repository import Repository
 from yard.contract.values import Column, Output, Signature
@@ -223,10 +223,10 @@ def test_a_slow_model_is_not_tried_at_length_at_each_load(monkeypatch):
         asked.append(group)
         return {"predictions": [0.0] * len(rows)}
 
-    found = alignment.find_alignment(predict, ROWS, fills=True, is_batchable=True)
+    found = batch_invariance.find_alignment(predict, ROWS, fills=True, is_batchable=True)
     assert asked == [1, 1]
-    assert found.group == alignment.GROUP
-    assert alignment.find_alignment(predict, ROWS, fills=True).is_exact  # but when published
+    assert found.group == batch_invariance.GROUP
+    assert batch_invariance.find_alignment(predict, ROWS, fills=True).is_exact  # but when published
 
 
 class Odd(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -12,7 +12,7 @@ from typing import Any
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 
-from models.runtimes.sizes import reachable
+from models.runtimes.memory_size import reachable
 
 
 def take_arrays(estimator: Any) -> Any:
