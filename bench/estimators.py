@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 
-from models.examples import EXAMPLES
-from models.sentences import NEGATIVE, POSITIVE
+from models.examples.examples import EXAMPLES
+from models.examples.sentences import NEGATIVE, POSITIVE
 from yard.contract.values import ModelRef
 
 _SEED = 0

@@ -19,9 +19,9 @@ from bench.measure import Spread, ratio
 from bench.progress import say
 from bench.report import OURS, Chart, Goal, Section, Table
 from bench.yard import Yard, open_yard, stock_worker, worker
-from models.comparison import speeds
 from models.manifest import Manifest
-from models.publish import publish
+from models.optimize.equivalence import speeds
+from models.publish.publisher import publish
 from models.runtimes import load
 from models.store.repository import open_repository
 from yard.contract.values import ModelRef, Request

@@ -15,7 +15,7 @@ from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.second import Case, Measured, workers_goal, workers_table
 from bench.yard import Yard, open_yard, worker
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from yard.contract.values import ModelRef
 

@@ -27,7 +27,7 @@ from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.timeline import Timeline, draw
 from bench.yard import Yard, open_yard
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from yard.cluster.presence import read_presence
 from yard.cluster.workload import parse_pace

@@ -96,7 +96,7 @@ def _publish(yard: Yard, form: str, hidden: int) -> int:
     from sklearn.datasets import load_iris
     from sklearn.linear_model import LogisticRegression
 
-    from models.publish import publish
+    from models.publish.publisher import publish
     from models.store.repository import Repository
 
     iris = load_iris()

@@ -197,7 +197,7 @@ def stock_worker(url: str, queue: str) -> list[str]:
 
 def publish_examples(settings: Settings, redis: Redis) -> None:
     """Put the example models into the store and the catalogue."""
-    from models.examples import publish_examples as publish
+    from models.examples.examples import publish_examples as publish
     from models.store.repository import Repository
 
     publish(Repository(settings.store_path), redis)

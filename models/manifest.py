@@ -1,8 +1,9 @@
 """The file that describes one version: what lies beside it, what it takes and gives, how to run it.
 
-Written once by `models.publish`, kept as ``manifest.json`` in the store and as a field of Redis'
-catalogue, read by everyone. It pins each file by size and SHA-256, so a version is as good as its
-manifest: whoever holds the manifest knows whether bytes are the published ones. Imports no numpy.
+Written once by `models.publish.publisher`, kept as ``manifest.json`` in the store and as a field of
+Redis' catalogue, read by everyone. It pins each file by size and SHA-256, so a version is as good
+as its manifest: whoever holds the manifest knows whether bytes are the published ones. Imports no
+numpy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What was proven of a version when it was published, as its manifest holds it.
 
-`models.publish` finds out: the example's answers, and whether a compiled form agrees and is faster.
-`models.runtimes.golden` compares a loaded version with the first; people read the second. Imports
-no numpy.
+`models.publish.publisher` finds out: the example's answers, and whether a compiled form agrees and
+is faster. `models.runtimes.golden` compares a loaded version with the first; people read the
+second. Imports no numpy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a file is, told by its content; a suffix is a wish.
 
-`models.publish` reads what it is given once, through one descriptor, and goes on with those bytes:
-they are what is looked at here, opened in a child process and stored. Nothing is opened here; of
-compressed files only the first bytes are unpacked, of a zip only its list of names is read.
+`models.publish.publisher` reads what it is given once, through one descriptor, and goes on with
+those bytes: they are what is looked at here, opened in a child process and stored. Nothing is
+opened here; of compressed files only the first bytes are unpacked, of a zip only its list of names
+is read.
 """
 
 from __future__ import annotations

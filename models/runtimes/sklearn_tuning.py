@@ -1,8 +1,8 @@
 """How a fitted estimator is changed so that it serves: on one core, from arrays, without warnings.
 
-Whoever has opened an estimator calls this before it answers a row, `models.inspecting` while it is
-published and `models.runtimes.sklearn_joblib` in a worker. Nothing that was learned is touched, and
-every nested estimator is reached.
+Whoever has opened an estimator calls this before it answers a row, `models.publish.sandbox_tasks`
+while it is published and `models.runtimes.sklearn_joblib` in a worker. Nothing that was learned is
+touched, and every nested estimator is reached.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an ONNX graph takes and gives: tensors made of rows, and answers made of tensors.
 
-`models.runtimes.onnx_session` runs a graph with it, and `models.onnx_signature` finds out with it
-what a graph is for. A graph takes one table of all columns, or a tensor for each column.
+`models.runtimes.onnx_session` runs a graph with it, and `models.publish.onnx_signature` finds out
+with it what a graph is for. A graph takes one table of all columns, or a tensor for each column.
 """
 
 from __future__ import annotations

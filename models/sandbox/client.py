@@ -67,7 +67,7 @@ class Prober:
         """What a child says about ``artefact``, each line as it comes.
 
         Args:
-            task: One of `models.inspecting.TASKS`.
+            task: One of `models.publish.sandbox_tasks.TASKS`.
             artefact: The bytes to open.
             limits: What the child may take.
             made: An empty file, for the bytes that the child makes.

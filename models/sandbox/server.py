@@ -29,7 +29,7 @@ from yard.contract import wire
 from yard.errors import ModelyardError, described
 
 #: What children need, imported once; what is not installed here they do without.
-_IMPORTS = ("models.inspecting", "onnxruntime", "skl2onnx")
+_IMPORTS = ("models.publish.sandbox_tasks", "onnxruntime", "skl2onnx")
 #: A template that nobody asks for so long ends; the next question starts another.
 IDLE_S = 60.0
 #: A status on the socket, and how many descriptors come with a question.
@@ -164,10 +164,10 @@ def _try(exchange: Exchange) -> None:
     try:
         limits = Limits.model_validate(exchange.request["limits"])
         fence = enter(limits, exchange.request["folder"])
-        from models import inspecting
+        from models.publish import sandbox_tasks
 
         exchange.say(fence=fence.model_dump())
-        inspecting.TASKS[exchange.request["task"]](exchange)
+        sandbox_tasks.TASKS[exchange.request["task"]](exchange)
     except ModelyardError as error:
         exchange.say(error={"code": error.code, "message": error.message})
     except MemoryError:

@@ -1,9 +1,9 @@
 """Versions by name: publish one, list them, read a manifest, read a file that is the published one.
 
-`models.publish` writes here, once a version; workers read bytes, commands and benchmarks manifests.
-Where the bytes lie is the store's affair (`models.store.backend`). What is read is checked against
-the manifest on the very bytes that are returned, wherever they come from; what comes from far away
-is kept in a folder of this machine. Imports no numpy.
+`models.publish.publisher` writes here, once a version; workers read bytes, commands and benchmarks
+manifests. Where the bytes lie is the store's affair (`models.store.backend`). What is read is
+checked against the manifest on the very bytes that are returned, wherever they come from; what
+comes from far away is kept in a folder of this machine. Imports no numpy.
 """
 
 from __future__ import annotations

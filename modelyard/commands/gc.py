@@ -11,7 +11,7 @@ from modelyard.commands.store_options import common, redis_or_none, repository_o
 from yard.settings import Settings
 
 if TYPE_CHECKING:
-    from models.garbage import Garbage
+    from models.maintenance.gc import Garbage
 
 
 @click.command(epilog=examples("modelyard gc --dry-run", "modelyard gc --older-than 2"))
@@ -36,7 +36,7 @@ def gc(
     bound; in Redis, versions that the store has no more and that nothing uses, and metrics of
     versions that are not published.
     """
-    from models import garbage
+    from models.maintenance import gc as garbage
     from models.store.mmap import mapped_copies
 
     settings = Settings.load(store=store, redis_url=redis_url)

@@ -1,8 +1,8 @@
 """``modelyard publish``, ``quantize`` and ``examples``: versions get into the store from here.
 
-All write the store first and Redis second, through `models.publish`, `models.quantize`
-and `models.examples`, which are imported only when a command runs. What goes wrong is
-raised, and `modelyard.cli` makes a line and an exit status of it.
+All write the store first and Redis second, through `models.publish.publisher`,
+`models.publish.quantize` and `models.examples.examples`, which are imported only when a command
+runs. What goes wrong is raised, and `modelyard.cli` makes a line and an exit status of it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def publish(
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
     _tell(f"opening {file} and trying it on the example")
-    from models.publish import publish as publish_version
+    from models.publish.publisher import publish as publish_version
     from models.sandbox.limits import Limits
     from modelyard.commands import publish_report
 
@@ -197,7 +197,7 @@ def quantize(
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
-    from models.quantize import quantize as quantize_version
+    from models.publish.quantize import quantize as quantize_version
     from modelyard.commands import publish_report
 
     found = quantize_version(
@@ -235,12 +235,12 @@ def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: 
 
 def _examples(repository: Repository, redis: Redis, *, is_wanted: bool) -> list[str]:
     if is_wanted:
-        from models.examples import publish_examples
+        from models.examples.examples import publish_examples
 
         refs = publish_examples(repository, redis, _tell)
         return [str(ref) for ref in refs]
-    from models.examples import activate_examples
-    from models.publish import register_store
+    from models.examples.examples import activate_examples
+    from models.publish.publisher import register_store
 
     register_store(repository, redis)
     activate_examples(repository, redis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from models.manifest import Manifest
-from models.quantize import Report
+from models.publish.quantize import Report
 
 #: Input names that are shown.
 _NAMES = 6

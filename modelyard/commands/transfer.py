@@ -37,7 +37,7 @@ def export(
 
     Every file is compared with the manifest on the way. `modelyard import` publishes it elsewhere.
     """
-    from models import archive
+    from models.maintenance import archive
 
     settings = Settings.load(store=store, redis_url=redis_url)
     ref = ModelRef(model, version)
@@ -69,8 +69,8 @@ def import_version(
     Every file is compared with the manifest; nothing is opened here. A worker that loads a joblib
     or pickle file RUNS ITS CODE: import only what you trust.
     """
-    from models import archive
-    from models.publish import check_catalogue, register
+    from models.maintenance import archive
+    from models.publish.publisher import check_catalogue, register
 
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)

@@ -27,9 +27,9 @@ from yard.errors import ModelyardError, NotFound, UnknownVersion
 from yard.settings import Settings
 
 if TYPE_CHECKING:
+    from models.maintenance.verify import Depth, Verdict
     from models.manifest import Manifest
     from models.store.repository import Repository
-    from models.verification import Depth, Verdict
 
 #: Inputs, and numbers of a list, that the table shows; ``--json`` shows all.
 _MOST = 8
@@ -217,7 +217,7 @@ def _wanted(repository: Repository, model: str | None, version: str | None) -> l
 def _verdict(
     repository: Repository, published: Mapping[ModelRef, str], ref: ModelRef, depth: Depth
 ) -> Verdict:
-    from models.verification import verify
+    from models.maintenance.verify import verify
 
     verdict = verify(repository, ref, depth)
     known = published.get(ref)

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from gateway.metrics import registry_for
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor.checks import check_crashes
 from producer.client import Client, Handle

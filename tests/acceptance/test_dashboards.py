@@ -14,7 +14,7 @@ import pytest
 import yaml
 from redis import Redis
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators

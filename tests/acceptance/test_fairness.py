@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
 from tests.redis_server import patient

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoPermissionError
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor import checks as inspection
 from producer.client import Client

@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 from rq.worker import Worker as RqWorker
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators

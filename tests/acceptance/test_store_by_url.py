@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators

@@ -15,7 +15,7 @@ from redis import Redis
 from rq.suspension import resume, suspend
 
 from models.proofs import Golden, Tolerance
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators

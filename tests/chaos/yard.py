@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from tests.chaos.plan import Plan
 from tests.chaos.points import Strikes

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
 from tests import estimators

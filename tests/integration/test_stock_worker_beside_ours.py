@@ -24,7 +24,7 @@ from rq.registry import (
 )
 from rq.serializers import JSONSerializer
 
-from models.publish import publish
+from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
 from tests import estimators

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from models.proofs import Golden
-from models.publish import publish, register_store
+from models.publish.publisher import publish, register_store
 from models.store.folder import STAGING
 from models.store.repository import Repository
 from modelyard.cli import main

@@ -29,19 +29,19 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from models import compile as compiling
-from models import inspecting
-from models.comparison import answered, compare
 from models.manifest import Manifest
-from models.publish import publish
+from models.optimize import compile as compiling
+from models.optimize.equivalence import answered, compare
+from models.optimize.synthetic_rows import rows_around
+from models.publish import sandbox_tasks
+from models.publish.publisher import publish
+from models.publish.sklearn_signature import derive
 from models.runtimes import load
 from models.runtimes.golden import check
 from models.runtimes.onnx_session import OnnxModel
 from models.runtimes.sklearn_joblib import SklearnModel
 from models.sandbox.limits import Limits
-from models.signatures import derive
 from models.store.repository import Repository
-from models.trials import rows_around
 from yard.contract.validation import check_rows
 
 random = np.random.default_rng(0)
@@ -306,7 +306,7 @@ def test_what_a_child_finds_is_said_before_it_compiles():
     exchange: Any = Exchange(
         raw.getvalue(), format="joblib", example=ROWS, feature_names=None, compiles=True
     )
-    inspecting.inspect(exchange)
+    sandbox_tasks.inspect(exchange)
     assert list(exchange.said) == ["found", "progress", "compiled"]
     assert exchange.said["found"]["kind"] == "RandomForestClassifier"
     json.dumps(exchange.said)
@@ -340,7 +340,7 @@ def test_publishing_a_file_imports_no_scikit_learn_here(store, tmp_path):
     joblib.dump(FOREST, tmp_path / "m.joblib")
     code = (
         "import sys; from pathlib import Path; from models.store.repository import Repository;"
-        "from models.publish import publish;"
+        "from models.publish.publisher import publish;"
         f"publish(Repository(Path({str(store.root)!r})), None, {str(tmp_path / 'm.joblib')!r},"
         f"'m', 'v1', {ROWS!r});"
         "print(sorted({'sklearn', 'numpy', 'joblib', 'onnxruntime'} & sys.modules.keys()))"

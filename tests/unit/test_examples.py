@@ -13,12 +13,12 @@ from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sklearn.datasets import load_diabetes, load_iris
 
-from models import examples
-from models.examples import EXAMPLES, publish_examples
+from models.examples import examples
+from models.examples.examples import EXAMPLES, publish_examples
+from models.examples.sentences import NEGATIVE, POSITIVE
 from models.manifest import Manifest
-from models.publish import register_store
+from models.publish.publisher import register_store
 from models.runtimes import Loaded, load
-from models.sentences import NEGATIVE, POSITIVE
 from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local

@@ -25,13 +25,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models import runtimes
-from models.compile import convert
 from models.formats import detect, onnx_check
-from models.publish import publish
+from models.optimize.compile import convert
+from models.publish.publisher import publish
+from models.publish.sklearn_signature import derive
 from models.runtimes import load
 from models.runtimes.golden import check
 from models.sandbox import client
-from models.signatures import derive
 from models.store.repository import Repository
 from yard.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
 

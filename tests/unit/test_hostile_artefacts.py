@@ -33,7 +33,7 @@ from onnx import TensorProto, helper
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from models.formats import detect, onnx_check
-from models.publish import publish
+from models.publish.publisher import publish
 from models.sandbox.limits import Fence, Limits
 from models.store.repository import Repository
 from tests.waiting import wait_until

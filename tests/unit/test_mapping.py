@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 
 from models.manifest import File
-from models.publish import publish
+from models.publish.publisher import publish
 from models.runtimes import load
 from models.store.disk_cache import DiskCache
 from models.store.mmap import Maps

@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from models.manifest import Manifest
-from models.publish import publish
+from models.publish.publisher import publish
 from models.runtimes import Loaded, load
 from models.runtimes.golden import check
 from models.store.repository import Repository

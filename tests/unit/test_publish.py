@@ -31,8 +31,8 @@ from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 from models.manifest import Manifest
-from models.publish import publish, register_store
-from models.signatures import derive
+from models.publish.publisher import publish, register_store
+from models.publish.sklearn_signature import derive
 from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local

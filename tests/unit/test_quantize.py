@@ -15,15 +15,15 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from models import quantizing
-from models.compile import convert
 from models.manifest import Manifest
-from models.publish import publish
-from models.quantize import quantize
+from models.optimize import int8_weights
+from models.optimize.compile import convert
+from models.publish.publisher import publish
+from models.publish.quantize import quantize
+from models.publish.sklearn_signature import derive
 from models.runtimes import load
 from models.runtimes.golden import check
 from models.runtimes.onnx_session import OnnxModel
-from models.signatures import derive
 from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local
@@ -80,7 +80,7 @@ def test_a_form_in_doubles_shrinks_twice_as_much(store, network):
     published(store, network, "float64")
     report = quantize(store, None, "digits", "v1", "v2", note="small")
     assert report.times_smaller > 7  # from doubles
-    assert report.agreement >= quantizing.AGREEMENT
+    assert report.agreement >= int8_weights.AGREEMENT
     assert report.manifest is not None
     assert report.manifest.note == "small"
     assert report.manifest.compiled is not None
@@ -102,17 +102,17 @@ def test_where_nothing_shrinks_nothing_is_made(store, estimator):
 def test_what_shrinks_too_little_or_answers_otherwise_is_not_kept(monkeypatch, network):
     signature = derive(network, ROWS)
     raw = convert(network, signature, "float32", is_text=False)
-    small = quantizing.quantized(raw)
+    small = int8_weights.quantized(raw)
     model = OnnxModel(small, signature, ROWS)
-    assert quantizing._fault((len(raw), len(small)), 1.0, model) == ""
-    assert "does not shrink enough" in quantizing._fault((len(raw), len(raw) - 9), 1.0, model)
-    assert "only 90.00% of the rows" in quantizing._fault((len(raw), len(small)), 0.9, model)
+    assert int8_weights._fault((len(raw), len(small)), 1.0, model) == ""
+    assert "does not shrink enough" in int8_weights._fault((len(raw), len(raw) - 9), 1.0, model)
+    assert "only 90.00% of the rows" in int8_weights._fault((len(raw), len(small)), 0.9, model)
 
 
 def test_the_weights_in_8_bits_are_those_in_32_but_for_a_step():
     weights = np.random.default_rng(0).normal(size=(100, 40)).astype(np.float32)
     weights[:, 3] = 0
-    packed, scales = quantizing.pack(weights)
+    packed, scales = int8_weights.pack(weights)
     assert packed.dtype == np.uint8
     back = (packed.astype(np.float32) - 128) * scales[:, :, None]
     back = back.reshape(40, -1)[:, :100].T

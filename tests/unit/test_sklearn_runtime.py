@@ -42,11 +42,11 @@ from sklearn.utils.murmurhash import murmurhash3_32
 from models import runtimes
 from models.manifest import File, Manifest, build
 from models.proofs import Golden, Tolerance
+from models.publish.sklearn_signature import derive
 from models.runtimes import batch_invariance, labels, load, threads
 from models.runtimes.memory_size import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.runtimes.sklearn_tuning import take_arrays
-from models.signatures import derive
 from models.store.repository import Repository
 from yard.contract.values import Column, Output, Signature
 from yard.errors import ModelUnavailable, PredictFailed

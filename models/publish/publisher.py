@@ -1,10 +1,10 @@
 """From a fitted estimator to a version that gets traffic: read, examine, store, register.
 
 A data scientist calls `publish`, the command line and the examples do, too. The artefact is opened
-in a child process only (`models.examine`), so that one that crashes, hangs or means harm leaves no
-trace. The store is written first and Redis last, and both steps can be repeated: if Redis is away
-in between, the same call again repairs it, and so does `register_store`, which every start of the
-yard runs. Imports no numpy unless it is handed an estimator.
+in a child process only (`models.publish.examine`), so that one that crashes, hangs or means harm
+leaves no trace. The store is written first and Redis last, and both steps can be repeated: if Redis
+is away in between, the same call again repairs it, and so does `register_store`, which every start
+of the yard runs. Imports no numpy unless it is handed an estimator.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models import manifest as manifests
-from models.examine import Examined, Tell, examine
 from models.formats.detect import Source, read, source_of
 from models.manifest import File, Manifest, artefact_name
 from models.proofs import Compiled
+from models.publish.examine import Examined, Tell, examine
 from models.sandbox.limits import Limits
 from models.store.repository import Repository
 from yard.contract import keys

@@ -1,8 +1,8 @@
 """Weights of 8 bits in the place of 32 or 64, and how much that changes the answers.
 
-Runs in a child process (`models.sandbox.server`), asked by `models.quantize`. Only weights that are
-multiplied as matrices shrink: those of networks. Trees, linear models and vocabularies are kept as
-attributes of their operators. onnxruntime's own dynamic quantisation is not used: it scales
+Runs in a child process (`models.sandbox.server`), asked by `models.publish.quantize`. Only weights
+that are multiplied as matrices shrink: those of networks. Trees, linear models and vocabularies are
+kept as attributes of their operators. onnxruntime's own dynamic quantisation is not used: it scales
 what comes in by the largest number of a batch, so that a row's answer would change with the rows
 beside it.
 """
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.comparison import ONNX, all_answers, answered, compare, speeds
+from models.optimize.equivalence import ONNX, all_answers, answered, compare, speeds
+from models.optimize.synthetic_rows import rows_near
 from models.proofs import Compiled, Tolerance
 from models.runtimes import golden
 from models.runtimes.onnx_session import OnnxModel
 from models.sandbox.messages import Quantized
-from models.trials import rows_near
 from yard.contract.validation import check_rows
 from yard.contract.values import Signature
 from yard.errors import ConfigurationError

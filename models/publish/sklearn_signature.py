@@ -1,8 +1,8 @@
 """What a fitted estimator takes and gives, worked out from the estimator and an example.
 
-`models.publish` calls this once a version; what it finds is checked against every request for as
-long as the version lives. Names and classes come from the estimator, the columns' types from the
-example.
+`models.publish.publisher` calls this once a version; what it finds is checked against every request
+for as long as the version lives. Names and classes come from the estimator, the columns' types from
+the example.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from models.formats.onnx_check import OnnxFile
+from models.publish.sklearn_signature import TEXT
 from models.runtimes.tensors import feeds_of, probabilities_of, rows_at_once
-from models.signatures import TEXT
 from yard.contract.validation import check_rows
 from yard.contract.values import Column, ColumnType, Output, Signature, Task
 from yard.errors import ConfigurationError, InvalidInput

@@ -1,10 +1,11 @@
 """A faster form of an estimator, used only where it answers the same and is faster.
 
-Runs in the child process that publishes (`models.inspecting`): skl2onnx writes the estimator as an
-ONNX graph, in doubles where it can and else in single precision; both answer the example and some
-thousand rows made around it (`models.trials`); both are timed. The first graph that agrees on every
-row, label by label and number by number within a tolerance, and is faster, is taken. The decision
-and its figures go into the manifest. Anything that goes wrong is a reason, not an error.
+Runs in the child process that publishes (`models.publish.sandbox_tasks`): skl2onnx writes the
+estimator as an ONNX graph, in doubles where it can and else in single precision; both answer the
+example and some thousand rows made around it (`models.optimize.synthetic_rows`); both are timed.
+The first graph that agrees on every row, label by label and number by number within a tolerance,
+and is faster, is taken. The decision and its figures go into the manifest. Anything that goes wrong
+is a reason, not an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from models.comparison import ONNX, all_answers, answered, compare, ratios, speeds
+from models.optimize.equivalence import ONNX, all_answers, answered, compare, ratios, speeds
 from models.proofs import Compiled
 from models.runtimes import Loaded, arrays
 from models.runtimes.memory_size import reachable
@@ -23,7 +24,8 @@ from models.runtimes.sklearn_joblib import SklearnModel
 from yard.contract.values import ColumnType, Signature
 from yard.errors import described
 
-#: Must be so many times as fast at one of `models.comparison.SIZES`, and nowhere slower than that.
+#: Must be so many times as fast at one of `models.optimize.equivalence.SIZES`, and nowhere slower
+#: than that.
 FASTER, NOT_SLOWER = 1.25, 0.8
 #: The least rows that count as a comparison.
 _LEAST_ROWS = 50
@@ -69,7 +71,8 @@ def compile_estimator(
         estimator: Fitted.
         original: The same, ready to predict.
         example: Rows that it answers.
-        trials: More rows, see `models.trials`; those that the original refuses do not count.
+        trials: More rows, see `models.optimize.synthetic_rows`; those that the original refuses do
+            not count.
         tell: Is told what is going on.
     """
     if not original.alignment.is_batchable:

@@ -1,8 +1,9 @@
 """Whether two models answer the same rows alike, and how fast each is.
 
-`models.compile` asks it of an estimator and its compiled form, `models.quantizing` of a graph and
-its smaller form, the benchmark of whatever it shows. Rows that the first does not answer do not
-count; a row that the second does not answer counts as answered otherwise.
+`models.optimize.compile` asks it of an estimator and its compiled form,
+`models.optimize.int8_weights` of a graph and its smaller form, the benchmark of whatever it shows.
+Rows that the first does not answer do not count; a row that the second does not answer counts as
+answered otherwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is known of an artefact before it is stored: asked of a child process that opens it.
 
-`models.publish` hands over bytes whose format is known; this asks `models.sandbox.client` and puts
-the child's lines together. A child that fails before it has described the artefact is a reason not
-to publish; one that fails later, while it compiles, only leaves the version uncompiled.
+`models.publish.publisher` hands over bytes whose format is known; this asks `models.sandbox.client`
+and puts the child's lines together. A child that fails before it has described the artefact is a
+reason not to publish; one that fails later, while it compiles, only leaves the version uncompiled.
 """
 
 from __future__ import annotations

@@ -16,17 +16,17 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
-from models import compile as compiling
 from models.formats import onnx_check
+from models.optimize import compile as compiling
+from models.optimize.synthetic_rows import rows_around
 from models.proofs import Golden, Tolerance
+from models.publish.sklearn_signature import derive
 from models.runtimes import golden
 from models.runtimes.batch_invariance import Alignment
 from models.runtimes.sklearn_joblib import SklearnModel, release
 from models.runtimes.sklearn_joblib import open_artefact as open_joblib
 from models.runtimes.sklearn_tuning import take_arrays
 from models.sandbox.messages import Findings
-from models.signatures import derive
-from models.trials import rows_around
 from yard.contract.validation import check_rows
 from yard.contract.values import Signature
 from yard.errors import ConfigurationError, InvalidRequest, described
@@ -58,8 +58,8 @@ def inspect(exchange: Exchange) -> None:
 
 
 def quantize(exchange: Exchange) -> None:
-    """Write an ONNX file anew with weights of 8 bits, and compare; see `models.quantize`."""
-    from models.quantizing import quantize_graph
+    """Write an ONNX file anew with 8-bit weights, and compare; see `models.publish.quantize`."""
+    from models.optimize.int8_weights import quantize_graph
 
     with threadpool_limits(limits=1):
         quantize_graph(exchange)
@@ -124,7 +124,7 @@ def _compile(
 
 
 def _inspect_graph(exchange: Exchange) -> None:
-    from models.onnx_signature import derive as derive_graph
+    from models.publish.onnx_signature import derive as derive_graph
     from models.runtimes.onnx_session import OnnxModel, open_session
 
     known = onnx_check.inspect(exchange.artefact)

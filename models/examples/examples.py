@@ -21,8 +21,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.publish import publish, register_store
-from models.sentences import NEGATIVE, POSITIVE
+from models.examples.sentences import NEGATIVE, POSITIVE
+from models.publish.publisher import publish, register_store
 from models.store.repository import Repository
 from yard.contract import keys
 from yard.contract.values import ModelRef
@@ -34,7 +34,7 @@ _ROWS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training an example yields: the arguments of `models.publish.publish`."""
+    """What training an example yields: the arguments of `models.publish.publisher.publish`."""
 
     estimator: Any
     example: Sequence[Any]

@@ -1,8 +1,8 @@
 """A smaller version of a version: the weights of its ONNX form in 8 bits, where that helps.
 
 `modelyard quantize` calls this. The graph is read from the store, written anew in a child process
-(`models.quantizing`), compared and timed there, and stored as a version of its own only if it is
-smaller by a margin, answers alike within a bound, and its rows stay apart.
+(`models.optimize.int8_weights`), compared and timed there, and stored as a version of its own only
+if it is smaller by a margin, answers alike within a bound, and its rows stay apart.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from redis import Redis
 
 from models import manifest as manifests
-from models.examine import Tell, grown, our_error
 from models.formats import onnx_check
 from models.manifest import File, Manifest
-from models.publish import GRAPH, check_catalogue, libraries_of, register
+from models.publish.examine import Tell, grown, our_error
+from models.publish.publisher import GRAPH, check_catalogue, libraries_of, register
 from models.sandbox.client import PROBER, ProbeFailed, Refused
 from models.sandbox.limits import Limits
 from models.sandbox.messages import Quantized

@@ -1,0 +1,1 @@
+"""The example models that `modelyard up` publishes into an empty store."""

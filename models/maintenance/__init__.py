@@ -1,0 +1,1 @@
+"""Upkeep of a store: garbage collection, export and import, verification."""

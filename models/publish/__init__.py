@@ -1,0 +1,1 @@
+"""From a file to a published version: examine, try, compile, store, register."""
