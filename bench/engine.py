@@ -17,8 +17,8 @@ from bench.measure import Spread, log_calls, percentile, ratio, script_times
 from bench.progress import say
 from bench.report import Goal, Section, Table
 from bench.yard import Yard, open_yard, stock_worker, worker
-from worker.endings import CHUNK
-from worker.lease import MOST_CLAIMED
+from worker.queue.lease import MOST_CLAIMED
+from worker.queue.outcomes import CHUNK
 from yard.broker.lua import Script
 from yard.contract.values import ModelRef
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis import Redis
 
 from tests.stand_ins import queued
-from worker.lease import Batch, Lease
+from worker.queue.lease import Batch, Lease
 
 QUEUE = "echo@v1"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from worker.lease import Claimed
+from worker.queue.lease import Claimed
 from yard.contract.payload import Call, decode_call
 from yard.contract.validation import check_outputs, check_rows
 from yard.contract.values import Failure, Signature

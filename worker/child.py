@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
 
-from worker.lease import MOST_TIMEOUT_S
 from worker.processes import Process
+from worker.queue.lease import MOST_TIMEOUT_S
 
 #: What a batch of a worker that has none is called: no batch has this token.
 _NO_TOKEN = "-"

@@ -15,7 +15,7 @@ from typing import Any
 
 from redis import Redis
 
-from worker.outage import OUTAGE
+from worker.queue.reconnect import OUTAGE
 from yard.broker import connections
 from yard.broker.pubsub import Subscription
 from yard.cancellation import cancel_job

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import structlog
 from redis import Redis
 
-from worker.lease import Batch, Lease
 from worker.memory import used_bytes, worker_limit_bytes
-from worker.outage import OUTAGE
+from worker.queue.lease import Batch, Lease
+from worker.queue.reconnect import OUTAGE
 from worker.registration import Registration
 from worker.stopwatch import Stopwatch
 from yard.broker import connections

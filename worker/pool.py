@@ -21,12 +21,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.autoscaler import Guard, Observation, Policy, decide, guard
-from worker.board import Board, keep_off
 from worker.child import Child
 from worker.lookout import Lookout
 from worker.needs import Needs
-from worker.outage import OUTAGE
-from worker.reaping import sweep
+from worker.queue.reconnect import OUTAGE
+from worker.queue.recovery import sweep
+from worker.queue.scheduler import Board, keep_off
 from worker.starter import Starter
 from worker.watch import Watch
 from yard.broker import connections

@@ -24,16 +24,16 @@ from models.runtimes.model_cache import ModelCache
 from models.store.mmap import open_maps
 from models.store.repository import open_repository
 from worker.alarm import Alarm
-from worker.board import Board
 from worker.commands import Commands
 from worker.keeper import Keeper
-from worker.lease import Batch, Ended, Lease, Suspended
 from worker.loading import Loader
 from worker.memory import cache_limit_bytes
-from worker.outage import OUTAGE, GaveUp, pauses, persist
-from worker.reaping import reap
+from worker.queue.lease import Batch, Ended, Lease, Suspended
+from worker.queue.prefetch import Relay
+from worker.queue.reconnect import OUTAGE, GaveUp, pauses, persist
+from worker.queue.recovery import reap
+from worker.queue.scheduler import Board
 from worker.registration import Registration
-from worker.relay import Relay
 from worker.serve import Served, Server
 from worker.stopwatch import Stopwatch
 from worker.warming import Warmer

@@ -15,8 +15,8 @@ from functools import lru_cache
 from models.runtimes import Loaded
 from models.runtimes.model_cache import ModelCache
 from worker.batch import Member, Outcome, check, read_call, run, stacks
-from worker.endings import Ending
-from worker.lease import Batch, Claimed, Lease
+from worker.queue.lease import Batch, Claimed, Lease
+from worker.queue.outcomes import Ending
 from worker.tally import Tally
 from yard.contract.keys import parse_queue
 from yard.contract.payload import Call

@@ -15,9 +15,9 @@ import structlog
 from redis import Redis
 
 from worker.child import Child, Sight
-from worker.lease import Lease
 from worker.processes import collect_strays
-from worker.reaping import Reaped, Reason, reap
+from worker.queue.lease import Lease
+from worker.queue.recovery import Reaped, Reason, reap
 from worker.registration import unregister
 from yard.cluster.crash_loops import count_crash, note_crash
 from yard.contract import keys

@@ -24,9 +24,9 @@ from producer.client import Client
 from tests.batches import QUEUE, claim, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.endings import CHUNK, Ending
-from worker.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
-from worker.reaping import reap, sweep
+from worker.queue.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
+from worker.queue.outcomes import CHUNK, Ending
+from worker.queue.recovery import reap, sweep
 from yard.broker.lua import Argument
 from yard.contract import keys, wire
 from yard.contract.values import Failure, JobStatus, Request
@@ -145,7 +145,7 @@ class TestClaim:
             raise RedisConnectionError
 
         with monkeypatch.context() as patched:
-            patched.setattr("worker.lease._CLAIM", lose)
+            patched.setattr("worker.queue.lease._CLAIM", lose)
             with pytest.raises(RedisConnectionError):
                 lease.claim([QUEUE])
         assert lease.claim([QUEUE]) == 0, "nothing waits, and yet it is known as the later one"

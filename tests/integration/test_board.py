@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from tests.stand_ins import publish
-from worker.board import Board
+from worker.queue.scheduler import Board
 
 FAST, SLOW = "iris@v1", "iris@v2"
 

@@ -10,9 +10,9 @@ from redis.exceptions import ResponseError
 
 from producer.client import Client, Handle
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
-from worker.endings import Ending
-from worker.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
-from worker.reaping import reap
+from worker.queue.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
+from worker.queue.outcomes import Ending
+from worker.queue.recovery import reap
 from yard.broker.lua import Script
 from yard.contract import keys
 from yard.contract.values import Request
@@ -98,7 +98,7 @@ def test_payloads_are_bounded_over_all_calls(redis, client, lease, monkeypatch):
     submit(client, JOBS)
     job_id = waiting(redis)[0]
     size = len(redis.hget(keys.key("job", job_id), "data"))
-    monkeypatch.setattr("worker.lease.MOST_BATCH_BYTES", (MOST_CLAIMED + 5) * size)
+    monkeypatch.setattr("worker.queue.lease.MOST_BATCH_BYTES", (MOST_CLAIMED + 5) * size)
     assert len(claim(lease).jobs) == MOST_CLAIMED + 5
 
 
@@ -151,7 +151,7 @@ class TestBrokenOff:
     ):
         mine = submit(client, JOBS)
         with monkeypatch.context() as broken:
-            broken.setattr("worker.lease._MORE", _more_that_breaks_off(redis))
+            broken.setattr("worker.queue.lease._MORE", _more_that_breaks_off(redis))
             with pytest.raises(ResponseError, match="of the test"):
                 lease.claim([QUEUE])
             assert set(waiting(redis)) < set(mine)
@@ -161,7 +161,7 @@ class TestBrokenOff:
         mine = submit(client, 2 * JOBS)
         first = claim(lease)
         with monkeypatch.context() as broken:
-            broken.setattr("worker.lease._MORE", _more_that_breaks_off(redis))
+            broken.setattr("worker.queue.lease._MORE", _more_that_breaks_off(redis))
             assert take_ahead(lease, first) is None
         assert finish(lease, first) == JOBS
         assert drained(lease) == mine[JOBS:]

@@ -30,9 +30,9 @@ from redis import Redis
 from producer.client import Client
 from tests.redis_server import RedisServer
 from tests.versions import register
-from worker.endings import Ending
-from worker.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
-from worker.reaping import Reason, reap, sweep
+from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
+from worker.queue.outcomes import Ending
+from worker.queue.recovery import Reason, reap, sweep
 from yard.broker.lua import Argument
 from yard.contract import keys, wire
 from yard.contract.values import Failure
@@ -641,8 +641,8 @@ def _numbers(data: bytes) -> list[float]:
 @pytest.mark.timeout(900)
 @pytest.mark.leaks_keys  # it ends in the middle of things
 def test_no_order_of_steps_loses_a_job_or_ends_it_twice(redis, redis_server, monkeypatch):
-    monkeypatch.setattr("worker.endings.CHUNK", CHUNK)
-    monkeypatch.setattr("worker.lease.MOST_CLAIMED", CLAIMS[0])
+    monkeypatch.setattr("worker.queue.outcomes.CHUNK", CHUNK)
+    monkeypatch.setattr("worker.queue.lease.MOST_CLAIMED", CLAIMS[0])
     machine = type("Machine", (Protocol,), {"server": redis_server})
     run_state_machine_as_test(
         machine,

@@ -17,9 +17,9 @@ from rq.serializers import JSONSerializer
 from producer.client import Client
 from tests.batches import QUEUE, claim, waiting
 from tests.waiting import wait_until
-from worker.endings import Ending
-from worker.lease import Batch, Lease
-from worker.reaping import reap, sweep
+from worker.queue.lease import Batch, Lease
+from worker.queue.outcomes import Ending
+from worker.queue.recovery import reap, sweep
 from yard.contract import keys, wire
 from yard.contract.values import Failure, JobStatus
 from yard.errors import Unavailable
@@ -234,12 +234,12 @@ class TestLateCalls:
             sent.append(arguments)
             return [b"idle", 0]
 
-        script = "worker.lease._CLAIM"
+        script = "worker.queue.lease._CLAIM"
         with monkeypatch.context() as patch:
             patch.setattr(script, swallow)
             lease.claim([QUEUE])  # its worker gives up waiting for it
         batch = claim(lease)
-        from worker.lease import _CLAIM
+        from worker.queue.lease import _CLAIM
 
         _CLAIM(redis, sent[0])
         assert lease.renew(batch.token), "the batch is still the worker's"

@@ -13,10 +13,10 @@ from producer.client import Client
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.endings import Ending
-from worker.lease import _CLAIM, _FINISH, Batch, Ended, Lease
-from worker.reaping import reap, sweep
-from worker.relay import Relay
+from worker.queue.lease import _CLAIM, _FINISH, Batch, Ended, Lease
+from worker.queue.outcomes import Ending
+from worker.queue.prefetch import Relay
+from worker.queue.recovery import reap, sweep
 from yard.contract import keys, wire
 from yard.contract.values import JobStatus
 from yard.settings import Settings

@@ -12,8 +12,8 @@ from redis import Redis
 from producer.client import Client
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
 from tests.waiting import wait_until
-from worker.board import Board
-from worker.lease import Batch, Lease
+from worker.queue.lease import Batch, Lease
+from worker.queue.scheduler import Board
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import (

@@ -14,8 +14,8 @@ from gateway import bodies
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.stand_ins import ROW, publish, start
 from worker.autoscaler import Observation, Policy
-from worker.board import Board
 from worker.lookout import Lookout
+from worker.queue.scheduler import Board
 from yard.cluster import metrics
 from yard.cluster.capacity import Pace, Work
 from yard.cluster.presence import Presence, read_presence

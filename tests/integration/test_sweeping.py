@@ -11,9 +11,9 @@ from redis import Redis
 from producer.client import Client
 from tests import batches
 from tests.batches import QUEUE
-from worker import reaping
-from worker.lease import Batch, Lease
-from worker.reaping import sweep
+from worker.queue import recovery
+from worker.queue.lease import Batch, Lease
+from worker.queue.recovery import sweep
 from worker.registration import Registration
 from yard.cluster.presence import read_presence
 from yard.cluster.workload import read_workload, waits_s
@@ -25,7 +25,7 @@ LEASE_S = 3.0
 #: A gap that tells that Redis was away is longer than this: half a lease.
 GAP_MS = 1500
 #: Entries of a queue that a call of the sweep looks through.
-DEEP = reaping._SWEEP_ENTRIES
+DEEP = recovery._SWEEP_ENTRIES
 
 
 @pytest.fixture
@@ -168,13 +168,13 @@ class TestSmallSteps:
     def replies(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         """What each call of the script has taken."""
         replies: list[Any] = []
-        script = reaping._SWEEP
+        script = recovery._SWEEP
 
         def call(redis: Redis, arguments: Sequence[Any]) -> Any:
             replies.append(script(redis, arguments))
             return replies[-1]
 
-        monkeypatch.setattr(reaping, "_SWEEP", call)
+        monkeypatch.setattr(recovery, "_SWEEP", call)
         return replies
 
     def test_a_sweep_takes_all_leases_that_have_run_out_one_at_a_call(
@@ -193,14 +193,14 @@ class TestSmallSteps:
         ids = submit(client, 80, deadline_ms=3_600_000)
         expire(redis, *ids)
         assert sweep(redis, settings)[0] == 80
-        assert max(expired for expired, *_ in replies) <= reaping._SWEEP_DEADLINES
+        assert max(expired for expired, *_ in replies) <= recovery._SWEEP_DEADLINES
         assert depth(redis) == 0
         assert not redis.exists(keys.DEADLINES)
 
     def test_a_sweep_ends_and_leaves_the_rest_to_the_next(
         self, redis, client, settings, monkeypatch
     ):
-        monkeypatch.setattr(reaping, "_SWEEP_CALLS", 2)
+        monkeypatch.setattr(recovery, "_SWEEP_CALLS", 2)
         submit(client, 12)
         for worker in ("w1", "w2", "w3"):
             claim(redis, settings, worker)

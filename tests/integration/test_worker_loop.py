@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from worker.lease import Lease
 from worker.loading import Loader
 from worker.process import _IDLE_S, Worker
+from worker.queue.lease import Lease
 from worker.serve import Server
 from yard.contract import keys
 from yard.contract.values import JobStatus

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.batch import Member, check, read_call, run, stacks
-from worker.lease import Claimed, Flaw
+from worker.queue.lease import Claimed, Flaw
 from yard.contract.payload import Call, encode_call
 from yard.contract.values import Column, Failure, Output, Signature
 

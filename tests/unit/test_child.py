@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worker.child import Child, Sight
-from worker.lease import MOST_TIMEOUT_S
+from worker.queue.lease import MOST_TIMEOUT_S
 
 #: Redis' clock, in ms, when the pool's shows 0 s.
 REDIS_MS = 1_000_000.0

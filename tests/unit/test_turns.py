@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.turns import Turns
+from worker.queue.fair_queue import Turns
 
 
 def serve(

@@ -8,7 +8,7 @@
 
 A retired version gets no job that is submitted, and runs those that it has; what anybody pushes
 onto the queue of a drained or deleted one fails with ``version_gone``. Each step is one script, so
-that no submission falls in between. Workers see a step within a second (`worker.board`).
+that no submission falls in between. Workers see a step within a second (`worker.queue.scheduler`).
 """
 
 from __future__ import annotations

@@ -87,14 +87,15 @@ def _install() -> None:
     os.register_at_fork(after_in_child=_seed)
     _wrap_scripts()
     if _WORKERS & set(sys.orig_argv):
-        from worker import line, loading, registration, serve
+        from worker import loading, registration, serve
+        from worker.queue import pipeline
 
         for owner, name, point in [
             (loading, "load", "load"),
             (serve, "run", "predict"),
             (registration.Registration, "death", "leave"),
-            (line.Line, "send", "send"),  # ends of batches, and claims ahead
-            (line.Line, "receive", "receive"),
+            (pipeline.Line, "send", "send"),  # ends of batches, and claims ahead
+            (pipeline.Line, "receive", "receive"),
         ]:
             setattr(owner, name, _around(point, getattr(owner, name)))
 

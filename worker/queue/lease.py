@@ -8,10 +8,10 @@ begins with the first and ends with the last); between them a worker may die and
                           |  ^
              lease runs out  renew
                           v
-                     queue again (`worker.reaping`)
+                     queue again (`worker.queue.recovery`)
 
-While more waits than fits into one batch, `worker.relay` claims the next one ahead, so that Redis
-and Python work at the same time. It is under the same lease.
+While more waits than fits into one batch, `worker.queue.prefetch` claims the next one ahead, so
+that Redis and Python work at the same time. It is under the same lease.
 
 A batch's token is written into its jobs when they are claimed and taken away when they are given
 back, so a worker that wakes after its lease has run out finds nothing that it may write. Times are
@@ -30,16 +30,17 @@ from typing import Any, Literal, NamedTuple, cast
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from worker.endings import Ending, chunked
-from worker.line import Line
-from worker.reaping import Reaped, reap
+from worker.queue.outcomes import Ending, chunked
+from worker.queue.pipeline import Line
+from worker.queue.recovery import Reaped, reap
 from yard.broker.lua import Argument, Script
 from yard.contract import wire
 from yard.settings import Settings
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
 # payload. Only a job that is larger than all its batch may be takes longer. For a finish see
-# `worker.endings`; giving back takes a call for the whole batch, so `Settings.batch_jobs` ends.
+# `worker.queue.outcomes`; giving back takes a call for the whole batch, so `Settings.batch_jobs`
+# ends.
 
 #: Jobs that one call of the claiming scripts takes, at most.
 MOST_CLAIMED = 64
@@ -273,7 +274,7 @@ class Lease:
     def send(
         self, line: Line, ended: Ended | None, token: str, queues: Sequence[str], holding: str
     ) -> None:
-        """Send the end of a batch and the claim of another, in one go; see `worker.relay`.
+        """Send the end of a batch and the claim of another, in one go; see `worker.queue.prefetch`.
 
         Args:
             line: Where.
@@ -284,7 +285,7 @@ class Lease:
                 it has another, nothing is claimed.
 
         Raises:
-            RedisError: See `worker.line.Line.send`.
+            RedisError: See `worker.queue.pipeline.Line.send`.
         """
         commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
         if token:
@@ -299,7 +300,7 @@ class Lease:
             that was claimed with ``token``, if there is one.
 
         Raises:
-            RedisError: See `worker.line.Line.receive`.
+            RedisError: See `worker.queue.pipeline.Line.receive`.
         """
         replies = line.receive()
         endings = len(replies) - (len(self._portions) if token else 0)

@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from worker.lease import Batch, Ended, Lease
-from worker.outage import OUTAGE
+from worker.queue.lease import Batch, Ended, Lease
+from worker.queue.reconnect import OUTAGE
 
 
 class _Sent(NamedTuple):

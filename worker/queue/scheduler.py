@@ -2,7 +2,7 @@
 
 The queues are those of `yard.registry.queues`, but none of a version that kills its workers. They
 are read anew every second, and with them which versions are to be unloaded and, by a worker that
-has work, how long their first jobs have waited. `worker.turns` puts them in order.
+has work, how long their first jobs have waited. `worker.queue.fair_queue` puts them in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from worker.turns import Turns
+from worker.queue.fair_queue import Turns
 from yard.cluster.workload import waits_s
 from yard.contract import keys
 from yard.registry.lifecycle import State

@@ -11,7 +11,7 @@ from typing import Literal
 
 from redis import Redis
 
-from worker.endings import CRASHED, EXPIRED, OVERRAN
+from worker.queue.outcomes import CRASHED, EXPIRED, OVERRAN
 from yard.broker.lua import Argument, Script
 from yard.settings import Settings
 

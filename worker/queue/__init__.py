@@ -1,0 +1,1 @@
+"""The batch protocol: claim, lease, prefetch, finish, recover; which queue is next."""
