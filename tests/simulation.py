@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from worker.autoscaler import Memory, Observation, Peer, Policy, decide
+from worker.inference.throughput import Stopwatch
 from worker.queue.fair_queue import Turns
-from worker.stopwatch import Stopwatch
 from yard.cluster.capacity import Pace, Work
 
 TRACES = Path(__file__).parent / "traces"

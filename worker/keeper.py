@@ -15,11 +15,11 @@ from collections.abc import Callable
 import structlog
 from redis import Redis
 
-from worker.memory import used_bytes, worker_limit_bytes
+from worker.inference.memory import used_bytes, worker_limit_bytes
+from worker.inference.throughput import Stopwatch
 from worker.queue.lease import Batch, Lease
 from worker.queue.reconnect import OUTAGE
 from worker.registration import Registration
-from worker.stopwatch import Stopwatch
 from yard.broker import connections
 from yard.cluster.workload import write_paces
 from yard.settings import Settings

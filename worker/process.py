@@ -25,18 +25,18 @@ from models.store.mmap import open_maps
 from models.store.repository import open_repository
 from worker.alarm import Alarm
 from worker.commands import Commands
+from worker.inference.executor import Served, Server
+from worker.inference.loader import Loader
+from worker.inference.memory import cache_limit_bytes
+from worker.inference.throughput import Stopwatch
+from worker.inference.warmup import Warmer
 from worker.keeper import Keeper
-from worker.loading import Loader
-from worker.memory import cache_limit_bytes
 from worker.queue.lease import Batch, Ended, Lease, Suspended
 from worker.queue.prefetch import Relay
 from worker.queue.reconnect import OUTAGE, GaveUp, pauses, persist
 from worker.queue.recovery import reap
 from worker.queue.scheduler import Board
 from worker.registration import Registration
-from worker.serve import Served, Server
-from worker.stopwatch import Stopwatch
-from worker.warming import Warmer
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import Failure, ModelRef

@@ -14,7 +14,7 @@ from rq import get_current_job
 
 from models.runtimes import Loaded, load
 from models.store.repository import open_repository
-from worker.batch import check, run
+from worker.inference.batching import check, run
 from yard.contract.keys import parse_queue
 from yard.contract.payload import decode_call, encode_call
 from yard.contract.values import Failure, ModelRef

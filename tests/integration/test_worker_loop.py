@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from worker.loading import Loader
+from worker.inference.executor import Server
+from worker.inference.loader import Loader
 from worker.process import _IDLE_S, Worker
 from worker.queue.lease import Lease
-from worker.serve import Server
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings

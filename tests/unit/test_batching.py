@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.batch import Member, check, read_call, run, stacks
+from worker.inference.batching import Member, check, read_call, run, stacks
 from worker.queue.lease import Claimed, Flaw
 from yard.contract.payload import Call, encode_call
 from yard.contract.values import Column, Failure, Output, Signature

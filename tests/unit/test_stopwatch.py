@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.stopwatch import Stopwatch
+from worker.inference.throughput import Stopwatch
 
 QUEUE = "a@v1"
 

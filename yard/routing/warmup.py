@@ -2,10 +2,10 @@
 
 Who flips writes a wish into Redis (``want.lua``) and looks at what workers announce until each
 living pool that serves the model has a worker with the version loaded and proven, or until one says
-why it does not load. Workers read the wishes while idle and between batches (`worker.warming`); a
-pool without workers starts one for a wish as it does for a job (`unmet`). Only then does
-`yard.routing.routes` change the keys, at one instant as always. A key that is set by hand goes past
-all this and is obeyed at once; `cold` tells of it.
+why it does not load. Workers read the wishes while idle and between batches
+(`worker.inference.warmup`); a pool without workers starts one for a wish as it does for a job
+(`unmet`). Only then does `yard.routing.routes` change the keys, at one instant as always. A key
+that is set by hand goes past all this and is obeyed at once; `cold` tells of it.
 """
 
 from __future__ import annotations

@@ -87,12 +87,13 @@ def _install() -> None:
     os.register_at_fork(after_in_child=_seed)
     _wrap_scripts()
     if _WORKERS & set(sys.orig_argv):
-        from worker import loading, registration, serve
+        from worker import registration
+        from worker.inference import executor, loader
         from worker.queue import pipeline
 
         for owner, name, point in [
-            (loading, "load", "load"),
-            (serve, "run", "predict"),
+            (loader, "load", "load"),
+            (executor, "run", "predict"),
             (registration.Registration, "death", "leave"),
             (pipeline.Line, "send", "send"),  # ends of batches, and claims ahead
             (pipeline.Line, "receive", "receive"),

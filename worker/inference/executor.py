@@ -14,10 +14,10 @@ from functools import lru_cache
 
 from models.runtimes import Loaded
 from models.runtimes.model_cache import ModelCache
-from worker.batch import Member, Outcome, check, read_call, run, stacks
+from worker.inference.batching import Member, Outcome, check, read_call, run, stacks
+from worker.inference.metrics import Tally
 from worker.queue.lease import Batch, Claimed, Lease
 from worker.queue.outcomes import Ending
-from worker.tally import Tally
 from yard.contract.keys import parse_queue
 from yard.contract.payload import Call
 from yard.contract.values import Failure, ModelRef

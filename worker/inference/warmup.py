@@ -17,7 +17,7 @@ import structlog
 from redis import Redis
 
 from models.runtimes.model_cache import ModelCache
-from worker.tally import Tally
+from worker.inference.metrics import Tally
 from yard.contract import keys
 from yard.contract.keys import parse_queue
 from yard.contract.timestamps import moment

@@ -1,0 +1,1 @@
+"""From a claimed batch to its outcomes: load, check, stack, predict, measure."""
