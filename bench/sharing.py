@@ -128,7 +128,7 @@ def _network(rows: Any, hidden: int) -> Any:
 
 @contextmanager
 def _worker(yard: Yard, pattern: str, **settings: object) -> Iterator[Process]:
-    argv = [sys.executable, "-P", "-m", "worker.process", "", "", pattern]
+    argv = [sys.executable, "-P", "-m", "worker.process.worker", "", "", pattern]
     home = str(yard.folder / "cache")
     with yard.running(argv, yard.environ(store_cache=home, **settings)) as process:
         yield process

@@ -186,7 +186,7 @@ def open_yard(*, has_examples: bool = True, **settings: object) -> Iterator[Yard
 
 def worker(python: Path | str = sys.executable) -> list[str]:
     """The command of one worker of ours."""
-    return [str(python), "-P", "-m", "worker.process", "", "", "*"]
+    return [str(python), "-P", "-m", "worker.process.worker", "", "", "*"]
 
 
 def stock_worker(url: str, queue: str) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.autoscaler import Memory, Observation, Peer, Policy, decide
 from worker.inference.throughput import Stopwatch
+from worker.pool.autoscaler import Memory, Observation, Peer, Policy, decide
 from worker.queue.fair_queue import Turns
 from yard.cluster.capacity import Pace, Work
 

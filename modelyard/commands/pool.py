@@ -36,7 +36,7 @@ def pool(
         return _check(redis_url, name)
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
-    from worker.pool import Pool
+    from worker.pool.supervisor import Pool
     from yard import local
     from yard.broker import connections
     from yard.cluster.format_version import settle_format

@@ -31,7 +31,7 @@ def fork_server(pool: RunningPool, redis: Redis) -> psutil.Process | None:
 
 
 def is_forked(pid: int) -> bool:
-    return "worker.forkserver" in psutil.Process(pid).cmdline()
+    return "worker.pool.fork_server" in psutil.Process(pid).cmdline()
 
 
 def is_gone(pool: RunningPool, redis: Redis, pid: int) -> bool:
@@ -119,7 +119,7 @@ def test_threads_that_come_with_the_libraries_make_the_pool_spawn(redis, start, 
 def test_a_fork_server_that_cannot_start_is_done_without(redis, start, client, tmp_path):
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks" / "sitecustomize.py").write_text(
-        "import os, sys\nif 'worker.forkserver' in sys.orig_argv: os._exit(3)\n"
+        "import os, sys\nif 'worker.pool.fork_server' in sys.orig_argv: os._exit(3)\n"
     )
     pool = start(environ={"PYTHONPATH": str(tmp_path / "hooks")})
     assert not is_forked(a_worker(pool, redis))

@@ -34,7 +34,7 @@ skl2onnx = pytest.importorskip("skl2onnx")
 #: A worker that says at its end what it has imported.
 _WORKER = """
 import json, sys
-from worker.process import main
+from worker.process.worker import main
 main([sys.argv[1], "", sys.argv[2]])
 print(json.dumps(sorted(sys.modules)))
 """

@@ -257,7 +257,7 @@ class TestAway:
         log = tmp_path / "worker.log"
         with log.open("wb") as output:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "worker.process", "w1", "", "*"],
+                [sys.executable, "-m", "worker.process.worker", "w1", "", "*"],
                 env=clean_environ() | settings.environ(),
                 cwd=Path(__file__).parent.parent.parent,
                 stdout=output,

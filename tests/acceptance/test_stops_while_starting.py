@@ -23,7 +23,7 @@ from yard.settings import Settings
     [
         ["modelyard.cli", "pool"],
         ["modelyard.cli", "gateway"],
-        ["worker.process", "w1", "", "*"],
+        ["worker.process.worker", "w1", "", "*"],
     ],
     ids=["pool", "gateway", "worker"],
 )

@@ -10,10 +10,10 @@ from redis import Redis
 from producer.client import Client
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.child import Child
+from worker.pool.child import Child
+from worker.pool.monitor import Watch
 from worker.queue.lease import Batch, Lease
 from worker.queue.outcomes import Ending
-from worker.watch import Watch
 from yard.cluster import metrics
 from yard.cluster.crash_loops import held_back
 from yard.contract import keys

@@ -13,8 +13,8 @@ from redis import Redis
 from gateway import bodies
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.stand_ins import ROW, publish, start
-from worker.autoscaler import Observation, Policy
-from worker.lookout import Lookout
+from worker.pool.autoscaler import Observation, Policy
+from worker.pool.observer import Lookout
 from worker.queue.scheduler import Board
 from yard.cluster import metrics
 from yard.cluster.capacity import Pace, Work

@@ -11,10 +11,10 @@ from redis import Redis
 from producer.client import Client
 from tests import batches
 from tests.batches import QUEUE
+from worker.process.registration import Registration
 from worker.queue import recovery
 from worker.queue.lease import Batch, Lease
 from worker.queue.recovery import sweep
-from worker.registration import Registration
 from yard.cluster.presence import read_presence
 from yard.cluster.workload import read_workload, waits_s
 from yard.contract import keys

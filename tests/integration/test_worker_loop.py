@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import wait_until
 from worker.inference.executor import Server
 from worker.inference.loader import Loader
-from worker.process import _IDLE_S, Worker
+from worker.process.worker import _IDLE_S, Worker
 from worker.queue.lease import Lease
 from yard.contract import keys
 from yard.contract.values import JobStatus

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.autoscaler import Guard, Memory, Observation, Peer, Plan, Policy, decide, guard
+from worker.pool.autoscaler import (
+    Guard,
+    Memory,
+    Observation,
+    Peer,
+    Plan,
+    Policy,
+    decide,
+    guard,
+)
 from yard.cluster.capacity import Bounds, Pace, Work, wanted
 
 POLICY = Policy(least=1, most=4, idle_s=60)

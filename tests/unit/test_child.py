@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.child import Child, Sight
+from worker.pool.child import Child, Sight
 from worker.queue.lease import MOST_TIMEOUT_S
 
 #: Redis' clock, in ms, when the pool's shows 0 s.

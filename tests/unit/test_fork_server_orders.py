@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from worker.forkserver import ForkServer
+from worker.pool.fork_server import ForkServer
 
 
 @pytest.fixture

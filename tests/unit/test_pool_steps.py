@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from worker.pool import Pool
+from worker.pool.supervisor import Pool
 from yard.settings import Settings
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench import oracle
 from tests.simulation import Outcome, Trace, Yard, read_trace
-from worker.autoscaler import Policy
+from worker.pool.autoscaler import Policy
 from yard.cluster.capacity import Bounds, Pace
 
 PACE = Pace(batch_s=0.002, row_s=0.0017, load_s=0.05, rows=1.0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 #: What a worker's process was started as; the fork server becomes workers.
-_WORKERS = {"worker.process", "worker.forkserver"}
+_WORKERS = {"worker.process.worker", "worker.pool.fork_server"}
 
 _POINTS: dict[str, tuple[str, float]] = {}
 _random = random.Random()
@@ -87,8 +87,8 @@ def _install() -> None:
     os.register_at_fork(after_in_child=_seed)
     _wrap_scripts()
     if _WORKERS & set(sys.orig_argv):
-        from worker import registration
         from worker.inference import executor, loader
+        from worker.process import registration
         from worker.queue import pipeline
 
         for owner, name, point in [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
 
-from worker.processes import Process
+from worker.pool.processes import Process
 from worker.queue.lease import MOST_TIMEOUT_S
 
 #: What a batch of a worker that has none is called: no batch has this token.

@@ -17,9 +17,9 @@ from redis import Redis
 
 from worker.inference.memory import used_bytes, worker_limit_bytes
 from worker.inference.throughput import Stopwatch
+from worker.process.registration import Registration
 from worker.queue.lease import Batch, Lease
 from worker.queue.reconnect import OUTAGE
-from worker.registration import Registration
 from yard.broker import connections
 from yard.cluster.workload import write_paces
 from yard.settings import Settings

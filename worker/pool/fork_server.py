@@ -12,9 +12,9 @@ The pool's orders come as JSON over a socket that keeps messages apart, each at 
     {"name", "pool", "pattern"}    fork a worker; with it comes the worker's end of a line
 
 A new worker is forked by a go-between that ends at once, so that it becomes the child of the pool
-(`worker.processes`). On its line it says {"pid": 4711}, and begins when it reads `GO` there. A pool
-that has given up has closed its end, and the worker ends; so there is never a worker that its pool
-does not know. When the pool is gone, so is its end of the socket, and the server ends.
+(`worker.pool.processes`). On its line it says {"pid": 4711}, and begins when it reads `GO` there. A
+pool that has given up has closed its end, and the worker ends; so there is never a worker that its
+pool does not know. When the pool is gone, so is its end of the socket, and the server ends.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from importlib import import_module
 from typing import Any
 
 from models.runtimes import RUNTIMES
-from worker import process
-from worker.processes import GO, MOST_BYTES, tie_to
+from worker.pool.processes import GO, MOST_BYTES, tie_to
+from worker.process import worker as worker_process
 from yard import local
 from yard.platform import logs, signals
 from yard.settings import Settings
@@ -145,13 +145,13 @@ def _say(line: socket.socket, what: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``python -m worker.forkserver DESCRIPTOR PID``, as the pool starts it."""
+    """``python -m worker.pool.fork_server DESCRIPTOR PID``, as the pool starts it."""
     descriptor, pool = map(int, arguments)
     settings = Settings.load()
     logs.configure(settings)
     worker = ForkServer(socket.socket(fileno=descriptor), pool).serve()
     if worker is not None:
-        process.Worker(settings, local.redis_url(settings), *worker).run()
+        worker_process.Worker(settings, local.redis_url(settings), *worker).run()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a pool sees of the yard when it decides how many workers to run.
 
 Reads the queues, and the presence of everybody's workers and of the other pools, from Redis; what
-the pool's own workers do it is told by the pool. What comes out goes to `worker.autoscaler`.
+the pool's own workers do it is told by the pool. What comes out goes to `worker.pool.autoscaler`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 
-from worker.autoscaler import Memory, Observation, Peer, Policy
+from worker.pool.autoscaler import Memory, Observation, Peer, Policy
 from yard.cluster.presence import Pool, Presence, read_presence
 from yard.cluster.workload import read_workload
 

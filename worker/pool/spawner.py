@@ -1,10 +1,10 @@
 """Starts worker processes: by a fork server where that is fit, else each anew.
 
 The pool asks for a worker by name and gets its process. Meanwhile this keeps a fork server
-(`worker.forkserver`) ready: it starts one, tells it what the published versions need, and starts
-another when it dies, hangs or does not answer. Whatever becomes of it, a worker is started: then by
-``python -m worker.process``, which takes a second longer. On other systems than Linux, where a
-child cannot be tied to an adopted parent, all are started so.
+(`worker.pool.fork_server`) ready: it starts one, tells it what the published versions need, and
+starts another when it dies, hangs or does not answer. Whatever becomes of it, a worker is started:
+then by ``python -m worker.process.worker``, which takes a second longer. On other systems than
+Linux, where a child cannot be tied to an adopted parent, all are started so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from worker.processes import GO, MOST_BYTES, Forked, Process, adopt_orphans
+from worker.pool.processes import GO, MOST_BYTES, Forked, Process, adopt_orphans
 from yard.platform import pdeathsig, signals
 from yard.platform.environment import child_environment
 from yard.settings import Settings
@@ -118,7 +118,7 @@ class Starter:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # -P: a folder `models` or `worker` where the user stands is not ours.
-        argv = [sys.executable, "-P", "-m", "worker.forkserver", str(theirs.fileno())]
+        argv = [sys.executable, "-P", "-m", "worker.pool.fork_server", str(theirs.fileno())]
         try:
             self._server = subprocess.Popen(
                 pdeathsig.command([*argv, str(os.getpid())], signal.SIGKILL),
@@ -195,7 +195,15 @@ class Starter:
         )
 
     def _spawn(self, name: str) -> Process:
-        argv = [sys.executable, "-P", "-m", "worker.process", name, self._pool, self._pattern]
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "worker.process.worker",
+            name,
+            self._pool,
+            self._pattern,
+        ]
         with signals.held():
             return subprocess.Popen(
                 pdeathsig.command(argv, signal.SIGTERM),

@@ -1,8 +1,8 @@
 """The workers of a pool, watched: the dead are buried, the late are ended, the others vouched for.
 
-`worker.pool` takes these steps in each of its rounds, beside its own, which are about how many
-workers there should be. All that is known of a worker is in its `Child`: what it says in Redis, and
-what its process does.
+`worker.pool.supervisor` takes these steps in each of its rounds, beside its own, which are about
+how many workers there should be. All that is known of a worker is in its `Child`: what it says in
+Redis, and what its process does.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import psutil
 import structlog
 from redis import Redis
 
-from worker.child import Child, Sight
-from worker.processes import collect_strays
+from worker.pool.child import Child, Sight
+from worker.pool.processes import collect_strays
+from worker.process.registration import unregister
 from worker.queue.lease import Lease
 from worker.queue.recovery import Reaped, Reason, reap
-from worker.registration import unregister
 from yard.cluster.crash_loops import count_crash, note_crash
 from yard.contract import keys
 from yard.platform.signals import cause_of

@@ -2,8 +2,9 @@
 
 One supervisor a machine. It knows nothing of other pools but what Redis says. Twice a second, and
 at once when a child ends, it takes a round: it buries the dead (their batches go back to the
-queues) and ends workers whose batch has run past its deadline (`worker.watch`), returns batches
-whose lease has run out anywhere, and starts or dismisses workers as `worker.autoscaler` decides.
+queues) and ends workers whose batch has run past its deadline (`worker.pool.monitor`), returns
+batches whose lease has run out anywhere, and starts or dismisses workers as
+`worker.pool.autoscaler` decides.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from worker.autoscaler import Guard, Observation, Policy, decide, guard
-from worker.child import Child
-from worker.lookout import Lookout
-from worker.needs import Needs
+from worker.pool.autoscaler import Guard, Observation, Policy, decide, guard
+from worker.pool.child import Child
+from worker.pool.monitor import Watch
+from worker.pool.needs import Needs
+from worker.pool.observer import Lookout
+from worker.pool.spawner import Starter
 from worker.queue.reconnect import OUTAGE
 from worker.queue.recovery import sweep
 from worker.queue.scheduler import Board, keep_off
-from worker.starter import Starter
-from worker.watch import Watch
 from yard.broker import connections
 from yard.cluster.capacity import Bounds
 from yard.cluster.format_version import format_problem

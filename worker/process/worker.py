@@ -1,10 +1,10 @@
 """The worker process: wait, claim, serve, finish, until told to stop.
 
 The main thread runs one batch after the other. A second thread keeps the batch's lease and says
-that the worker lives (`worker.keeper`); a third listens to RQ's commands (`worker.commands`).
-Nothing that is in Redis, and no absence of Redis, ends the process: it backs off and goes on.
-Stopping is asked for by a signal, ends the present batch and claims no other; a second signal gives
-the batch back and ends at once.
+that the worker lives (`worker.process.heartbeat`); a third listens to RQ's commands
+(`worker.process.rq_commands`). Nothing that is in Redis, and no absence of Redis, ends the process:
+it backs off and goes on. Stopping is asked for by a signal, ends the present batch and claims no
+other; a second signal gives the batch back and ends at once.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from redis.exceptions import RedisError
 from models.runtimes.model_cache import ModelCache
 from models.store.mmap import open_maps
 from models.store.repository import open_repository
-from worker.alarm import Alarm
-from worker.commands import Commands
 from worker.inference.executor import Served, Server
 from worker.inference.loader import Loader
 from worker.inference.memory import cache_limit_bytes
 from worker.inference.throughput import Stopwatch
 from worker.inference.warmup import Warmer
-from worker.keeper import Keeper
+from worker.process.heartbeat import Keeper
+from worker.process.registration import Registration
+from worker.process.rq_commands import Commands
+from worker.process.watchdog import Alarm
 from worker.queue.lease import Batch, Ended, Lease, Suspended
 from worker.queue.prefetch import Relay
 from worker.queue.reconnect import OUTAGE, GaveUp, pauses, persist
 from worker.queue.recovery import reap
 from worker.queue.scheduler import Board
-from worker.registration import Registration
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import Failure, ModelRef
@@ -340,7 +340,7 @@ class Worker:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``python -m worker.process NAME POOL PATTERN``, as the pool starts it."""
+    """``python -m worker.process.worker NAME POOL PATTERN``, as the pool starts it."""
     from yard import local
     from yard.platform import logs
 

@@ -1,0 +1,1 @@
+"""The supervisor of the workers of one machine: start, watch, scale, stop."""

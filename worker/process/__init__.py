@@ -1,0 +1,1 @@
+"""One worker process: its loop, heartbeat, watchdog and entries in Redis."""
