@@ -14,12 +14,12 @@ from gateway.bodies import Problem
 from gateway.catalogue import catalogue
 from gateway.docs import Pages
 from gateway.health import health
+from gateway.http.threads import Threads
 from gateway.jobs import jobs
 from gateway.metrics import metrics, registry_for
 from gateway.routes import routes
 from gateway.scaling import scaling
 from gateway.services import Services, attach
-from gateway.threads import Threads
 from gateway.waits import Waits
 from producer.client import Client
 from yard.platform import extras

@@ -16,7 +16,7 @@ from typing import Any
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
-from gateway.call import Call, Reply
+from gateway.http.messages import Call, Reply
 from gateway.intake import asked
 from gateway.observe import template
 from gateway.services import Services, services

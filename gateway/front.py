@@ -2,7 +2,7 @@
 
 One event loop serves the whole process, so that a call that waits for its job costs no thread, and
 what many calls ask of Redis at once goes there together. It runs nothing that takes long: that is
-done in threads (`gateway.threads`), and Redis is asked by others (`gateway.errands`).
+done in threads (`gateway.http.threads`), and Redis is asked by others (`gateway.errands`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from granian import rsgi
 
 from gateway import health, jobs
-from gateway.call import Call, Reply
 from gateway.direct import Direct, Directory
+from gateway.http.body_reader import Bodies, Body
+from gateway.http.messages import Call, Reply
+from gateway.http.wsgi import Views
 from gateway.observe import UNMATCHED, Observation
 from gateway.problems import problem_of
-from gateway.reading import Bodies, Body
 from gateway.services import Services, services_of
-from gateway.wsgi import Views
 from yard.errors import Unavailable
 
 #: Large bodies that may come in at once: with the bound of 8 MiB they have 256 MiB.
@@ -129,7 +129,7 @@ class _Fields:
         self._given = given
 
     def get(self, name: str, default: Any, /) -> Any:
-        """As `gateway.call.Fields`."""
+        """As `gateway.http.messages.Fields`."""
         given = self._given
         if name not in given:
             return default

@@ -7,8 +7,8 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
-from gateway.call import Call, Reply, json_reply
 from gateway.direct import Directs, response
+from gateway.http.messages import Call, Reply, json_reply
 from gateway.problems import problem
 from gateway.services import Services, services
 from gateway.survey import Survey, survey

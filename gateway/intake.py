@@ -1,6 +1,7 @@
 """What a call says, checked: names in the path, seconds, preferences, the body.
 
-Everything here is pure; how a body is read, and with which bounds, is `gateway.reading`'s business.
+Everything here is pure; how a body is read, and with which bounds, is `gateway.http.body_reader`'s
+business.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from gateway.call import Call
+from gateway.http.messages import Call
 from gateway.observe import noted
 from gateway.services import services
 from yard.contract import wire

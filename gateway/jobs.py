@@ -12,8 +12,9 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
-from gateway.call import Call, Reply, json_reply
 from gateway.direct import Directs, response
+from gateway.http.messages import Call, Reply, json_reply
+from gateway.http.threads import SMALL_BYTES
 from gateway.intake import (
     asked,
     job_id_in_path,
@@ -23,7 +24,6 @@ from gateway.intake import (
     seconds_in_query,
 )
 from gateway.services import Services, services
-from gateway.threads import SMALL_BYTES
 from producer.client import Handle
 from producer.submission import Draft
 from yard import errors

@@ -18,7 +18,7 @@ import structlog
 from flask import Flask, request
 from prometheus_client import CollectorRegistry, Histogram
 
-from gateway.call import Headers, Reply
+from gateway.http.messages import Headers, Reply
 from yard.contract.ids import new_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})

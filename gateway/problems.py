@@ -15,7 +15,7 @@ import structlog
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from gateway.call import Reply
+from gateway.http.messages import Reply
 from yard import errors
 from yard.contract import wire
 

@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
-from gateway.call import Call
+from gateway.http.messages import Call
 from gateway.intake import (
     asked,
     expected_revisions,

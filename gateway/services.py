@@ -10,8 +10,8 @@ from flask import Flask, current_app
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
+from gateway.http.threads import Threads
 from gateway.observe import Observer
-from gateway.threads import Threads
 from gateway.waits import Waits
 from producer.client import Client
 from yard.settings import Settings

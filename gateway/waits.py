@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from gateway.errands import Errands, Handover
-from gateway.threads import Threads
+from gateway.http.threads import Threads
 from producer.client import Client, Handle
 from producer.completions import Mailbox
 from producer.results import Raw, found_job

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from gateway import health, jobs
-from gateway.call import Call
 from gateway.direct import Directory
-from gateway.wsgi import environ
+from gateway.http.messages import Call
+from gateway.http.wsgi import environ
 
 DIRECTORY = Directory([*jobs.direct.calls, *health.direct.calls])
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from granian import rsgi
 
-from gateway.call import Fields
-from gateway.threads import SMALL_BYTES
+from gateway.http.messages import Fields
+from gateway.http.threads import SMALL_BYTES
 from yard.errors import Unavailable
 
 #: Where so many large bodies are coming in already, how long another one waits.

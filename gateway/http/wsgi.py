@@ -11,7 +11,7 @@ from typing import Any
 
 from granian.rsgi import Scope
 
-from gateway.call import Headers, Reply
+from gateway.http.messages import Headers, Reply
 
 _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

@@ -1,0 +1,1 @@
+"""Requests and responses, independent of framework: messages, bodies, threads."""
