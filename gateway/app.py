@@ -9,7 +9,7 @@ from flask_openapi.models.info import Info
 from flask_openapi.models.schema import Schema
 from flask_openapi.openapi import OpenAPI
 
-from gateway import describe, observe, problems
+from gateway import describe
 from gateway.bodies import Problem
 from gateway.catalogue import catalogue
 from gateway.docs import Pages
@@ -17,6 +17,7 @@ from gateway.health import health
 from gateway.http.threads import Threads
 from gateway.jobs import jobs
 from gateway.metrics import metrics, registry_for
+from gateway.middleware import problems, request_log
 from gateway.routes import routes
 from gateway.scaling import scaling
 from gateway.services import Services, attach
@@ -51,11 +52,11 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     app.url_map.merge_slashes = False  # a redirect would repeat the Host that a caller made up
     has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     registry = registry_for(client.redis, settings, has_files=has_files)
-    observer = observe.Observer(None if has_files else registry)
+    observer = request_log.Observer(None if has_files else registry)
     threads = Threads(settings.gateway_threads)
     waits = Waits(client, loop, threads, settings.gateway_waits)
     attach(app, Services(settings, client, loop, waits, threads, observer, registry))
-    observe.install(app, observer)
+    request_log.install(app, observer)
     problems.install(app)
     for blueprint in (jobs, catalogue, routes, scaling, health, metrics):
         app.register_api(blueprint)

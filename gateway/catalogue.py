@@ -10,7 +10,7 @@ from flask_openapi.models.tag import Tag
 
 from gateway import bodies, describe
 from gateway.intake import asked, model_in_path, version_in_path
-from gateway.observe import note
+from gateway.middleware.request_log import note
 from gateway.services import services
 from gateway.survey import ModelSurvey, survey
 from yard import errors

@@ -20,8 +20,8 @@ from gateway.direct import Direct, Directory
 from gateway.http.body_reader import Bodies, Body
 from gateway.http.messages import Call, Reply
 from gateway.http.wsgi import Views
-from gateway.observe import UNMATCHED, Observation
-from gateway.problems import problem_of
+from gateway.middleware.problems import problem_of
+from gateway.middleware.request_log import UNMATCHED, Observation
 from gateway.services import Services, services_of
 from yard.errors import Unavailable
 

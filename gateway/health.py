@@ -9,7 +9,7 @@ from flask_openapi.models.tag import Tag
 from gateway import bodies, describe
 from gateway.direct import Directs, response
 from gateway.http.messages import Call, Reply, json_reply
-from gateway.problems import problem
+from gateway.middleware.problems import problem
 from gateway.services import Services, services
 from gateway.survey import Survey, survey
 from yard.broker.connections import redis_reachable

@@ -14,7 +14,7 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
 from gateway.http.messages import Call
-from gateway.observe import noted
+from gateway.middleware.request_log import noted
 from gateway.services import services
 from yard.contract import wire
 from yard.contract.values import ModelRef, check_job_id, is_name

@@ -1,7 +1,7 @@
 """For Prometheus: what workers have counted in Redis, and how the yard stands at this moment.
 
-The requests of the gateway's own processes are counted by `gateway.observe`. A scrape while Redis
-is away still shows those, and ``modelyard_redis_up 0``.
+The requests of the gateway's own processes are counted by `gateway.middleware.request_log`. A
+scrape while Redis is away still shows those, and ``modelyard_redis_up 0``.
 """
 
 from __future__ import annotations

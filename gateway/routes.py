@@ -17,7 +17,7 @@ from gateway.intake import (
     model_in_path,
     seconds_in_query,
 )
-from gateway.observe import note
+from gateway.middleware.request_log import note
 from gateway.services import services
 from yard import errors
 from yard.broker.connections import redis_reachable

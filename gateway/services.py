@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from gateway.http.threads import Threads
-from gateway.observe import Observer
+from gateway.middleware.request_log import Observer
 from gateway.waits import Waits
 from producer.client import Client
 from yard.settings import Settings

@@ -1,7 +1,8 @@
 """Every error of Modelyard, with a stable code, and how others' errors are told.
 
 An error is raised where the fault is found, crosses processes as ``Failure`` (a code and a message,
-see `yard.contract.values`), and is turned into an HTTP status by one table in `gateway.problems`.
+see `yard.contract.values`), and is turned into an HTTP status by one table in
+`gateway.middleware.problems`.
 
     ModelyardError                       code                 the caller may try again
     ├── InvalidRequest                   (a class of errors: no job exists, the caller is at fault)

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from werkzeug.exceptions import UnsupportedMediaType
 
-from gateway import problems
+from gateway.middleware import problems
 from yard import errors
 
 
