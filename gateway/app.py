@@ -20,8 +20,8 @@ from gateway.metrics import metrics, registry_for
 from gateway.middleware import problems, request_log
 from gateway.routes import routes
 from gateway.scaling import scaling
-from gateway.services import Services, attach
-from gateway.waits import Waits
+from gateway.services.async_client import Waits
+from gateway.services.services import Services, attach
 from producer.client import Client
 from yard.platform import extras
 from yard.settings import Settings

@@ -11,7 +11,7 @@ from flask_openapi.models.tag import Tag
 from gateway import bodies, describe
 from gateway.intake import asked, model_in_path, version_in_path
 from gateway.middleware.request_log import note
-from gateway.services import services
+from gateway.services.services import services
 from gateway.survey import ModelSurvey, survey
 from yard import errors
 from yard.cluster.presence import Presence

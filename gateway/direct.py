@@ -19,7 +19,7 @@ from flask_openapi.blueprint import APIBlueprint
 from gateway.http.messages import Call, Reply
 from gateway.intake import asked
 from gateway.middleware.request_log import template
-from gateway.services import Services, services
+from gateway.services.services import Services, services
 
 Answer = Callable[[Call, Services], Coroutine[Any, Any, Reply]]
 

@@ -2,7 +2,8 @@
 
 One event loop serves the whole process, so that a call that waits for its job costs no thread, and
 what many calls ask of Redis at once goes there together. It runs nothing that takes long: that is
-done in threads (`gateway.http.threads`), and Redis is asked by others (`gateway.errands`).
+done in threads (`gateway.http.threads`), and Redis is asked by others
+(`gateway.services.redis_batcher`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from gateway.http.messages import Call, Reply
 from gateway.http.wsgi import Views
 from gateway.middleware.problems import problem_of
 from gateway.middleware.request_log import UNMATCHED, Observation
-from gateway.services import Services, services_of
+from gateway.services.services import Services, services_of
 from yard.errors import Unavailable
 
 #: Large bodies that may come in at once: with the bound of 8 MiB they have 256 MiB.

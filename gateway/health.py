@@ -10,7 +10,7 @@ from gateway import bodies, describe
 from gateway.direct import Directs, response
 from gateway.http.messages import Call, Reply, json_reply
 from gateway.middleware.problems import problem
-from gateway.services import Services, services
+from gateway.services.services import Services, services
 from gateway.survey import Survey, survey
 from yard.broker.connections import redis_reachable
 from yard.cluster.format_version import format_problem

@@ -15,7 +15,7 @@ from werkzeug.http import parse_options_header
 
 from gateway.http.messages import Call
 from gateway.middleware.request_log import noted
-from gateway.services import services
+from gateway.services.services import services
 from yard.contract import wire
 from yard.contract.values import ModelRef, check_job_id, is_name
 from yard.errors import (

@@ -23,7 +23,7 @@ from gateway.intake import (
     preferred_wait,
     seconds_in_query,
 )
-from gateway.services import Services, services
+from gateway.services.services import Services, services
 from producer.client import Handle
 from producer.submission import Draft
 from yard import errors

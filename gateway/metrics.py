@@ -26,7 +26,7 @@ from redis import Redis
 
 from gateway import describe
 from gateway.scaling import Scaling, read_scaling
-from gateway.services import services
+from gateway.services.services import services
 from gateway.survey import Survey, survey
 from yard.broker.connections import redis_reachable
 from yard.cluster.crash_loops import Crashes, read_crashes

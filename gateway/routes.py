@@ -18,7 +18,7 @@ from gateway.intake import (
     seconds_in_query,
 )
 from gateway.middleware.request_log import note
-from gateway.services import services
+from gateway.services.services import services
 from yard import errors
 from yard.broker.connections import redis_reachable
 from yard.cluster.presence import read_presence

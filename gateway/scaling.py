@@ -17,7 +17,7 @@ from flask_openapi.models.tag import Tag
 from redis import Redis
 
 from gateway import bodies, describe
-from gateway.services import services
+from gateway.services.services import services
 from yard import errors
 from yard.broker.connections import redis_reachable
 from yard.cluster.capacity import Bounds, Work, seconds_of_work, wanted

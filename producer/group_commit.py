@@ -3,7 +3,7 @@
 A thread that finds nobody at it asks at once, alone, so that an idle process pays nothing. What
 other threads bring meanwhile waits, and when the round trip is over one of them takes all of it in
 the next. No thread of its own, no timer: the slower Redis answers, the larger the groups. An event
-loop has `gateway.errands` instead.
+loop has `gateway.services.redis_batcher` instead.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway import errands
-from gateway.errands import Errands, Handover
+from gateway.services import redis_batcher
+from gateway.services.redis_batcher import Errands, Handover
 from tests.waiting import wait_until
 from yard.errors import InvalidInput, ModelyardError, Unavailable
 
@@ -93,7 +93,7 @@ def test_an_outage_is_told_to_each_of_the_group_and_the_next_is_asked_again():
 
 
 def test_behind_a_redis_that_hangs_nothing_waits_twice(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(errands, "HANG_S", -1.0)  # each call takes too long
+    monkeypatch.setattr(redis_batcher, "HANG_S", -1.0)  # each call takes too long
 
     async def test() -> None:
         redis = Redis(Unavailable("Redis does not answer"))
@@ -105,7 +105,7 @@ def test_behind_a_redis_that_hangs_nothing_waits_twice(monkeypatch: pytest.Monke
 
 
 def test_whoever_asks_after_a_hang_was_told_is_asked_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(errands, "HANG_S", -1.0)
+    monkeypatch.setattr(redis_batcher, "HANG_S", -1.0)
 
     async def test() -> None:
         redis = Redis(Unavailable("Redis does not answer"))

@@ -12,7 +12,7 @@ from redis import Redis
 
 from gateway.http.threads import Threads
 from gateway.middleware.request_log import Observer
-from gateway.waits import Waits
+from gateway.services.async_client import Waits
 from producer.client import Client
 from yard.settings import Settings
 

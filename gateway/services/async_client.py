@@ -1,8 +1,8 @@
 """Waiting for jobs: so many calls at once, each for so long, and all of them end on SIGTERM.
 
 Everything here runs on the event loop: a call that waits is a future, and costs no thread. What is
-asked of Redis goes there in groups (`gateway.errands`), and the mailbox's thread tells which jobs
-have ended.
+asked of Redis goes there in groups (`gateway.services.redis_batcher`), and the mailbox's thread
+tells which jobs have ended.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from gateway.errands import Errands, Handover
 from gateway.http.threads import Threads
+from gateway.services.redis_batcher import Errands, Handover
 from producer.client import Client, Handle
 from producer.completions import Mailbox
 from producer.results import Raw, found_job

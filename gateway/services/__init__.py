@@ -1,0 +1,1 @@
+"""What the calls share: clients of Redis, sync and async."""
