@@ -9,17 +9,17 @@ from flask_openapi.models.info import Info
 from flask_openapi.models.schema import Schema
 from flask_openapi.openapi import OpenAPI
 
-from gateway import describe
-from gateway.bodies import Problem
-from gateway.catalogue import catalogue
-from gateway.docs import Pages
-from gateway.health import health
+from gateway.api import openapi
+from gateway.api.docs import Pages
+from gateway.api.health import health
+from gateway.api.jobs import jobs
+from gateway.api.metrics import metrics, registry_for
+from gateway.api.models import catalogue
+from gateway.api.routes import routes
+from gateway.api.scaling import scaling
+from gateway.api.schemas import Problem
 from gateway.http.threads import Threads
-from gateway.jobs import jobs
-from gateway.metrics import metrics, registry_for
 from gateway.middleware import problems, request_log
-from gateway.routes import routes
-from gateway.scaling import scaling
 from gateway.services.async_client import Waits
 from gateway.services.services import Services, attach
 from producer.client import Client
@@ -33,7 +33,7 @@ _ABOUT = (
 
 
 def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLoop) -> OpenAPI:
-    """The gateway as an application of Flask; `gateway.front` stands before it.
+    """The gateway as an application of Flask; `gateway.server.rsgi` stands before it.
 
     Args:
         settings: Bounds.
@@ -61,7 +61,7 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     for blueprint in (jobs, catalogue, routes, scaling, health, metrics):
         app.register_api(blueprint)
     app.components_schemas |= {
-        model.__name__: Schema(**model.model_json_schema()) for model in describe.REQUESTS
+        model.__name__: Schema(**model.model_json_schema()) for model in openapi.REQUESTS
     }
     app.register_blueprint(Pages(app).blueprint())
     return app

@@ -1,9 +1,9 @@
 """What every request leaves behind: an id, one line in the log, one observation, safe headers.
 
-Calls that the event loop answers are observed by `gateway.front`, all others by a WSGI middleware
-around Flask, where it costs a third of what Flask's hooks cost and sees everything that leaves. The
-id is the caller's ``X-Request-Id`` if that is sane, and on every log line of the request. Labels of
-the observation are templates and fixed sets, never what a caller sent.
+Calls that the event loop answers are observed by `gateway.server.rsgi`, all others by a WSGI
+middleware around Flask, where it costs a third of what Flask's hooks cost and sees everything that
+leaves. The id is the caller's ``X-Request-Id`` if that is sane, and on every log line of the
+request. Labels of the observation are templates and fixed sets, never what a caller sent.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from gateway.metrics import registry_for
+from gateway.api.metrics import registry_for
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor.checks import check_crashes

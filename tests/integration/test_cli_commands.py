@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from gateway import bodies
+from gateway.api import schemas
 from modelyard.cli import main
 from producer.client import Client
 from tests.redis_server import RedisServer
@@ -136,9 +136,9 @@ def test_models_are_listed_with_share_and_depth(shell: Shell, client: Client):
 def test_models_as_json_have_the_names_of_the_http_call(shell: Shell, redis: Redis):
     redis.hset("modelyard:aliases:iris", "champion", "v2")
     (model,) = shell.json("models")["models"]
-    assert set(model) == set(bodies.Model.model_fields)
-    assert set(model["versions"][0]) == set(bodies.Version.model_fields)
-    assert bodies.Model.model_validate(model).versions[1].aliases == ["champion"]
+    assert set(model) == set(schemas.Model.model_fields)
+    assert set(model["versions"][0]) == set(schemas.Version.model_fields)
+    assert schemas.Model.model_validate(model).versions[1].aliases == ["champion"]
     assert model["route"]["shares"] == {"v1": 1.0}
     assert model["versions"][0]["signature_id"] == IRIS.id
 

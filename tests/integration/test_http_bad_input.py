@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
-from gateway import bodies
+from gateway.api import schemas
 from tests.gateways import new_app
 from tests.stand_ins import IRIS, ROW, TEXT, publish
 from yard.contract import keys
@@ -40,7 +40,7 @@ def http(redis: Redis, redis_url: str) -> Iterator[FlaskClient]:
 def refused(redis: Redis, response: Any, status: int, code: str) -> dict[str, Any]:
     """The problem that the answer is, after which there is no job anywhere."""
     assert response.mimetype == "application/problem+json"
-    problem: dict[str, Any] = bodies.Problem.model_validate(response.json).model_dump()
+    problem: dict[str, Any] = schemas.Problem.model_validate(response.json).model_dump()
     assert (response.status_code, problem["status"], problem["code"]) == (status, status, code)
     assert problem["detail"]
     assert not redis.keys("rq:job:*")

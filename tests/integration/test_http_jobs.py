@@ -13,7 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
 
-from gateway import bodies
+from gateway.api import schemas
 from gateway.services.services import services_of
 from producer import submission
 from tests.gateways import RESULT, new_app, stand_in_worker
@@ -47,7 +47,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 def job_of(response: Any) -> Any:
     """The job in an answer, which must be just as the OpenAPI document says."""
-    bodies.Job.model_validate(response.json, strict=True)
+    schemas.Job.model_validate(response.json, strict=True)
     return response.json
 
 

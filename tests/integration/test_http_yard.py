@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from gateway import bodies
+from gateway.api import schemas
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued, start
@@ -44,7 +44,7 @@ def test_a_retired_version_is_shown_and_gets_no_jobs(http, redis):
     versions = http.get("/v1/models/iris").json["versions"]
     assert [version["state"] for version in versions] == ["published", "retired"]
     detail = http.get("/v1/models/iris/versions/v2").json
-    assert bodies.VersionDetail.model_validate(detail).state == "retired"
+    assert schemas.VersionDetail.model_validate(detail).state == "retired"
     for path in ("jobs", "predict"):
         body = {"instances": [ROW], "version": "v2"}
         response = http.post(f"/v1/models/iris/{path}", json=body)
@@ -101,7 +101,7 @@ def test_the_catalogue_tells_all_there_is_of_a_model(http, redis: Redis):
     submit(http, version="v2")
     response = http.get("/v1/models")
     assert response.status_code == 200
-    bodies.Models.model_validate(response.json)
+    schemas.Models.model_validate(response.json)
     (model,) = response.json["models"]
     assert http.get("/v1/models/iris").json == model
     assert (model["model"], model["queue_depth"]) == ("iris", 2)
@@ -123,7 +123,7 @@ def test_the_catalogue_tells_all_there_is_of_a_model(http, redis: Redis):
 def test_a_version_is_shown_with_its_manifest(http):
     response = http.get("/v1/models/iris/versions/v2")
     assert response.status_code == 200
-    bodies.VersionDetail.model_validate(response.json)
+    schemas.VersionDetail.model_validate(response.json)
     assert response.json["version"] == "v2"
     assert response.json["manifest"]["digest"] == "0" * 64
 
@@ -134,7 +134,7 @@ def test_a_manifest_that_is_odd_hides_no_other(http, redis: Redis):
     redis.hset(keys.key("versions", "iris"), mapping={"v2": json.dumps(odd), "v3": "{", "V!": "{}"})
     response = http.get("/v1/models/iris")
     assert response.status_code == 200
-    bodies.Model.model_validate(response.json)
+    schemas.Model.model_validate(response.json)
     assert [version["version"] for version in response.json["versions"]] == ["v1", "v2"]
 
 
@@ -150,7 +150,7 @@ def test_a_route_is_what_is_in_force_and_what_the_keys_say(http, redis: Redis):
     redis.set(keys.key("active", "iris"), "v9")
     response = http.get(ROUTE)
     assert response.status_code == 200
-    bodies.Route.model_validate(response.json)
+    schemas.Route.model_validate(response.json)
     assert (response.json["active"], response.json["mode"]) == ("v1", "active")
     assert response.json["keys"]["active"] == "v9"
     assert "v9" in response.json["problems"][0]
@@ -243,7 +243,7 @@ def test_a_yard_that_can_serve_is_ready(http, redis: Redis):
     announce_pool(redis, idle=1)
     response = http.get("/readyz")
     assert response.status_code == 200
-    bodies.Readiness.model_validate(response.json)
+    schemas.Readiness.model_validate(response.json)
     assert set(response.json["checks"].values()) == {"ok"}
 
 

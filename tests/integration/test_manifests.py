@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import click
 import pytest
 
-from gateway.server import KILL_S, WAITS_END_S
+from gateway.server.processes import KILL_S, WAITS_END_S
 from modelyard.cli import main
 from tests.composes import ROOT, needs_deploy, services
 from tests.gateways import new_app

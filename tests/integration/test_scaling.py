@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from gateway import bodies
+from gateway.api import schemas
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.stand_ins import ROW, publish, start
 from worker.pool.autoscaler import Observation, Policy
@@ -193,7 +193,7 @@ def test_the_work_of_each_version_and_of_all_is_told(http, redis: Redis):
     answer = http.get("/v1/scaling")
     assert answer.status_code == 200
     told = answer.json
-    assert bodies.Scaling.model_validate(told).total.workers == 2
+    assert schemas.Scaling.model_validate(told).total.workers == 2
     assert told["target_wait_s"] == 1.0
     by_queue = {entry["queue"]: entry for entry in told["versions"]}
     assert list(by_queue) == [V1, V2, "other@v1"]

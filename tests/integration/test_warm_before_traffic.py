@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from gateway import bodies
+from gateway.api import schemas
 from modelyard.cli import main
 from tests.gateways import announce, announce_worker, new_app
 from tests.stand_ins import publish
@@ -225,7 +225,7 @@ class TestHttp:
         announce_worker(redis, "w1", versions={V2: 10})
         with new_app(redis_url) as app:
             answer: Any = app.test_client().put("/v1/models/iris/route", json={"active": "v2"})
-        changed = bodies.RouteChanged.model_validate(answer.json)
+        changed = schemas.RouteChanged.model_validate(answer.json)
         assert (changed.warm.state, changed.warm.versions, changed.cold) == ("warm", ["v2"], [])
 
     def test_a_change_that_must_not_wait_does_not(self, redis: Redis, redis_url):

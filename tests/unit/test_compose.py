@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from gateway.server import KILL_S, WAITS_END_S
+from gateway.server.processes import KILL_S, WAITS_END_S
 from tests.composes import DEPLOY, ROOT, needs_deploy, seconds, services
 from tests.dockerfiles import read
 from yard.settings import Settings, variable

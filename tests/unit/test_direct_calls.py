@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway import health, jobs
-from gateway.direct import Directory
+from gateway.api import health, jobs
+from gateway.api.async_views import Directory
 from gateway.http.messages import Call
 from gateway.http.wsgi import environ
 

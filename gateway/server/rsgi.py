@@ -16,8 +16,8 @@ from typing import Any
 
 from granian import rsgi
 
-from gateway import health, jobs
-from gateway.direct import Direct, Directory
+from gateway.api import health, jobs
+from gateway.api.async_views import Direct, Directory
 from gateway.http.body_reader import Bodies, Body
 from gateway.http.messages import Call, Reply
 from gateway.http.wsgi import Views

@@ -16,7 +16,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 from redis import Redis
 
-from gateway import bodies, describe
+from gateway.api import openapi, schemas
 from gateway.services.services import services
 from yard import errors
 from yard.broker.connections import redis_reachable
@@ -86,10 +86,10 @@ def read_scaling(redis: Redis, settings: Settings, pattern: str = "*") -> Scalin
 
 @scaling.get(
     "/v1/scaling",
-    **describe.call(
+    **openapi.call(
         "getScaling",
-        describe.PATTERN,
-        answers={200: bodies.Scaling},
+        openapi.PATTERN,
+        answers={200: schemas.Scaling},
         refuses=(errors.InvalidInput, errors.Unavailable),
     ),
 )

@@ -8,15 +8,15 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
-from gateway import bodies, describe
-from gateway.http.messages import Call
-from gateway.intake import (
+from gateway.api import openapi, schemas
+from gateway.api.parameters import (
     asked,
     expected_revisions,
     json_in_body,
     model_in_path,
     seconds_in_query,
 )
+from gateway.http.messages import Call
 from gateway.middleware.request_log import note
 from gateway.services.services import services
 from yard import errors
@@ -36,10 +36,10 @@ routes = APIBlueprint(
 
 @routes.get(
     "/v1/models/<model>/route",
-    **describe.call(
+    **openapi.call(
         "getRoute",
-        describe.MODEL,
-        answers={200: bodies.Route},
+        openapi.MODEL,
+        answers={200: schemas.Route},
         refuses=(errors.UnknownModel, errors.Unavailable),
     ),
 )
@@ -51,13 +51,13 @@ def get() -> Response:
 
 @routes.put(
     "/v1/models/<model>/route",
-    request_body=describe.body(bodies.RouteChange),
-    **describe.call(
+    request_body=openapi.body(schemas.RouteChange),
+    **openapi.call(
         "changeRoute",
-        describe.MODEL,
-        describe.IF_MATCH,
-        describe.WARM,
-        answers={200: bodies.RouteChanged},
+        openapi.MODEL,
+        openapi.IF_MATCH,
+        openapi.WARM,
+        answers={200: schemas.RouteChanged},
         refuses=(
             errors.InvalidJson,
             errors.InvalidInput,
@@ -79,7 +79,7 @@ def put() -> Response:
     """
     call, settings = asked(), services().settings
     model, warm_s = model_in_path(call), seconds_in_query(call, "wait", settings.warm_s)
-    wanted = bodies.check(bodies.RouteChange, json_in_body(call, settings.body_bytes))
+    wanted = schemas.check(schemas.RouteChange, json_in_body(call, settings.body_bytes))
     with redis_reachable():
         change = Change(model, wanted.active, wanted.weights, _revision(call, model))
         route, warmth = flip(services().redis, change, warm_s)

@@ -1,7 +1,7 @@
 """What the OpenAPI document says of calls beside their docstrings.
 
-The views read requests themselves (`gateway.intake`), so that a prediction pays for one check of
-its body; what they read is told to flask-openapi here.
+The views read requests themselves (`gateway.api.parameters`), so that a prediction pays for one
+check of its body; what they read is told to flask-openapi here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gateway.bodies import JobRequest, Problem, RouteChange
+from gateway.api.schemas import JobRequest, Problem, RouteChange
 from gateway.middleware.problems import code_of, status_of
 from yard.errors import ModelyardError
 

@@ -11,11 +11,9 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
-from gateway import bodies, describe
-from gateway.direct import Directs, response
-from gateway.http.messages import Call, Reply, json_reply
-from gateway.http.threads import SMALL_BYTES
-from gateway.intake import (
+from gateway.api import openapi, schemas
+from gateway.api.async_views import Directs, response
+from gateway.api.parameters import (
     asked,
     job_id_in_path,
     json_in_body,
@@ -23,6 +21,8 @@ from gateway.intake import (
     preferred_wait,
     seconds_in_query,
 )
+from gateway.http.messages import Call, Reply, json_reply
+from gateway.http.threads import SMALL_BYTES
 from gateway.services.services import Services, services
 from producer.client import Handle
 from producer.submission import Draft
@@ -56,13 +56,13 @@ direct = Directs(jobs)
 @direct(
     "POST",
     "/v1/models/<model>/jobs",
-    request_body=describe.body(bodies.JobRequest),
-    **describe.call(
+    request_body=openapi.body(schemas.JobRequest),
+    **openapi.call(
         "submitJob",
-        describe.MODEL,
-        describe.IDEMPOTENCY_KEY,
-        describe.PREFER,
-        answers={202: bodies.Job, 200: bodies.Job},
+        openapi.MODEL,
+        openapi.IDEMPOTENCY_KEY,
+        openapi.PREFER,
+        answers={202: schemas.Job, 200: schemas.Job},
         refuses=_REFUSES,
         statuses=(415,),
     ),
@@ -93,13 +93,13 @@ async def submit(call: Call, services: Services) -> Reply:
 @direct(
     "POST",
     "/v1/models/<model>/predict",
-    request_body=describe.body(bodies.JobRequest),
-    **describe.call(
+    request_body=openapi.body(schemas.JobRequest),
+    **openapi.call(
         "predict",
-        describe.MODEL,
-        describe.TIMEOUT,
-        describe.IDEMPOTENCY_KEY,
-        answers={200: bodies.Job},
+        openapi.MODEL,
+        openapi.TIMEOUT,
+        openapi.IDEMPOTENCY_KEY,
+        answers={200: schemas.Job},
         refuses=(*_REFUSES, errors.Timeout),
         statuses=(415,),
     ),
@@ -128,11 +128,11 @@ async def predict(call: Call, services: Services) -> Reply:
 @direct(
     "GET",
     "/v1/jobs/<job_id>",
-    **describe.call(
+    **openapi.call(
         "getJob",
-        describe.JOB_ID,
-        describe.WAIT,
-        answers={200: bodies.Job},
+        openapi.JOB_ID,
+        openapi.WAIT,
+        answers={200: schemas.Job},
         refuses=(errors.UnknownJob, errors.InvalidInput, errors.Unavailable),
     ),
 )
@@ -151,10 +151,10 @@ async def get(call: Call, services: Services) -> Reply:
 
 @jobs.delete(
     "/v1/jobs/<job_id>",
-    **describe.call(
+    **openapi.call(
         "cancelJob",
-        describe.JOB_ID,
-        answers={200: bodies.Job},
+        openapi.JOB_ID,
+        answers={200: schemas.Job},
         refuses=(errors.UnknownJob, errors.JobEnded, errors.Unavailable),
     ),
 )
@@ -192,7 +192,7 @@ async def _request(call: Call, services: Services) -> Request:
 
 def _read(call: Call, most_bytes: int) -> Request:
     model = model_in_path(call)
-    wanted = bodies.check(bodies.JobRequest, json_in_body(call, most_bytes))
+    wanted = schemas.check(schemas.JobRequest, json_in_body(call, most_bytes))
     key = call.fields.get("idempotency-key", None)
     return Request(model, idempotency_key=key, **dict(wanted))
 

@@ -6,8 +6,8 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
-from gateway import bodies, describe
-from gateway.direct import Directs, response
+from gateway.api import openapi, schemas
+from gateway.api.async_views import Directs, response
 from gateway.http.messages import Call, Reply, json_reply
 from gateway.middleware.problems import problem
 from gateway.services.services import Services, services
@@ -27,7 +27,7 @@ direct = Directs(health)
 _OK = "ok"
 
 
-@direct("GET", "/healthz", **describe.call("isAlive", answers={200: bodies.Health}))
+@direct("GET", "/healthz", **openapi.call("isAlive", answers={200: schemas.Health}))
 async def healthz(_call: Call, _services: Services) -> Reply:
     """The process serves. Says nothing of Redis or the workers."""
     return json_reply(b'{"status":"ok"}')
@@ -35,7 +35,7 @@ async def healthz(_call: Call, _services: Services) -> Reply:
 
 @health.get(
     "/readyz",
-    **describe.call("isReady", answers={200: bodies.Readiness}, refuses=(Unavailable,)),
+    **openapi.call("isReady", answers={200: schemas.Readiness}, refuses=(Unavailable,)),
 )
 def readyz() -> Response:
     """A prediction could be served: Redis, a model with a servable version, and a pool are there.

@@ -1,7 +1,7 @@
 """Calls that the event loop answers itself, without Flask and without a thread.
 
-Such a call is a coroutine from a `Call` to a `Reply`. `gateway.front` finds it by its method and
-path; Flask has it, too, as a view that lets the event loop answer: so it stands in the OpenAPI
+Such a call is a coroutine from a `Call` to a `Reply`. `gateway.server.rsgi` finds it by its method
+and path; Flask has it, too, as a view that lets the event loop answer: so it stands in the OpenAPI
 document, and is found whatever form a path comes in.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
+from gateway.api.parameters import asked
 from gateway.http.messages import Call, Reply
-from gateway.intake import asked
 from gateway.middleware.request_log import template
 from gateway.services.services import Services, services
 

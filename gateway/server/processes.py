@@ -68,7 +68,7 @@ def serve(settings: Settings) -> None:
     with _metrics_folder() as folder:
         # Read by prometheus_client when it is imported, so it comes before the application.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        import gateway.front  # noqa: F401  # once, before the workers are forked
+        import gateway.server.rsgi  # noqa: F401  # once, before the workers are forked
 
         server = _server(settings)
         _log.info(
@@ -89,7 +89,7 @@ def load_app() -> Any:
         ConfigurationError: The environment's settings cannot be used.
     """
     from gateway.app import create_app
-    from gateway.front import Front
+    from gateway.server.rsgi import Front
     from producer.client import Client
 
     settings = Settings.load()

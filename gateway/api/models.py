@@ -8,8 +8,8 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
-from gateway import bodies, describe
-from gateway.intake import asked, model_in_path, version_in_path
+from gateway.api import openapi, schemas
+from gateway.api.parameters import asked, model_in_path, version_in_path
 from gateway.middleware.request_log import note
 from gateway.services.services import services
 from gateway.survey import ModelSurvey, survey
@@ -29,7 +29,7 @@ catalogue = APIBlueprint(
 
 @catalogue.get(
     "/v1/models",
-    **describe.call("listModels", answers={200: bodies.Models}, refuses=(errors.Unavailable,)),
+    **openapi.call("listModels", answers={200: schemas.Models}, refuses=(errors.Unavailable,)),
 )
 def list_models() -> Response:
     """Every published model."""
@@ -39,10 +39,10 @@ def list_models() -> Response:
 
 @catalogue.get(
     "/v1/models/<model>",
-    **describe.call(
+    **openapi.call(
         "getModel",
-        describe.MODEL,
-        answers={200: bodies.Model},
+        openapi.MODEL,
+        answers={200: schemas.Model},
         refuses=(errors.UnknownModel, errors.Unavailable),
     ),
 )
@@ -56,11 +56,11 @@ def get_model() -> Response:
 
 @catalogue.get(
     "/v1/models/<model>/versions/<version>",
-    **describe.call(
+    **openapi.call(
         "getVersion",
-        describe.MODEL,
-        describe.VERSION,
-        answers={200: bodies.VersionDetail},
+        openapi.MODEL,
+        openapi.VERSION,
+        answers={200: schemas.VersionDetail},
         refuses=(errors.UnknownModel, errors.UnknownVersion, errors.Unavailable),
     ),
 )
@@ -86,7 +86,7 @@ def _model(model: ModelSurvey, presence: Presence) -> dict[str, Any]:
 
 
 def _version(model: ModelSurvey, entry: Entry, presence: Presence) -> dict[str, Any]:
-    """As `gateway.bodies.Version`; a manifest is whatever was published, so nothing is sure."""
+    """As `gateway.api.schemas.Version`; a manifest is whatever was published, so unproven."""
     version, manifest = entry.ref.version, entry.manifest
     queue = keys.queue_name(entry.ref)
     sizes = [file.get("size_bytes") for file in _dicts(manifest.get("files"))]

@@ -24,8 +24,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from gateway import describe
-from gateway.scaling import Scaling, read_scaling
+from gateway.api import openapi
+from gateway.api.scaling import Scaling, read_scaling
 from gateway.services.services import services
 from gateway.survey import Survey, survey
 from yard.broker.connections import redis_reachable
@@ -41,7 +41,7 @@ metrics = APIBlueprint(
     "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
-_log = structlog.get_logger("gateway.metrics")
+_log = structlog.get_logger("gateway.api.metrics")
 
 _VERSION = ("model", "model_version")
 _Labels = tuple[str, ...]
@@ -49,7 +49,7 @@ _Labels = tuple[str, ...]
 
 @metrics.get(
     "/metrics",
-    **describe.call(
+    **openapi.call(
         "getMetrics",
         answers={
             200: {

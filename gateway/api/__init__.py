@@ -1,0 +1,1 @@
+"""The HTTP calls under `/v1`, health, metrics, and the OpenAPI document."""

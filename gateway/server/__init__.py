@@ -1,0 +1,1 @@
+"""The gateway's processes: granian, its event loop and signals."""
