@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.inference.throughput import Stopwatch
+from worker.inference.throughput import ServiceTimes
 from worker.pool.autoscaler import Memory, Observation, Peer, Policy, decide
-from worker.queue.fair_queue import Turns
+from worker.queue.fair_queue import FairQueue
 from yard.cluster.capacity import Pace, Work
 
 TRACES = Path(__file__).parent / "traces"
@@ -60,7 +60,7 @@ def read_trace(name: str) -> Trace:
 class Worker:
     name: str
     loaded: set[str] = field(default_factory=set)
-    turns: Turns = field(default_factory=Turns)
+    fair_queue: FairQueue = field(default_factory=FairQueue)
     state: str = "starting"
     idle_since: float | None = None
     is_leaving: bool = False
@@ -149,7 +149,7 @@ class Yard:
         self._queues: dict[str, deque[tuple[float, int]]] = {queue: deque() for queue in paces}
         self._running: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
-        self._watch = Stopwatch()
+        self._watch = ServiceTimes()
         self._known: dict[str, Pace] = dict(paces) if knows else {}
         self._events: list[tuple[float, int, str, tuple[object, ...]]] = []
         self._numbers = count()
@@ -218,13 +218,13 @@ class Yard:
             pool.stops.append(self._now)
             return
         waits = {q: self._now - found[0][0] for q, found in self._queues.items() if found}
-        order = worker.turns.order(list(self._queues), worker.loaded, waits)
+        order = worker.fair_queue.order(list(self._queues), worker.loaded, waits)
         queue = next((queue for queue in order if self._queues[queue]), None)
         if queue is None:
             worker.state, worker.idle_since = "idle", self._now
             return
         worker.state, worker.idle_since = "busy", None
-        worker.turns.took(queue)
+        worker.fair_queue.took(queue)
         jobs = self._batch(queue)
         pace = self._paces[queue]
         load_s = 0.0 if queue in worker.loaded else pace.load_s
@@ -254,7 +254,7 @@ class Yard:
     ) -> None:
         self._running[queue] -= jobs
         self._ended[queue] += jobs
-        worker.turns.charge(queue, taken_s + load_s, load_s)
+        worker.fair_queue.charge(queue, taken_s + load_s, load_s)
         self._watch.add(queue, jobs, round(jobs * self._paces[queue].rows), taken_s, load_s)
         self._take(pool, worker)
 

@@ -25,7 +25,7 @@ from tests.batches import QUEUE, claim, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
 from worker.queue.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
-from worker.queue.outcomes import CHUNK, Ending
+from worker.queue.outcomes import CHUNK, EndedJob
 from worker.queue.recovery import reap, sweep
 from yard.broker.lua import Argument
 from yard.contract import keys, wire
@@ -46,12 +46,12 @@ def submit(client: Client, count: int, **more) -> list[str]:
     return [client.submit("echo", instances=[[float(n)]], **more).id for n in range(count)]
 
 
-def echo(batch: Batch) -> list[Ending]:
+def echo(batch: Batch) -> list[EndedJob]:
     """Endings that give each job its own number back."""
     endings = []
     for job in batch.jobs:
         rows = wire.loads(job.data)[3]["instances"]
-        endings.append(Ending(job.id, {"predictions": [row[0] for row in rows]}, 60))
+        endings.append(EndedJob(job.id, {"predictions": [row[0] for row in rows]}, 60))
     return endings
 
 
@@ -231,7 +231,7 @@ class TestFinish:
         (job_id,) = submit(client, 1)
         lease = lease_of(redis, settings)
         batch = claim(lease)
-        lease.finish(batch, [Ending(job_id, Failure("predict_failed", "no", 3), 60)])
+        lease.finish(batch, [EndedJob(job_id, Failure("predict_failed", "no", 3), 60)])
         rq_job = RqJob.fetch(job_id, connection=redis, serializer=JSONSerializer)
         result = rq_job.latest_result()
         assert result is not None
@@ -320,7 +320,7 @@ class TestFinish:
         lease = lease_of(redis, settings)
         batch = claim(lease)
         large = {"predictions": ["x" * 500_000]}
-        ended = lease.ended(batch, [Ending(job.id, large, 60) for job in batch.jobs])
+        ended = lease.ended(batch, [EndedJob(job.id, large, 60) for job in batch.jobs])
         assert len(ended.calls) == 8, "a call of more than a MiB would hold Redis for long"
         assert lease.write(ended) == 8
         assert nothing_is_left(redis)
@@ -346,7 +346,7 @@ class TestLease:
             assert len(batch.jobs) == 1
             heir.finish(batch, echo(batch))
         assert not zombie.renew(late.token)
-        wrong = [Ending(job_id, {"predictions": [-1.0]}, 60) for job_id in ids]
+        wrong = [EndedJob(job_id, {"predictions": [-1.0]}, 60) for job_id in ids]
         assert zombie.finish(late, wrong) == 0
         assert [client.get(job_id)["predictions"] for job_id in ids] == [[0.0], [1.0], [2.0]]
 
@@ -484,7 +484,7 @@ class TestFrontDoor:
         moved = claim(lease, "echo@v2")
         assert [one.id for one in moved.jobs] == [job.id]
         assert moved.jobs[0].attempt == 1
-        lease.finish(moved, [Ending(job.id, {"predictions": [7.0]}, 60)])
+        lease.finish(moved, [EndedJob(job.id, {"predictions": [7.0]}, 60)])
         assert job.return_value(refresh=True) == {"predictions": [7.0]}
 
     def test_a_job_that_nothing_is_routed_to_says_why(self, redis, client, settings):
@@ -496,7 +496,7 @@ class TestFrontDoor:
         batch = claim(lease, "echo")
         problems = lease.forward(batch, "echo", [(job.id, "v9", 0.5, 1)])
         assert problems == {job.id: "unknown_version"}
-        lease.finish(batch, [Ending(job.id, Failure("unknown_version", ""), 60)])
+        lease.finish(batch, [EndedJob(job.id, Failure("unknown_version", ""), 60)])
 
 
 def test_a_full_redis_still_takes_endings(redis, client, settings):

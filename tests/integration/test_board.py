@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from tests.stand_ins import publish
-from worker.queue.scheduler import Board
+from worker.queue.scheduler import QueueScheduler
 
 FAST, SLOW = "iris@v1", "iris@v2"
 
@@ -17,40 +17,40 @@ def loaded() -> set[str]:
 
 
 @pytest.fixture
-def board(redis: Redis, loaded: set[str]) -> Board:
+def scheduler(redis: Redis, loaded: set[str]) -> QueueScheduler:
     publish(redis, "iris", "v1", "v2", active="v1")
-    board = Board(redis, clock=lambda: 0.0, loaded=lambda: loaded)
-    board.queues()
-    return board
+    scheduler = QueueScheduler(redis, clock=lambda: 0.0, loaded=lambda: loaded)
+    scheduler.queues()
+    return scheduler
 
 
-def brisk(board: Board) -> set[str]:
+def brisk(scheduler: QueueScheduler) -> set[str]:
     """Read when their order is."""
-    board._ordered_at = float("-inf")
-    board.queues()
-    return set(board.brisk())
+    scheduler._ordered_at = float("-inf")
+    scheduler.queues()
+    return set(scheduler.brisk())
 
 
-def test_nothing_is_taken_ahead_for_a_version_whose_last_batch_took_long(board):
-    board.served(FAST, 0.01)
-    board.served(SLOW, 2.0)
-    assert brisk(board) == {FAST}
-    board.served(SLOW, 0.01)
-    assert brisk(board) == {FAST, SLOW}
+def test_nothing_is_taken_ahead_for_a_version_whose_last_batch_took_long(scheduler):
+    scheduler.served(FAST, 0.01)
+    scheduler.served(SLOW, 2.0)
+    assert brisk(scheduler) == {FAST}
+    scheduler.served(SLOW, 0.01)
+    assert brisk(scheduler) == {FAST, SLOW}
 
 
-def test_a_version_that_is_loaded_is_tried_once(board):
-    assert brisk(board) == {FAST, SLOW}
-    assert not board.is_brisk(SLOW), "while it is served first, nothing waits behind it"
-    board.served(SLOW, 2.0)
-    assert brisk(board) == {FAST}
+def test_a_version_that_is_loaded_is_tried_once(scheduler):
+    assert brisk(scheduler) == {FAST, SLOW}
+    assert not scheduler.is_brisk(SLOW), "while it is served first, nothing waits behind it"
+    scheduler.served(SLOW, 2.0)
+    assert brisk(scheduler) == {FAST}
 
 
-def test_what_must_be_loaded_first_is_not_taken_ahead(board, loaded):
+def test_what_must_be_loaded_first_is_not_taken_ahead(scheduler, loaded):
     loaded.discard(SLOW)
-    assert brisk(board) == {FAST}
+    assert brisk(scheduler) == {FAST}
 
 
-def test_a_front_door_is_not_taken_ahead(board):
-    assert "iris" in board.queues()
-    assert "iris" not in brisk(board)
+def test_a_front_door_is_not_taken_ahead(scheduler):
+    assert "iris" in scheduler.queues()
+    assert "iris" not in brisk(scheduler)

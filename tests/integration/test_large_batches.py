@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from producer.client import Client, Handle
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from worker.queue.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
-from worker.queue.outcomes import Ending
+from worker.queue.outcomes import EndedJob
 from worker.queue.recovery import reap
 from yard.broker.lua import Script
 from yard.contract import keys
@@ -45,7 +45,7 @@ def submit_short(redis: Redis, client: Client) -> None:
 
 
 def finish(lease: Lease, batch: Batch) -> int:
-    return lease.finish(batch, [Ending(job.id, {"predictions": [1]}, 60) for job in batch.jobs])
+    return lease.finish(batch, [EndedJob(job.id, {"predictions": [1]}, 60) for job in batch.jobs])
 
 
 def drained(lease: Lease) -> list[str]:

@@ -10,10 +10,10 @@ from redis import Redis
 from producer.client import Client
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.pool.child import Child
-from worker.pool.monitor import Watch
+from worker.pool.child import WorkerHandle
+from worker.pool.monitor import WorkerMonitor
 from worker.queue.lease import Batch, Lease
-from worker.queue.outcomes import Ending
+from worker.queue.outcomes import EndedJob
 from yard.cluster import metrics
 from yard.cluster.crash_loops import held_back
 from yard.contract import keys
@@ -54,8 +54,8 @@ class Scene:
         self.redis = redis
         self.process: Any = Process()
         self.lease = Lease(redis, "w1", settings)
-        self.watch = Watch(redis, settings, clock=lambda: self.now)
-        self.watch.children["w1"] = Child("w1", self.process, 0.0)
+        self.watch = WorkerMonitor(redis, settings, clock=lambda: self.now)
+        self.watch.children["w1"] = WorkerHandle("w1", self.process, 0.0)
 
     def claim(self) -> Batch:
         batch = self.lease.claim([QUEUE])
@@ -120,7 +120,7 @@ def test_the_batch_after_the_late_one_is_not_charged(client, redis, scene):
     batch = scene.claim()
     scene.look()
     scene.look(1.1)
-    scene.lease.finish(batch, [Ending(late, {"predictions": [1.0]}, 60)])
+    scene.lease.finish(batch, [EndedJob(late, {"predictions": [1.0]}, 60)])
     scene.claim()
     scene.end()
     assert scene.process.got == ["TERM", "KILL"]

@@ -31,7 +31,7 @@ from producer.client import Client
 from tests.redis_server import RedisServer
 from tests.versions import register
 from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
-from worker.queue.outcomes import Ending
+from worker.queue.outcomes import EndedJob
 from worker.queue.recovery import Reason, reap, sweep
 from yard.broker.lua import Argument
 from yard.contract import keys, wire
@@ -484,10 +484,10 @@ class Protocol(RuleBasedStateMachine):
         self.leases[worker].finish(batch, [])
         self.model.end(worker, batch.token)
 
-    def _endings(self, batch: Batch) -> list[Ending]:
+    def _endings(self, batch: Batch) -> list[EndedJob]:
         late = Failure("expired", "")
         return [
-            Ending(job.id, late if job.flaw else {"predictions": _numbers(job.data)}, 60)
+            EndedJob(job.id, late if job.flaw else {"predictions": _numbers(job.data)}, 60)
             for job in batch.jobs
         ]
 

@@ -18,7 +18,7 @@ from producer.client import Client
 from tests.batches import QUEUE, claim, waiting
 from tests.waiting import wait_until
 from worker.queue.lease import Batch, Lease
-from worker.queue.outcomes import Ending
+from worker.queue.outcomes import EndedJob
 from worker.queue.recovery import reap, sweep
 from yard.contract import keys, wire
 from yard.contract.values import Failure, JobStatus
@@ -49,8 +49,8 @@ def push(redis: Redis, job_id: str, **fields: Any) -> str:
     return job_id
 
 
-def endings(batch: Batch) -> list[Ending]:
-    return [Ending(job.id, {"predictions": [1.0]}, 60) for job in batch.jobs]
+def endings(batch: Batch) -> list[EndedJob]:
+    return [EndedJob(job.id, {"predictions": [1.0]}, 60) for job in batch.jobs]
 
 
 def lapse(redis: Redis, *more: str) -> None:
@@ -82,7 +82,7 @@ class TestKeysOfAnotherType:
         ids = submit(client, 2)
         redis.set(keys.key(family, QUEUE), "not a sorted set", ex=60)
         batch = claim(lease)
-        failed = Ending(ids[1], Failure("predict_failed", ""), 60)
+        failed = EndedJob(ids[1], Failure("predict_failed", ""), 60)
         assert lease.finish(batch, [*endings(batch)[:1], failed]) == 2
         assert not redis.exists(keys.LEASES)
 

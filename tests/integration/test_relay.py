@@ -13,9 +13,9 @@ from producer.client import Client
 from tests.batches import QUEUE, claim, ids, take_ahead, waiting
 from tests.versions import register
 from tests.waiting import wait_until
-from worker.queue.lease import _CLAIM, _FINISH, Batch, Ended, Lease
-from worker.queue.outcomes import Ending
-from worker.queue.prefetch import Relay
+from worker.queue.lease import _CLAIM, _FINISH, Batch, EndedBatch, Lease
+from worker.queue.outcomes import EndedJob
+from worker.queue.prefetch import Prefetcher
 from worker.queue.recovery import reap, sweep
 from yard.contract import keys, wire
 from yard.contract.values import JobStatus
@@ -38,11 +38,11 @@ def submit(client: Client, count: int) -> list[str]:
     return [client.submit("echo", instances=[[float(n)]]).id for n in range(count)]
 
 
-def echo(lease: Lease, batch: Batch) -> Ended:
+def echo(lease: Lease, batch: Batch) -> EndedBatch:
     return lease.ended(
         batch,
         [
-            Ending(job.id, {"predictions": [wire.loads(job.data)[3]["instances"][0][0]]}, 60)
+            EndedJob(job.id, {"predictions": [wire.loads(job.data)[3]["instances"][0][0]]}, 60)
             for job in batch.jobs
         ],
     )
@@ -71,7 +71,7 @@ class Run:
         self.batches: list[Batch] = []
         self.settled: list[tuple[str, int | None]] = []
         self.is_leaving = False
-        self.relay = Relay(
+        self.prefetcher = Prefetcher(
             lease,
             self.serve,
             lambda batch: [QUEUE] if goes_ahead and batch.has_more else (),
@@ -79,12 +79,12 @@ class Run:
             lambda: self.is_leaving,
         )
 
-    def serve(self, batch: Batch) -> Ended:
+    def serve(self, batch: Batch) -> EndedBatch:
         self.batches.append(batch)
         self.on_batch(len(self.batches))
         return echo(self.lease, batch)
 
-    def settle(self, ended: Ended, written: int | None) -> None:
+    def settle(self, ended: EndedBatch, written: int | None) -> None:
         self.settled.append((ended.batch.token, written))
         if written is None:
             self.lease.write(ended)
@@ -101,7 +101,7 @@ class TestRelay:
     def test_serves_all_that_waits_in_order_and_ends_each_once(self, redis, client, lease):
         job_ids = submit(client, 50)
         run = Run(lease)
-        run.relay.run(claim(lease))
+        run.prefetcher.run(claim(lease))
         assert [job_id for batch in run.batches for job_id in ids(batch)] == job_ids
         assert run.settled == [(batch.token, len(batch.jobs)) for batch in run.batches]
         assert all_ended_once(client, redis, job_ids)
@@ -119,7 +119,7 @@ class TestRelay:
             seen.append((held(redis)["token"], held(redis).get("next_token", "")))
 
         run.on_batch = look
-        run.relay.run(claim(lease))
+        run.prefetcher.run(claim(lease))
         tokens = [batch.token for batch in run.batches]
         assert seen == list(zip(tokens, [*tokens[1:], ""], strict=True))
 
@@ -132,7 +132,7 @@ class TestRelay:
                 wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 20)
 
         run.on_batch = look
-        run.relay.run(claim(lease))
+        run.prefetcher.run(claim(lease))
         assert len(run.batches) == 2
 
     def test_a_lost_connection_loses_no_job_and_writes_none_twice(self, redis, client, lease):
@@ -145,7 +145,7 @@ class TestRelay:
 
         run.on_batch = cut
         while isinstance(batch := retried(lambda: lease.claim([QUEUE])), Batch):
-            run.relay.run(batch)
+            run.prefetcher.run(batch)
         assert any(written is None for _, written in run.settled)
         assert all_ended_once(client, redis, job_ids)
         assert not redis.exists(keys.LEASES, keys.key("batch", "w1"))
@@ -155,10 +155,10 @@ class TestRelay:
         batch = claim(lease)
         redis.script_flush()
         run = Run(lease)
-        run.relay.run(batch)
+        run.prefetcher.run(batch)
         assert run.settled == [(batch.token, None)], "it was not taken for written"
         while isinstance(batch := lease.claim([QUEUE]), Batch):
-            run.relay.run(batch)
+            run.prefetcher.run(batch)
         assert all_ended_once(client, redis, job_ids)
 
     def test_a_worker_that_leaves_serves_what_it_has_and_gives_the_rest_back_in_order(
@@ -171,7 +171,7 @@ class TestRelay:
             run.is_leaving = number == 2
 
         run.on_batch = leave
-        run.relay.run(claim(lease))
+        run.prefetcher.run(claim(lease))
         lease.release()
         assert len(run.batches) == 2
         assert waiting(redis) == job_ids[16:]
@@ -190,7 +190,7 @@ class TestRelay:
 
         run.on_batch = fail
         with pytest.raises(RuntimeError):
-            run.relay.run(claim(lease))
+            run.prefetcher.run(claim(lease))
         reap(redis, "w1", "died", settings)
         assert all_ended_once(client, redis, job_ids[:8])
         crashes = [redis.hget(keys.key("job", job_id), "my_crashes") for job_id in job_ids[8:]]
@@ -200,7 +200,7 @@ class TestRelay:
     def test_takes_nothing_ahead_while_workers_are_suspended(self, redis, client, lease):
         job_ids = submit(client, 24)
         run = Run(lease, on_batch=lambda number: suspend(redis))
-        run.relay.run(claim(lease))
+        run.prefetcher.run(claim(lease))
         resume(redis)
         assert len(run.batches) == 2, "the second was taken before"
         assert waiting(redis) == job_ids[16:]
@@ -208,7 +208,7 @@ class TestRelay:
     def test_one_batch_at_a_time_where_nothing_is_to_be_taken_ahead(self, redis, client, lease):
         job_ids = submit(client, 16)
         run = Run(lease, goes_ahead=False)
-        run.relay.run(claim(lease))
+        run.prefetcher.run(claim(lease))
         assert len(run.batches) == 1
         assert waiting(redis) == job_ids[8:]
 

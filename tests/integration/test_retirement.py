@@ -13,7 +13,7 @@ from producer.client import Client
 from tests.stand_ins import IRIS, NARROW, ROW, finish, new_client, publish, start
 from tests.waiting import wait_until
 from worker.queue.lease import Batch, Lease
-from worker.queue.scheduler import Board
+from worker.queue.scheduler import QueueScheduler
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import (
@@ -40,9 +40,9 @@ def client(redis: Redis, redis_url: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def board(redis: Redis) -> Board:
+def scheduler(redis: Redis) -> QueueScheduler:
     clock = iter(range(0, 10_000, 10))
-    return Board(redis, clock=lambda: float(next(clock)))
+    return QueueScheduler(redis, clock=lambda: float(next(clock)))
 
 
 def submit(client: Client, version: str | None = None) -> str:
@@ -160,33 +160,33 @@ def test_rollback_does_not_go_back_to_a_retired_version(client):
 # What is queued
 
 
-def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, board):
+def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, scheduler):
     job = submit(client, "v1")
     lifecycle.retire(redis, V1)
-    assert set(board.queues()) == {"iris@v2", "iris", QUEUE}
+    assert set(scheduler.queues()) == {"iris@v2", "iris", QUEUE}
     assert state_of(redis) == "retired"
     start(redis, job)  # a worker has it; should it die, the job comes back
-    assert QUEUE not in board.queues()
-    board.queues()
+    assert QUEUE not in scheduler.queues()
+    scheduler.queues()
     assert state_of(redis) == "retired"
     finish(redis, job, {"predictions": ["setosa"]})
-    board.queues()
+    scheduler.queues()
     assert state_of(redis) == "drained"
-    board.queues()
-    assert board.dropped == {QUEUE}
-    board.unloaded(QUEUE)
-    assert set(board.queues()) == {"iris@v2", "iris"}
-    assert board.dropped == frozenset()
+    scheduler.queues()
+    assert scheduler.dropped == {QUEUE}
+    scheduler.unloaded(QUEUE)
+    assert set(scheduler.queues()) == {"iris@v2", "iris"}
+    assert scheduler.dropped == frozenset()
 
 
-def test_what_is_pushed_onto_a_drained_queue_is_looked_at(client, redis, board):
+def test_what_is_pushed_onto_a_drained_queue_is_looked_at(client, redis, scheduler):
     lifecycle.retire(redis, V1)
-    wait_until(lambda: board.queues() and state_of(redis) == "drained")
+    wait_until(lambda: scheduler.queues() and state_of(redis) == "drained")
     redis.rpush(keys.key("queue", QUEUE), "some-job")
-    assert QUEUE in board.queues()
+    assert QUEUE in scheduler.queues()
 
 
-def test_a_deleted_version_is_gone_at_once(client, redis, board):
+def test_a_deleted_version_is_gone_at_once(client, redis, scheduler):
     lifecycle.delete(redis, V1)
     assert list(catalog.read_versions(redis, "iris")) == ["v2"]
     with pytest.raises(UnknownVersion):
@@ -194,8 +194,8 @@ def test_a_deleted_version_is_gone_at_once(client, redis, board):
     with pytest.raises(UnknownVersion):
         lifecycle.delete(redis, V1)
     assert keys.key("queue", QUEUE).encode() not in redis.smembers(keys.QUEUES)
-    board.queues()
-    assert board.dropped == {QUEUE}
+    scheduler.queues()
+    assert scheduler.dropped == {QUEUE}
 
 
 def test_a_version_with_jobs_is_not_deleted(client, redis):
@@ -229,22 +229,24 @@ def test_the_last_version_takes_its_models_keys_along(redis, redis_url):
         submit(client)
 
 
-def test_the_front_door_of_a_deleted_model_is_looked_at_while_jobs_wait(redis, board):
+def test_the_front_door_of_a_deleted_model_is_looked_at_while_jobs_wait(redis, scheduler):
     publish(redis, "iris", "v1", active="v1")
     redis.rpush(keys.key("queue", "iris"), "some-job")
     lifecycle.delete(redis, V1, force=True)
-    assert board.queues() == ["iris"]
+    assert scheduler.queues() == ["iris"]
 
 
-def test_a_name_that_is_published_anew_makes_workers_let_go_of_the_old_bytes(client, redis, board):
-    board.queues()
+def test_a_name_that_is_published_anew_makes_workers_let_go_of_the_old_bytes(
+    client, redis, scheduler
+):
+    scheduler.queues()
     lifecycle.delete(redis, V1)
     catalog.register(redis, V1, b'{"signature": {}}', NARROW)  # between two looks of a worker
-    board.queues()
-    assert board.dropped == {QUEUE}
-    board.unloaded(QUEUE)
-    board.queues()
-    assert board.dropped == frozenset()
+    scheduler.queues()
+    assert scheduler.dropped == {QUEUE}
+    scheduler.unloaded(QUEUE)
+    scheduler.queues()
+    assert scheduler.dropped == frozenset()
     assert redis.hexists(keys.key("signatures", "iris"), "v1")
 
 
@@ -258,19 +260,19 @@ def test_deleted_versions_are_forgotten_after_a_while(client, redis):
 
 
 @pytest.mark.parametrize("value", ["string", "rubbish"])
-def test_rubbish_in_the_place_of_the_states_harms_nobody(client, redis, board, value):
+def test_rubbish_in_the_place_of_the_states_harms_nobody(client, redis, scheduler, value):
     if value == "string":
         redis.set(keys.RETIRED, "x")
     else:
         redis.hset(keys.RETIRED, mapping={"": "", "a b": "retired 1", "iris@v1": "x", "iris": "y"})
-    assert set(board.queues()) == {"iris@v1", "iris@v2", "iris"}
+    assert set(scheduler.queues()) == {"iris@v1", "iris@v2", "iris"}
     submit(client, "v1")
     with pytest.raises(UnknownVersion):
         submit(client, "v9")
     assert lifecycle.read_states(redis) == {}
     lifecycle.retire(redis, V1)
     assert state_of(redis) == "retired"
-    board.queues()
+    scheduler.queues()
 
 
 @pytest.mark.parametrize("step", [lifecycle.retire, lifecycle.delete])

@@ -14,8 +14,8 @@ from gateway.api import schemas
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.stand_ins import ROW, publish, start
 from worker.pool.autoscaler import Observation, Policy
-from worker.pool.observer import Lookout
-from worker.queue.scheduler import Board
+from worker.pool.observer import Observer
+from worker.queue.scheduler import QueueScheduler
 from yard.cluster import metrics
 from yard.cluster.capacity import Pace, Work
 from yard.cluster.presence import Presence, read_presence
@@ -63,8 +63,8 @@ def announce(redis: Redis, name: str = "here", **what: Any) -> None:
 
 def look(redis: Redis, pattern: str) -> Observation:
     """What a pool sees that has no worker."""
-    lookout = Lookout(redis, "me", Board(redis, pattern).queues, Policy(0, 4, 60))
-    return lookout.observe(0.0, {}, {}, 0.0)
+    observer = Observer(redis, "me", QueueScheduler(redis, pattern).queues, Policy(0, 4, 60))
+    return observer.observe(0.0, {}, {}, 0.0)
 
 
 # What is read

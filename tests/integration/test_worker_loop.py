@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from worker.inference.executor import Server
+from worker.inference.executor import BatchExecutor
 from worker.inference.loader import Loader
 from worker.process.worker import _IDLE_S, Worker
 from worker.queue.lease import Lease
@@ -69,7 +69,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 def test_a_file_that_cannot_be_read_is_no_outage(client, monkeypatch, work_until):
     """An OSError of the store's, taken for Redis' absence, would bring the job back for ever."""
-    monkeypatch.setattr(Server, "serve", raising(PermissionError("no such luck")))
+    monkeypatch.setattr(BatchExecutor, "serve", raising(PermissionError("no such luck")))
     handle = client.submit("echo", instances=[[1.0]])
     work_until(lambda: handle.get().status.is_terminal)
     error = handle.get().error
@@ -82,14 +82,14 @@ def test_what_may_be_needed_is_imported_when_nothing_was_to_do_for_a_while(
 ):
     """Imports can take a second: a job that comes right behind another is not to wait for them."""
     served, prepared = [], []
-    serve = Server.serve
+    serve = BatchExecutor.serve
 
-    def noting(self: Server, *arguments: Any) -> Any:
+    def noting(self: BatchExecutor, *arguments: Any) -> Any:
         ended = serve(self, *arguments)
         served.append(time.monotonic())
         return ended
 
-    monkeypatch.setattr(Server, "serve", noting)
+    monkeypatch.setattr(BatchExecutor, "serve", noting)
     monkeypatch.setattr(Loader, "prepare", lambda *_: prepared.append(time.monotonic()))
     client.submit("echo", instances=[[1.0]])
     work_until(lambda: prepared)
@@ -112,7 +112,7 @@ def test_an_error_in_the_thread_that_keeps_the_lease_does_not_end_it(
     client, redis, monkeypatch, work_until
 ):
     done = threading.Event()
-    monkeypatch.setattr(Server, "serve", lambda *_args: done.wait(5) and None)
+    monkeypatch.setattr(BatchExecutor, "serve", lambda *_args: done.wait(5) and None)
     monkeypatch.setattr(Worker, "_loaded", raising(RuntimeError("nobody thought of it")))
     client.submit("echo", instances=[[1.0]])
     renewals: list[float] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.pool.child import Child, Sight
+from worker.pool.child import WorkerHandle, WorkerView
 from worker.queue.lease import MOST_TIMEOUT_S
 
 #: Redis' clock, in ms, when the pool's shows 0 s.
@@ -15,13 +15,13 @@ LOAD_S = 60.0
 
 
 @pytest.fixture
-def child() -> Child:
+def child() -> WorkerHandle:
     process: Any = None
-    return Child("w1", process, 0.0)
+    return WorkerHandle("w1", process, 0.0)
 
 
 def see(
-    child: Child,
+    child: WorkerHandle,
     now: float,
     token: str | None = None,
     left_s: float | None = None,
@@ -33,8 +33,8 @@ def see(
     """Whether it is late, at a look when its batch has so much time left."""
     now_ms = REDIS_MS + 1000 * (now + step_s)
     deadline = None if left_s is None else str(now_ms + 1000 * left_s).encode()
-    sight = Sight(state.encode(), _raw(load), _raw(token), deadline)
-    child.note(sight, now, now_ms, LOAD_S)
+    view = WorkerView(state.encode(), _raw(load), _raw(token), deadline)
+    child.note(view, now, now_ms, LOAD_S)
     return child.is_late
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_due_of_an_idle_worker(child):
 
 @pytest.mark.parametrize("deadline", [b"x", b"nan", b"inf", b"", b"\xff", None])
 def test_a_deadline_that_is_none_is_the_usual_time(child, deadline):
-    child.note(Sight(b"busy", None, b"w1.1", deadline), 0.0, REDIS_MS, LOAD_S)
+    child.note(WorkerView(b"busy", None, b"w1.1", deadline), 0.0, REDIS_MS, LOAD_S)
     assert child.due == LOAD_S
 
 

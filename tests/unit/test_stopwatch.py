@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.inference.throughput import Stopwatch
+from worker.inference.throughput import ServiceTimes
 
 QUEUE = "a@v1"
 
 
-def fed(batches) -> Stopwatch:
-    watch = Stopwatch()
+def fed(batches) -> ServiceTimes:
+    watch = ServiceTimes()
     for jobs, rows, seconds in batches:
         watch.add(QUEUE, jobs, rows, seconds, 0.0)
     return watch
@@ -47,7 +47,7 @@ def test_a_version_that_becomes_slow_is_seen_soon():
 
 
 def test_rows_in_a_job_and_the_load_time_are_kept():
-    watch = Stopwatch()
+    watch = ServiceTimes()
     watch.add(QUEUE, 2, 20, 0.1, 3.0)
     watch.add(QUEUE, 2, 20, 0.1, 0.0)
     pace = watch.news()[QUEUE]

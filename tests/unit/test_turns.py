@@ -9,21 +9,21 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.queue.fair_queue import Turns
+from worker.queue.fair_queue import FairQueue
 
 
 def serve(
     costs: Mapping[str, float], backlog: set[str], seconds: float, loaded: set[str]
 ) -> dict[str, float]:
     """Seconds that each queue gets of a worker while those of ``backlog`` always have jobs."""
-    turns, had = Turns(), dict.fromkeys(backlog, 0.0)
+    fair_queue, had = FairQueue(), dict.fromkeys(backlog, 0.0)
     now = 0.0
     waits = dict.fromkeys(backlog, 0.0)
     while now < seconds:
-        order = turns.order(list(costs), loaded, waits)
+        order = fair_queue.order(list(costs), loaded, waits)
         queue = next(queue for queue in order if queue in backlog)
-        turns.took(queue)
-        turns.charge(queue, costs[queue])
+        fair_queue.took(queue)
+        fair_queue.charge(queue, costs[queue])
         loaded.add(queue)
         had[queue] += costs[queue]
         now += costs[queue]
@@ -44,26 +44,28 @@ def test_what_nobody_uses_goes_to_the_others():
 
 
 def test_loaded_versions_come_first_and_of_equals_whose_first_job_waits_longest():
-    order = Turns().order(["a@v1", "b@v1", "c@v1"], {"b@v1", "c@v1"}, {"b@v1": 0.1, "c@v1": 0.2})
+    order = FairQueue().order(
+        ["a@v1", "b@v1", "c@v1"], {"b@v1", "c@v1"}, {"b@v1": 0.1, "c@v1": 0.2}
+    )
     assert order == ["c@v1", "b@v1", "a@v1"]
 
 
 def test_what_is_not_loaded_comes_first_once_it_has_waited_for_too_long():
-    turns = Turns(patience_s=1.0)
-    turns.order(["a@v1", "b@v1"], {"a@v1"}, {})
-    turns.took("a@v1")
-    turns.charge("a@v1", 0.5)
-    assert turns.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 0.9})[0] == "a@v1"
-    assert turns.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 1.0})[0] == "b@v1"
+    fair_queue = FairQueue(patience_s=1.0)
+    fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {})
+    fair_queue.took("a@v1")
+    fair_queue.charge("a@v1", 0.5)
+    assert fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 0.9})[0] == "a@v1"
+    assert fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 1.0})[0] == "b@v1"
 
 
 def test_versions_that_do_not_fit_together_are_not_loaded_over_and_over_and_share_all_the_same():
-    turns, taken = Turns(), ["b@v1"]
+    fair_queue, taken = FairQueue(), ["b@v1"]
     for _ in range(100):
-        order = turns.order(["a@v1", "b@v1"], {taken[-1]}, {"a@v1": 5.0, "b@v1": 5.0})
+        order = fair_queue.order(["a@v1", "b@v1"], {taken[-1]}, {"a@v1": 5.0, "b@v1": 5.0})
         load_s = 0.5 if order[0] != taken[-1] else 0.0
-        turns.took(order[0])
-        turns.charge(order[0], 0.1 + load_s, load_s)
+        fair_queue.took(order[0])
+        fair_queue.charge(order[0], 0.1 + load_s, load_s)
         taken.append(order[0])
     changes = sum(before != after for before, after in pairwise(taken))
     assert 5 <= changes <= 12
@@ -71,31 +73,31 @@ def test_versions_that_do_not_fit_together_are_not_loaded_over_and_over_and_shar
 
 
 def test_a_front_door_needs_no_loading():
-    assert Turns().order(["a@v1", "a"], set(), {}) == ["a", "a@v1"]
+    assert FairQueue().order(["a@v1", "a"], set(), {}) == ["a", "a@v1"]
 
 
 def test_an_idle_version_saves_no_credit_up():
-    turns = Turns()
+    fair_queue = FairQueue()
     for _ in range(100):
-        turns.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
-        turns.took("a@v1")
-        turns.charge("a@v1", 0.1)
+        fair_queue.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
+        fair_queue.took("a@v1")
+        fair_queue.charge("a@v1", 0.1)
     taken = Counter[str]()
     for _ in range(20):
-        order = turns.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
-        turns.took(order[0])
-        turns.charge(order[0], 0.1)
+        order = fair_queue.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
+        fair_queue.took(order[0])
+        fair_queue.charge(order[0], 0.1)
         taken[order[0]] += 1
     assert taken["b@v1"] <= 13
 
 
 def test_new_queues_and_queues_that_are_gone_are_no_trouble():
-    turns = Turns()
-    turns.order(["a@v1"], set(), {})
-    turns.order(["b@v1"], set(), {})
-    turns.took("a@v1")
-    turns.charge("a@v1", 1.0)
-    assert turns.order(["a@v1", "b@v1"], {"a@v1"}, {}) == ["a@v1", "b@v1"]
+    fair_queue = FairQueue()
+    fair_queue.order(["a@v1"], set(), {})
+    fair_queue.order(["b@v1"], set(), {})
+    fair_queue.took("a@v1")
+    fair_queue.charge("a@v1", 1.0)
+    assert fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {}) == ["a@v1", "b@v1"]
 
 
 @given(

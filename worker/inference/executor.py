@@ -1,6 +1,6 @@
 """A batch on its way through the model: load, check, predict, and what to write of it.
 
-Between claim and finish, without Redis but for the front door: it turns a `Batch` into `Ending`s
+Between claim and finish, without Redis but for the front door: it turns a `Batch` into `EndedJob`s
 and into measures, whatever the jobs hold and whatever the model does short of killing the process.
 """
 
@@ -15,9 +15,9 @@ from functools import lru_cache
 from models.runtimes import Loaded
 from models.runtimes.model_cache import ModelCache
 from worker.inference.batching import Member, Outcome, check, read_call, run, stacks
-from worker.inference.metrics import Tally
+from worker.inference.metrics import MetricsBuffer
 from worker.queue.lease import Batch, Claimed, Lease
-from worker.queue.outcomes import Ending
+from worker.queue.outcomes import EndedJob
 from yard.contract.keys import parse_queue
 from yard.contract.payload import Call
 from yard.contract.values import Failure, ModelRef
@@ -32,7 +32,7 @@ _MOST_WAIT_S = 604_800
 
 
 @dataclass(slots=True)
-class Served:
+class BatchResult:
     """What a batch amounts to.
 
     Attributes:
@@ -45,16 +45,16 @@ class Served:
         rows: Their rows.
     """
 
-    endings: list[Ending] = field(default_factory=list)
+    endings: list[EndedJob] = field(default_factory=list)
     run: dict[str, float] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
+    tally: MetricsBuffer = field(default_factory=MetricsBuffer)
     load_s: float = 0.0
     predict_s: float = 0.0
     jobs: int = 0
     rows: int = 0
 
 
-class Server:
+class BatchExecutor:
     """Serves batches with the models of one cache.
 
     Args:
@@ -70,7 +70,7 @@ class Server:
         self._is_batchable = is_batchable
         self._settings = settings
 
-    def serve(self, batch: Batch, lease: Lease) -> Served:
+    def serve(self, batch: Batch, lease: Lease) -> BatchResult:
         """What becomes of each job of the batch.
 
         Raises:
@@ -84,7 +84,7 @@ class Server:
 
     def _forward(
         self, batch: Batch, model: str, calls: Mapping[str, Call | Failure], lease: Lease
-    ) -> Served:
+    ) -> BatchResult:
         """Move front-door jobs on; only those that cannot be end here."""
         wanted = [
             (job_id, call.version or "", point_of(model, call.routing_key), _row_count(call))
@@ -97,12 +97,14 @@ class Server:
             for job_id, code in problems.items()
         }
         failures |= {job_id: call for job_id, call in calls.items() if isinstance(call, Failure)}
-        served = Served()
+        served = BatchResult()
         served.endings = list(self._endings(batch.jobs, failures))
         return served
 
-    def _predict(self, batch: Batch, ref: ModelRef, calls: Mapping[str, Call | Failure]) -> Served:
-        served = Served(tally=Tally(ref))
+    def _predict(
+        self, batch: Batch, ref: ModelRef, calls: Mapping[str, Call | Failure]
+    ) -> BatchResult:
+        served = BatchResult(tally=MetricsBuffer(ref))
         outcomes: dict[str, Outcome] = {
             job_id: call for job_id, call in calls.items() if isinstance(call, Failure)
         }
@@ -126,7 +128,7 @@ class Server:
 
     def _run(
         self,
-        served: Served,
+        served: BatchResult,
         outcomes: dict[str, Outcome],
         calls: Mapping[str, Call],
         ref: ModelRef,
@@ -155,7 +157,7 @@ class Server:
 
     def _endings(
         self, jobs: Sequence[Claimed], outcomes: Mapping[str, Outcome]
-    ) -> Iterator[Ending]:
+    ) -> Iterator[EndedJob]:
         for job in jobs:
             outcome = outcomes.get(job.id)
             if outcome is None:
@@ -164,9 +166,9 @@ class Server:
                 ttl_s = _ttl_s(job.failure_ttl, self._settings.failure_ttl_s)
             else:
                 ttl_s = _ttl_s(job.result_ttl, self._settings.result_ttl_s)
-            yield Ending(job.id, outcome, ttl_s)
+            yield EndedJob(job.id, outcome, ttl_s)
 
-    def _count(self, served: Served, batch: Batch) -> None:
+    def _count(self, served: BatchResult, batch: Batch) -> None:
         tally = served.tally
         if served.load_s:
             tally.observe("model_load_time_seconds", served.load_s)

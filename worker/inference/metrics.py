@@ -11,7 +11,7 @@ from yard.cluster.metrics import labels_of
 from yard.contract.values import ModelRef
 
 
-class Tally:
+class MetricsBuffer:
     """Counts and observations of one version; of none for a front door, which counts nothing.
 
     Args:

@@ -58,7 +58,7 @@ class _Fit:
         return Pace(batch_s, row_s, self.load_s, self.rows / self.jobs)
 
 
-class Stopwatch:
+class ServiceTimes:
     """The paces of one worker; safe for threads."""
 
     def __init__(self) -> None:

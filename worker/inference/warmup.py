@@ -17,7 +17,7 @@ import structlog
 from redis import Redis
 
 from models.runtimes.model_cache import ModelCache
-from worker.inference.metrics import Tally
+from worker.inference.metrics import MetricsBuffer
 from yard.contract import keys
 from yard.contract.keys import parse_queue
 from yard.contract.timestamps import moment
@@ -172,7 +172,7 @@ class Warmer:
         )
 
     def _count(self, ref: ModelRef, load_s: float) -> None:
-        tally = Tally(ref)
+        tally = MetricsBuffer(ref)
         tally.observe("model_load_time_seconds", load_s)
         pipe = self._redis.pipeline(transaction=False)
         for field, number in tally.items():

@@ -17,7 +17,7 @@ from worker.queue.lease import MOST_TIMEOUT_S
 _NO_TOKEN = "-"
 
 
-class Sight(NamedTuple):
+class WorkerView(NamedTuple):
     """What Redis says of a worker at one look.
 
     Attributes:
@@ -34,7 +34,7 @@ class Sight(NamedTuple):
 
 
 @dataclass(slots=True)
-class Child:
+class WorkerHandle:
     """A worker process of a pool.
 
     Attributes:
@@ -67,7 +67,7 @@ class Child:
     kill_at: float | None = None
     is_cut: bool = False
 
-    def note(self, seen: Sight, now: float, now_ms: float, timeout_s: float) -> None:
+    def note(self, seen: WorkerView, now: float, now_ms: float, timeout_s: float) -> None:
         """Note what Redis says of it.
 
         Args:
@@ -87,7 +87,7 @@ class Child:
         elif self.idle_since is None:
             self.idle_since = now
 
-    def _note_due(self, seen: Sight, now: float, now_ms: float, timeout_s: float) -> None:
+    def _note_due(self, seen: WorkerView, now: float, now_ms: float, timeout_s: float) -> None:
         """Keep in mind when it must be done while it is busy, also when it has lost its batch."""
         before, self.token = self.token, _text(seen.token)
         is_new_load, self.load = seen.load != self.load, seen.load

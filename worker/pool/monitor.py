@@ -1,8 +1,8 @@
 """The workers of a pool, watched: the dead are buried, the late are ended, the others vouched for.
 
 `worker.pool.supervisor` takes these steps in each of its rounds, beside its own, which are about
-how many workers there should be. All that is known of a worker is in its `Child`: what it says in
-Redis, and what its process does.
+how many workers there should be. All that is known of a worker is in its `WorkerHandle`: what it
+says in Redis, and what its process does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import psutil
 import structlog
 from redis import Redis
 
-from worker.pool.child import Child, Sight
+from worker.pool.child import WorkerHandle, WorkerView
 from worker.pool.processes import collect_strays
 from worker.process.registration import unregister
 from worker.queue.lease import Lease
@@ -44,7 +44,7 @@ _STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBI
 _LONG_LIFE_S = 30.0
 
 
-class Watch:
+class WorkerMonitor:
     """The watch over one pool's workers.
 
     Args:
@@ -70,7 +70,7 @@ class Watch:
         self._settings = settings
         self._others = others
         self._clock = clock
-        self.children: dict[str, Child] = {}
+        self.children: dict[str, WorkerHandle] = {}
         self.now_ms = 0.0
         self.start_after = 0.0
         self._backoff_s = 0.0
@@ -78,7 +78,7 @@ class Watch:
         self._spare_until = float("-inf")
 
     @property
-    def staying(self) -> list[Child]:
+    def staying(self) -> list[WorkerHandle]:
         """Those that were not asked to leave."""
         return [child for child in self.children.values() if not child.is_leaving]
 
@@ -100,12 +100,12 @@ class Watch:
                 self._note_crash(child, status, reaped)
         collect_strays({*self._others(), *(c.process.pid for c in self.children.values())})
 
-    def _reap(self, child: Child) -> Reaped | None:
+    def _reap(self, child: WorkerHandle) -> Reaped | None:
         why: Reason = "timeout" if child.overdue else "died"
         why = "released" if child.is_cut else why
         return reap(self._redis, child.name, why, self._settings, child.overdue or "")
 
-    def _note_crash(self, child: Child, status: int | None, reaped: Reaped | None) -> None:
+    def _note_crash(self, child: WorkerHandle, status: int | None, reaped: Reaped | None) -> None:
         queue = reaped.queue if reaped and reaped.is_charged else ""
         _log.error(
             "a worker died (%s); %d jobs given back, %d failed",
@@ -141,8 +141,8 @@ class Watch:
         for child, entry, batch in zip(
             self.children.values(), found[::2], found[1::2], strict=True
         ):
-            sight = Sight(*entry, *batch)
-            child.note(sight, now, self.now_ms - step_ms, self._settings.timeout_s)
+            view = WorkerView(*entry, *batch)
+            child.note(view, now, self.now_ms - step_ms, self._settings.timeout_s)
 
     def _note_look(self) -> float:
         """Seconds since the last look; after a gap, workers first write what they have."""

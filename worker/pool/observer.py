@@ -19,7 +19,7 @@ from yard.cluster.presence import Pool, Presence, read_presence
 from yard.cluster.workload import read_workload
 
 
-class Lookout:
+class Observer:
     """The eyes of one pool; ``start_s`` is how long its workers take to start, as seen last.
 
     Args:

@@ -43,7 +43,7 @@ _FIRST_DELAY_S, _LAST_DELAY_S = 1.0, 60.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-class Starter:
+class Spawner:
     """Starts the workers of one pool.
 
     Args:

@@ -22,14 +22,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker.pool.autoscaler import Guard, Observation, Policy, decide, guard
-from worker.pool.child import Child
-from worker.pool.monitor import Watch
+from worker.pool.child import WorkerHandle
+from worker.pool.monitor import WorkerMonitor
 from worker.pool.needs import Needs
-from worker.pool.observer import Lookout
-from worker.pool.spawner import Starter
+from worker.pool.observer import Observer
+from worker.pool.spawner import Spawner
 from worker.queue.reconnect import OUTAGE
 from worker.queue.recovery import sweep
-from worker.queue.scheduler import Board, keep_off
+from worker.queue.scheduler import QueueScheduler, keep_off
 from yard.broker import connections
 from yard.cluster.capacity import Bounds
 from yard.cluster.format_version import format_problem
@@ -79,11 +79,11 @@ class Pool:
             Bounds(settings.target_wait_s, settings.batch_jobs, settings.batch_rows),
         )
         self._redis: Redis = connections.steady(url, self.name)
-        self._board = Board(self._redis, pattern)
-        self._lookout = Lookout(self._redis, self.name, self._board.queues, self._policy)
-        self._needs = Needs(self._redis, pattern, self._board.queues)
-        self._starter = Starter(settings, self.name, pattern, clock)
-        self._watch = Watch(self._redis, settings, lambda: self._starter.pids, clock)
+        self._scheduler = QueueScheduler(self._redis, pattern)
+        self._observer = Observer(self._redis, self.name, self._scheduler.queues, self._policy)
+        self._needs = Needs(self._redis, pattern, self._scheduler.queues)
+        self._spawner = Spawner(settings, self.name, pattern, clock)
+        self._watch = WorkerMonitor(self._redis, settings, lambda: self._spawner.pids, clock)
         self._started_at = float("-inf")
         self._guard = ""
         self._beaten = float("-inf")
@@ -113,7 +113,7 @@ class Pool:
         while not (self._signals.count or self._outdated):
             self._go_round(*watch, self._sweep, self._tend, self._scale)
             self._pause()
-        self._starter.stop()
+        self._spawner.stop()
         self._drain(watch)
         _log.info("pool stopped", pool=self.name)
 
@@ -127,7 +127,7 @@ class Pool:
         """Wait for news; also of jobs, while there is no worker to look for them itself."""
         ends = self._clock() + TICK_S
         step_s = TICK_S if self._watch.children else min(TICK_S, self._settings.look_s)
-        while not self._signals.wait(step_s, self._starter.descriptors):
+        while not self._signals.wait(step_s, self._spawner.descriptors):
             if self._clock() >= ends or self._has_news():
                 return
 
@@ -183,13 +183,13 @@ class Pool:
 
     def _observe(self, now: float) -> Observation:
         staying = self._watch.staying
-        return self._lookout.observe(
+        return self._observer.observe(
             now,
             {child.name: child.state for child in staying},
             {c.name: c.idle_since for c in staying if c.idle_since is not None},
             self._started_at,
             self._guard,
-            len(unmet(self._redis, self.name, self._board.known.__contains__)),
+            len(unmet(self._redis, self.name, self._scheduler.known.__contains__)),
         )
 
     def _place_guard(self, found: Guard | None) -> None:
@@ -208,16 +208,16 @@ class Pool:
 
     def _tend(self) -> None:
         """Keep the fork server, and tell it what published versions need."""
-        self._starter.tend(self._needs.runtimes())
+        self._spawner.tend(self._needs.runtimes())
 
     def _start(self, count: int) -> int:
         """Start so many workers: how many were. The others have to wait for the fork server."""
         for place in range(count):
             name = f"{self.name}-{secrets.token_hex(3)}"
-            process = self._starter.start(name)
+            process = self._spawner.start(name)
             if process is None:
                 return place
-            self._watch.children[name] = Child(name, process, self._clock())
+            self._watch.children[name] = WorkerHandle(name, process, self._clock())
         return count
 
     def _beat(self) -> None:
@@ -237,8 +237,8 @@ class Pool:
             "warms": not (self._signals.count or self._outdated),  # flips wait for its loads
             "staying": len(self._watch.staying),
             "room": self._room(),
-            "arrivals_s": self._lookout.arrivals_s,
-            "start_s": round(self._lookout.start_s, 3),
+            "arrivals_s": self._observer.arrivals_s,
+            "start_s": round(self._observer.start_s, 3),
         }
         announce(self._redis, "pool", self.name, what)
         self._outdated = format_problem(self._redis)

@@ -16,7 +16,7 @@ import structlog
 from redis import Redis
 
 from worker.inference.memory import used_bytes, worker_limit_bytes
-from worker.inference.throughput import Stopwatch
+from worker.inference.throughput import ServiceTimes
 from worker.process.registration import Registration
 from worker.queue.lease import Batch, Lease
 from worker.queue.reconnect import OUTAGE
@@ -30,14 +30,14 @@ _log = structlog.get_logger()
 _BEAT_S = 2.0
 
 
-class Keeper:
+class Heartbeat:
     """The keeper of one worker.
 
     Args:
         url: The Redis to work on.
         worker: The worker's name.
         settings: How long a lease is, and how large the process may grow.
-        stopwatch: How fast the worker is with each version.
+        service_times: How fast the worker is with each version.
         loaded: Bytes of each version that is loaded, by its ``model@version``.
         announce: Announces the worker, and what is loaded, through the registration that is given.
 
@@ -51,14 +51,14 @@ class Keeper:
         url: str,
         worker: str,
         settings: Settings,
-        stopwatch: Stopwatch,
+        service_times: ServiceTimes,
         loaded: Callable[[], dict[str, int]],
         announce: Callable[[Registration], None],
     ) -> None:
         self._url = url
         self._worker = worker
         self._settings = settings
-        self._stopwatch = stopwatch
+        self._service_times = service_times
         self._loaded = loaded
         self._announce = announce
         self._telling = threading.Lock()
@@ -108,10 +108,10 @@ class Keeper:
             )
 
     def _tell_paces(self, redis: Redis) -> None:
-        news = self._stopwatch.news()
+        news = self._service_times.news()
         if news:
             write_paces(redis, news)
-            self._stopwatch.told(news)
+            self._service_times.told(news)
 
     def _check_memory(self) -> None:
         """Ask for the process to be replaced, after its batch, if it has grown too large."""

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _WAIT_S = 0.5
 
 
-class Commands:
+class CommandListener:
     """Listens on a worker's command channel.
 
     Args:

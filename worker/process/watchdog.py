@@ -17,7 +17,7 @@ from contextlib import contextmanager
 _GRACE_S = 5.0
 
 
-class Alarm:
+class Watchdog:
     """The timer of one process; does nothing where no pool has started the worker.
 
     Args:

@@ -23,20 +23,20 @@ from redis.exceptions import RedisError
 from models.runtimes.model_cache import ModelCache
 from models.store.mmap import open_maps
 from models.store.repository import open_repository
-from worker.inference.executor import Served, Server
+from worker.inference.executor import BatchExecutor, BatchResult
 from worker.inference.loader import Loader
 from worker.inference.memory import cache_limit_bytes
-from worker.inference.throughput import Stopwatch
+from worker.inference.throughput import ServiceTimes
 from worker.inference.warmup import Warmer
-from worker.process.heartbeat import Keeper
+from worker.process.heartbeat import Heartbeat
 from worker.process.registration import Registration
-from worker.process.rq_commands import Commands
-from worker.process.watchdog import Alarm
-from worker.queue.lease import Batch, Ended, Lease, Suspended
-from worker.queue.prefetch import Relay
-from worker.queue.reconnect import OUTAGE, GaveUp, pauses, persist
+from worker.process.rq_commands import CommandListener
+from worker.process.watchdog import Watchdog
+from worker.queue.lease import Batch, EndedBatch, Lease, Suspended
+from worker.queue.prefetch import Prefetcher
+from worker.queue.reconnect import OUTAGE, GaveUp, backoff, retry_until_up
 from worker.queue.recovery import reap
-from worker.queue.scheduler import Board
+from worker.queue.scheduler import QueueScheduler
 from yard.broker import connections
 from yard.contract import keys
 from yard.contract.values import Failure, ModelRef
@@ -82,20 +82,20 @@ class Worker:
         repository.maps = open_maps(settings)
         self._loader = Loader(repository, self._redis, self._persist)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
-        self._board = Board(
+        self._scheduler = QueueScheduler(
             self._redis,
             pattern,
             worker=self.name,
             loaded=lambda: {str(ref) for ref in self._cache.loaded()},
             patience_s=settings.target_wait_s,
         )
-        self._stopwatch = Stopwatch()
+        self._service_times = ServiceTimes()
         self._busy_since = 0.0  # the end of the batch before, or when there was none
         self._run_since = 0.0  # the beginning of the batch that was not taken ahead
-        self._server = Server(self._cache, self._loader.is_batchable, settings)
-        self._alarm = Alarm(settings.lease_s, is_on=bool(pool))
-        self._keeper = Keeper(
-            url, self.name, settings, self._stopwatch, self._loaded, self._announce
+        self._server = BatchExecutor(self._cache, self._loader.is_batchable, settings)
+        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool))
+        self._heartbeat = Heartbeat(
+            url, self.name, settings, self._service_times, self._loaded, self._announce
         )
         self._warmer = Warmer(
             self._redis,
@@ -103,7 +103,7 @@ class Worker:
             self.name,
             settings,
             self._loading,
-            lambda: self._keeper.tell(self._registration),  # at once: somebody waits for it
+            lambda: self._heartbeat.tell(self._registration),  # at once: somebody waits for it
         )
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
@@ -119,9 +119,9 @@ class Worker:
             self._run()
 
     def _run(self) -> None:
-        commands = Commands(self._url, self.name, self._settings)
+        commands = CommandListener(self._url, self.name, self._settings)
         threads = [
-            self._keeper.thread(self._registration, self._stopped),
+            self._heartbeat.thread(self._registration, self._stopped),
             commands.thread(self._stopped),
         ]
         for thread in threads:
@@ -130,11 +130,11 @@ class Worker:
         with contextlib.suppress(GaveUp):
             self._register()
         _log.info("worker started", worker=self.name)
-        pause = pauses()
+        pause = backoff()
         while not self._is_leaving:
             try:
                 self._step()
-                pause = pauses()
+                pause = backoff()
             except Suspended:
                 self._suspended()
             except OUTAGE as error:
@@ -149,7 +149,7 @@ class Worker:
 
     @property
     def _is_leaving(self) -> bool:
-        return self._signals.count > 0 or self._keeper.is_overgrown
+        return self._signals.count > 0 or self._heartbeat.is_overgrown
 
     def _register(self) -> None:
         """Be seen, unless told to stop before Redis was there.
@@ -157,8 +157,8 @@ class Worker:
         Raises:
             GaveUp: So it was.
         """
-        persist(
-            lambda: self._registration.birth(self._board.queues()),
+        retry_until_up(
+            lambda: self._registration.birth(self._scheduler.queues()),
             self._signals.wait,
             lambda: self._signals.count > 0,
         )
@@ -169,8 +169,8 @@ class Worker:
         Raises:
             GaveUp: The drain time is over, too.
         """
-        with self._alarm.paused():
-            persist(action, self._signals.wait, self._is_out_of_time)
+        with self._watchdog.paused():
+            retry_until_up(action, self._signals.wait, self._is_out_of_time)
 
     def _is_out_of_time(self) -> bool:
         if self._signals.count and self._leaves_by == float("inf"):
@@ -179,7 +179,7 @@ class Worker:
 
     def _step(self) -> None:
         """One batch, or one wait for work."""
-        queues = self._board.queues()
+        queues = self._scheduler.queues()
         self._unload_dropped()
         claimed = self._lease.claim(queues) if queues else 0
         has_been = self._is_suspended or self._is_loading
@@ -199,10 +199,10 @@ class Worker:
 
     def _unload_dropped(self) -> None:
         """Let go of versions that are out of service; nothing is in use between two batches."""
-        for queue in self._board.dropped:
+        for queue in self._scheduler.dropped:
             ref = ModelRef(*queue.split("@"))
             if self._cache.evict(ref):
-                self._board.unloaded(queue)
+                self._scheduler.unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
         """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
@@ -218,10 +218,12 @@ class Worker:
 
     def _work(self, batch: Batch) -> None:
         """Serve a batch and, as long as more wait than fit into one, those after it."""
-        relay = Relay(self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving)
+        prefetcher = Prefetcher(
+            self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving
+        )
         self._busy_since = self._run_since = time.monotonic()
         try:
-            relay.run(batch)  # what it took ahead and did not begin, `_leave` gives back
+            prefetcher.run(batch)  # what it took ahead and did not begin, `_leave` gives back
         except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
         except Exception:
@@ -230,18 +232,18 @@ class Worker:
             _log.exception("a batch could not be served", worker=self.name)
             self._persist(lambda: reap(self._redis, self.name, "died", self._settings))
         finally:
-            self._keeper.batch = None
+            self._heartbeat.batch = None
 
-    def _serve(self, batch: Batch) -> Ended:
-        self._keeper.batch = batch
-        self._board.took(batch.queue)
+    def _serve(self, batch: Batch) -> EndedBatch:
+        self._heartbeat.batch = batch
+        self._scheduler.took(batch.queue)
         self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
-        with self._alarm.within(batch.timeout_s):
+        with self._watchdog.within(batch.timeout_s):
             served = self._server.serve(batch, self._lease)
-        self._board.served(batch.queue, time.monotonic() - started)
+        self._scheduler.served(batch.queue, time.monotonic() - started)
         self._note_pace(batch.queue, served)
-        self._keeper.batch = None  # its end is about to be sent, and with it goes the lease
+        self._heartbeat.batch = None  # its end is about to be sent, and with it goes the lease
         return self._lease.ended(batch, served.endings, served.run, served.tally.items())
 
     def _ahead(self, batch: Batch) -> Sequence[str]:
@@ -252,23 +254,23 @@ class Worker:
         """
         if not batch.has_more or self._is_leaving or batch.jobs[0].crashes:
             return ()
-        if not self._board.is_brisk(batch.queue) or time.monotonic() - self._run_since > _RUN_S:
+        if not self._scheduler.is_brisk(batch.queue) or time.monotonic() - self._run_since > _RUN_S:
             return ()
         with contextlib.suppress(*OUTAGE):
-            queues = self._board.queues()
-            return () if self._warmer.waits(queues) else self._board.brisk()
+            queues = self._scheduler.queues()
+            return () if self._warmer.waits(queues) else self._scheduler.brisk()
         return ()
 
-    def _settle(self, ended: Ended, written: int | None) -> None:
+    def _settle(self, ended: EndedBatch, written: int | None) -> None:
         """Make sure that a batch is written, however long it takes to reach Redis."""
         done = [] if written is None else [written]
         if not done:
-            self._keeper.batch = ended.batch
+            self._heartbeat.batch = ended.batch
             self._persist(lambda: done.append(self._lease.write(ended)))
-            self._keeper.batch = None
+            self._heartbeat.batch = None
         self._note_end(ended, done[-1])
 
-    def _note_end(self, ended: Ended, written: int) -> None:
+    def _note_end(self, ended: EndedBatch, written: int) -> None:
         queue, endings = ended.batch.queue, ended.endings
         if written < len(endings):
             _log.warning(
@@ -285,7 +287,7 @@ class Worker:
                 _log.info("job failed", job=ending.id, model=model, version=version, code=code)
         _log.debug("batch", worker=self.name, queue=queue, jobs=len(endings))
 
-    def _note_pace(self, queue: str, served: Served) -> None:
+    def _note_pace(self, queue: str, served: BatchResult) -> None:
         """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
 
         That is the time since the end of the one before it, what went on in Redis meanwhile
@@ -293,14 +295,16 @@ class Worker:
         """
         now = time.monotonic()
         taken_s, self._busy_since = now - self._busy_since, now
-        self._board.charge(queue, taken_s, served.load_s)
-        self._stopwatch.add(queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s)
+        self._scheduler.charge(queue, taken_s, served.load_s)
+        self._service_times.add(
+            queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s
+        )
 
     def _suspended(self) -> None:
         if not self._is_suspended or self._is_loading:
             self._registration.set_state("suspended")
             self._is_suspended, self._is_loading = True, False
-        self._warmer.look(self._board.known)  # no job runs by that
+        self._warmer.look(self._scheduler.known)  # no job runs by that
         self._signals.wait(0.2)
 
     @contextlib.contextmanager
@@ -308,11 +312,11 @@ class Worker:
         """Be seen as busy: the pool, or the alarm, ends a load that hangs as it ends a batch."""
         self._is_loading = True  # until the next step has said otherwise
         self._registration.begin_load()
-        with self._alarm.within(self._settings.timeout_s):
+        with self._watchdog.within(self._settings.timeout_s):
             yield
 
     def _announce(self, registration: Registration) -> None:
-        registration.beat(self._board.known, self._loaded(), self._warmer.failures())
+        registration.beat(self._scheduler.known, self._loaded(), self._warmer.failures())
 
     def _loaded(self) -> dict[str, int]:
         return {str(ref): size for ref, size in self._cache.loaded().items()}

@@ -19,7 +19,7 @@ _STAYS = 2.0
 _MOST_CREDIT_S = 0.25
 
 
-class Turns:
+class FairQueue:
     """What each queue has had of one worker's time.
 
     Args:

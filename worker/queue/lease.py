@@ -30,8 +30,8 @@ from typing import Any, Literal, NamedTuple, cast
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from worker.queue.outcomes import Ending, chunked
-from worker.queue.pipeline import Line
+from worker.queue.outcomes import EndedJob, chunked
+from worker.queue.pipeline import PipelinedConnection
 from worker.queue.recovery import Reaped, reap
 from yard.broker.lua import Argument, Script
 from yard.contract import wire
@@ -106,7 +106,7 @@ class Batch:
     jobs: tuple[Claimed, ...]
 
 
-class Ended(NamedTuple):
+class EndedBatch(NamedTuple):
     """A batch whose jobs have ended, and what is to be written of it.
 
     Attributes:
@@ -116,7 +116,7 @@ class Ended(NamedTuple):
     """
 
     batch: Batch
-    endings: Sequence[Ending]
+    endings: Sequence[EndedJob]
     calls: Sequence[Sequence[Argument]]
 
 
@@ -220,7 +220,7 @@ class Lease:
     def finish(
         self,
         batch: Batch,
-        endings: Sequence[Ending],
+        endings: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
         measures: Sequence[tuple[str, float]] = (),
     ) -> int:
@@ -234,17 +234,17 @@ class Lease:
         """
         return self.write(self.ended(batch, endings, run, measures))
 
-    def write(self, ended: Ended) -> int:
+    def write(self, ended: EndedBatch) -> int:
         """As `finish`, one call after the other."""
         return sum(max(0, _FINISH(self._redis, arguments)) for arguments in ended.calls)
 
     def ended(
         self,
         batch: Batch,
-        endings: Sequence[Ending],
+        endings: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
         measures: Sequence[tuple[str, float]] = (),
-    ) -> Ended:
+    ) -> EndedBatch:
         """What is to be written of a batch, ready to be sent.
 
         Args:
@@ -265,14 +265,19 @@ class Lease:
             for name, amount in counted:
                 arguments += [name, f"{amount:.9g}"]
             calls.append(arguments)
-        return Ended(batch, endings, calls)
+        return EndedBatch(batch, endings, calls)
 
-    def line(self) -> Line:
+    def line(self) -> PipelinedConnection:
         """A connection for `send` and `receive`."""
-        return Line(self._redis)
+        return PipelinedConnection(self._redis)
 
     def send(
-        self, line: Line, ended: Ended | None, token: str, queues: Sequence[str], holding: str
+        self,
+        line: PipelinedConnection,
+        ended: EndedBatch | None,
+        token: str,
+        queues: Sequence[str],
+        holding: str,
     ) -> None:
         """Send the end of a batch and the claim of another, in one go; see `worker.queue.prefetch`.
 
@@ -285,14 +290,14 @@ class Lease:
                 it has another, nothing is claimed.
 
         Raises:
-            RedisError: See `worker.queue.pipeline.Line.send`.
+            RedisError: See `worker.queue.pipeline.PipelinedConnection.send`.
         """
         commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
         if token:
             commands += _commands(self._claim_calls(token, queues, holding))
         line.send(commands)
 
-    def receive(self, line: Line, token: str) -> tuple[int | None, Batch | None]:
+    def receive(self, line: PipelinedConnection, token: str) -> tuple[int | None, Batch | None]:
         """What became of the oldest `send`.
 
         Returns:
@@ -300,7 +305,7 @@ class Lease:
             that was claimed with ``token``, if there is one.
 
         Raises:
-            RedisError: See `worker.queue.pipeline.Line.receive`.
+            RedisError: See `worker.queue.pipeline.PipelinedConnection.receive`.
         """
         replies = line.receive()
         endings = len(replies) - (len(self._portions) if token else 0)

@@ -21,7 +21,7 @@ CHUNK = 32
 _CHUNK_BYTES = 2**20
 
 
-class Ending(NamedTuple):
+class EndedJob(NamedTuple):
     """How one job ends.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     error: bytes
 
 
-def chunked(endings: Sequence[Ending]) -> list[list[Entry]]:
+def chunked(endings: Sequence[EndedJob]) -> list[list[Entry]]:
     """The jobs, in their order, for one call of the finishing script after the other.
 
     Each has at most `CHUNK` of them and 1 MiB of results, but at least one.
@@ -67,7 +67,7 @@ def chunked(endings: Sequence[Ending]) -> list[list[Entry]]:
     return chunks
 
 
-def _entry(ending: Ending) -> Entry:
+def _entry(ending: EndedJob) -> Entry:
     outcome = ending.outcome
     if isinstance(outcome, Failure):
         error, payload = _written(outcome)

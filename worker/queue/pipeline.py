@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from yard.broker.lua import Argument
 
 
-class Line:
+class PipelinedConnection:
     """One connection of ``redis``' pool, taken with the first command.
 
     Args:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from worker.queue.lease import Batch, Ended, Lease
+from worker.queue.lease import Batch, EndedBatch, Lease
 from worker.queue.reconnect import OUTAGE
 
 
@@ -30,11 +30,11 @@ class _Sent(NamedTuple):
         token: The token of the claim, if there is one.
     """
 
-    ended: Ended | None
+    ended: EndedBatch | None
     token: str
 
 
-class Relay:
+class Prefetcher:
     """Serves batches; `run` returns when none is left that was claimed here.
 
     Args:
@@ -49,9 +49,9 @@ class Relay:
     def __init__(
         self,
         lease: Lease,
-        serve: Callable[[Batch], Ended],
+        serve: Callable[[Batch], EndedBatch],
         ahead: Callable[[Batch], Sequence[str]],
-        settle: Callable[[Ended, int | None], None],
+        settle: Callable[[EndedBatch, int | None], None],
         is_leaving: Callable[[], bool],
     ) -> None:
         self._lease = lease
@@ -82,7 +82,7 @@ class Relay:
         finally:
             self._receive_all()
 
-    def _send(self, ended: Ended | None, holding: str, batch: Batch) -> str:
+    def _send(self, ended: EndedBatch | None, holding: str, batch: Batch) -> str:
         """Send the end of a batch, and the claim of one more.
 
         Args:

@@ -24,7 +24,7 @@ class GaveUp(BaseException):
     """
 
 
-def pauses() -> Iterator[float]:
+def backoff() -> Iterator[float]:
     """The pauses between tries, in seconds: short at first, so that a restart is hardly seen."""
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -32,7 +32,7 @@ def pauses() -> Iterator[float]:
         pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
 
-def persist(
+def retry_until_up(
     action: Callable[[], Any],
     wait: Callable[[float], object],
     is_over: Callable[[], bool] = lambda: False,
@@ -47,7 +47,7 @@ def persist(
     Raises:
         GaveUp: ``is_over`` says so.
     """
-    for pause_s in pauses():
+    for pause_s in backoff():
         try:
             action()
             return

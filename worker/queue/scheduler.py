@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import Redis
 
-from worker.queue.fair_queue import Turns
+from worker.queue.fair_queue import FairQueue
 from yard.cluster.workload import waits_s
 from yard.contract import keys
 from yard.registry.lifecycle import State
@@ -30,7 +30,7 @@ _TURN_S = 0.002
 _BRISK_S = 0.05
 
 
-class Board:
+class QueueScheduler:
     """The queues of the published versions.
 
     Args:
@@ -62,7 +62,7 @@ class Board:
         self._served_s: dict[str, float] = {}
         self._worker = worker
         self._loaded = loaded
-        self._turns = Turns(patience_s)
+        self._fair_queue = FairQueue(patience_s)
         self._waits_s: dict[str, float] = {}
         self._off: frozenset[str] = frozenset()
         self._is_at_work = False
@@ -92,7 +92,7 @@ class Board:
         elif now - self._ordered_at < _TURN_S:
             return self._order
         mine = [queue for queue in self._queues if queue not in self._off]
-        self._order = self._turns.order(mine, self._loaded(), self._waits_s)
+        self._order = self._fair_queue.order(mine, self._loaded(), self._waits_s)
         self._ordered_at = now
         self._brisk = None
         return self._order
@@ -131,7 +131,7 @@ class Board:
 
     def took(self, queue: str) -> None:
         """Note that a batch of a queue has its turn."""
-        self._turns.took(queue)
+        self._fair_queue.took(queue)
         self._waits_s.pop(queue, None)  # its first job is another one now
         self._is_at_work = True
 
@@ -141,7 +141,7 @@ class Board:
 
     def charge(self, queue: str, seconds: float, load_s: float) -> None:
         """Note what the batch took of the worker's time, and what part of it loading was."""
-        self._turns.charge(queue, seconds, load_s)
+        self._fair_queue.charge(queue, seconds, load_s)
 
 
 def keep_off(redis: Redis, worker: str, queues: Sequence[str]) -> None:

@@ -95,8 +95,8 @@ def _install() -> None:
             (loader, "load", "load"),
             (executor, "run", "predict"),
             (registration.Registration, "death", "leave"),
-            (pipeline.Line, "send", "send"),  # ends of batches, and claims ahead
-            (pipeline.Line, "receive", "receive"),
+            (pipeline.PipelinedConnection, "send", "send"),  # ends of batches, and claims ahead
+            (pipeline.PipelinedConnection, "receive", "receive"),
         ]:
             setattr(owner, name, _around(point, getattr(owner, name)))
 
