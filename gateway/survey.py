@@ -18,7 +18,7 @@ from yard.cluster.presence import Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef, Route
 from yard.errors import UnknownModel
-from yard.registry.catalog import Entry, model_names, read_versions
+from yard.registry.catalog import Published, model_names, read_versions
 from yard.routing.routes import read_route
 
 
@@ -50,7 +50,7 @@ class ModelSurvey:
 
     name: str
     route: Route
-    versions: Mapping[str, Entry]
+    versions: Mapping[str, Published]
     queues: Mapping[str, Queue]
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import Redis
 
-from producer.group_commit import Group
+from producer.group_commit import GroupCommit
 from producer.results import Raw, found_job, read_raw, read_when_ended
 from producer.submission import (
     CHUNK,
@@ -90,8 +90,8 @@ class Client:
         self.catalog = Catalog(self.redis)
         self._blocking: Redis = connections.blocking(self.url, _SLICE_S)
         self._submission = Submission(self.redis, self.catalog, self.settings)
-        self._commits = Group(self._submission.submit, first_chunk)
-        self._reads = Group(self.read, lambda ids: min(len(ids), CHUNK))
+        self._commits = GroupCommit(self._submission.submit, first_chunk)
+        self._reads = GroupCommit(self.read, lambda ids: min(len(ids), CHUNK))
 
     def close(self) -> None:
         """Give the connections back."""

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 W = TypeVar("W")
 
 
-class Mailbox(Generic[W]):
+class CompletionListener(Generic[W]):
     """Listens on a thread of its own from the first wait on; safe for threads.
 
     Args:

@@ -52,7 +52,7 @@ class _Ticket(Generic[T, R]):
         return self.answer  # type: ignore[return-value]  # told without an error: an answer
 
 
-class Group(Generic[T, R]):
+class GroupCommit(Generic[T, R]):
     """Gathers what threads ask; safe for threads.
 
     Args:

@@ -31,7 +31,7 @@ from yard.errors import (
     Unavailable,
     UnknownVersion,
 )
-from yard.registry.catalog import Catalog, Entry
+from yard.registry.catalog import Catalog, Published
 from yard.routing.routes import point_of, resolve, routing_error
 from yard.settings import Settings
 
@@ -143,7 +143,7 @@ class Submission:
         point = point_of(request.model, request.routing_key)
         return _drafted(request, job_id, point, signature, arguments)
 
-    def _guess(self, request: Request, entries: Mapping[str, Entry]) -> Entry:
+    def _guess(self, request: Request, entries: Mapping[str, Published]) -> Published:
         """The version that the request will most likely meet."""
         guess = self._chosen.get((request.model, request.version), request.version or "")
         return entries.get(guess) or entries[max(entries)]

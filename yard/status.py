@@ -14,7 +14,7 @@ from redis import Redis
 from yard.cluster.presence import Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import Route
-from yard.registry.catalog import Entry, model_names, read_versions
+from yard.registry.catalog import Published, model_names, read_versions
 from yard.routing.routes import read_route
 from yard.routing.warmup import cold
 
@@ -32,7 +32,7 @@ def read_models(redis: Redis) -> list[dict[str, Any]]:
 
 
 def _model(
-    route: Route, entries: list[Entry], depths: Mapping[str, int], presence: Presence
+    route: Route, entries: list[Published], depths: Mapping[str, int], presence: Presence
 ) -> dict[str, Any]:
     versions = [_version(entry, route, depths[_queue(entry)], presence) for entry in entries]
     front_door = depths[route.model]
@@ -44,7 +44,7 @@ def _model(
     }
 
 
-def _version(entry: Entry, route: Route, depth: int, presence: Presence) -> dict[str, Any]:
+def _version(entry: Published, route: Route, depth: int, presence: Presence) -> dict[str, Any]:
     """One version; its manifest is whatever was published, so nothing in it is sure."""
     version, manifest = entry.ref.version, entry.manifest
     aliases = route.keys["aliases"]
@@ -88,7 +88,7 @@ def failed_loads(presence: Presence, queue: str) -> list[dict[str, Any]]:
     ]
 
 
-def _queue(entry: Entry) -> str:
+def _queue(entry: Published) -> str:
     return keys.queue_name(entry.ref)
 
 

@@ -29,8 +29,8 @@ from gateway.api.scaling import Scaling, read_scaling
 from gateway.services.services import services
 from gateway.survey import Survey, survey
 from yard.broker.connections import redis_reachable
-from yard.cluster.crash_loops import Crashes, read_crashes
-from yard.cluster.metrics import MEASURES, Measure, Series, parse_field
+from yard.cluster.crash_loops import CrashLoop, read_crash_loops
+from yard.cluster.metrics import DEFINITIONS, MetricDefinition, Series, parse_field
 from yard.cluster.presence import WORKER_STATES
 from yard.contract import keys
 from yard.errors import ModelyardError
@@ -87,7 +87,7 @@ class YardCollector(Collector):
             scaling = read_scaling(self._redis, self._settings)
             with redis_reachable():
                 counted = self._redis.hgetall(keys.METRICS)
-                crashes = read_crashes(self._redis)
+                crashes = read_crash_loops(self._redis)
         except ModelyardError as error:
             _log.warning("Redis cannot be read", error=error.message)
             yield _up(0)
@@ -120,7 +120,7 @@ def _counted(raw: Mapping[bytes, bytes], published: set[_Labels]) -> Iterator[Me
         labels = tuple(series.labels[label] for label in series.measure.labels)
         if not labels or labels[:2] in published:
             values[series.measure.name][labels][_slot(series)] = number
-    for measure in MEASURES.values():
+    for measure in DEFINITIONS.values():
         build = _counter if measure.kind == "counter" else _histogram
         yield build(measure, values[measure.name])
 
@@ -130,14 +130,14 @@ def _slot(series: Series) -> str:
     return series.le or series.part
 
 
-def _counter(measure: Measure, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
+def _counter(measure: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
     family = CounterMetricFamily(measure.name, measure.help, labels=measure.labels)
     for labels, numbers in sorted(values.items()):
         family.add_metric(labels, numbers["total"])
     return family
 
 
-def _histogram(measure: Measure, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
+def _histogram(measure: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
     """Buckets are kept apart in Redis and added up here; the last is the count, so they agree."""
     family = HistogramMetricFamily(measure.name, measure.help, labels=measure.labels)
     for labels, numbers in sorted(values.items()):
@@ -197,7 +197,7 @@ def _workers(look: Survey) -> Iterator[Metric]:
     yield GaugeMetricFamily("pools_alive", "Pools that look at the queues.", alive)
 
 
-def _crashes(known: Iterable[Crashes], published: set[_Labels]) -> Iterator[Metric]:
+def _crashes(known: Iterable[CrashLoop], published: set[_Labels]) -> Iterator[Metric]:
     row = _gauge("crashes_in_a_row", "Workers that died since the last predict.", _VERSION)
     held = _gauge("held_back_seconds", "For how long nobody takes the version's jobs.", _VERSION)
     for crashes in known:

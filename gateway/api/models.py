@@ -16,7 +16,7 @@ from gateway.survey import ModelSurvey, survey
 from yard import errors
 from yard.cluster.presence import Presence
 from yard.contract import keys, wire
-from yard.registry.catalog import Entry
+from yard.registry.catalog import Published
 from yard.routing.warmup import cold
 from yard.status import failed_loads
 
@@ -85,7 +85,7 @@ def _model(model: ModelSurvey, presence: Presence) -> dict[str, Any]:
     }
 
 
-def _version(model: ModelSurvey, entry: Entry, presence: Presence) -> dict[str, Any]:
+def _version(model: ModelSurvey, entry: Published, presence: Presence) -> dict[str, Any]:
     """As `gateway.api.schemas.Version`; a manifest is whatever was published, so unproven."""
     version, manifest = entry.ref.version, entry.manifest
     queue = keys.queue_name(entry.ref)

@@ -15,7 +15,7 @@ from functools import partial
 from gateway.http.threads import Threads
 from gateway.services.redis_batcher import Errands, Handover
 from producer.client import Client, Handle
-from producer.completions import Mailbox
+from producer.completions import CompletionListener
 from producer.results import Raw, found_job
 from producer.submission import CHUNK, Draft, first_chunk
 from yard.contract.values import Job, Request
@@ -45,7 +45,7 @@ class Waits:
         self._drafts = Errands("drafts", handover, self._draft)
         self._commits = Errands("commits", handover, client.submit_drafts, first_chunk)
         self._reads = Errands("reads", handover, client.read, lambda ids: min(len(ids), CHUNK))
-        self.mailbox: Mailbox[_Ended] = Mailbox(client.url, handover.tell)
+        self.mailbox: CompletionListener[_Ended] = CompletionListener(client.url, handover.tell)
         self._left = most
         self._waiting: set[_Ended] = set()
         self._ends = float("inf")

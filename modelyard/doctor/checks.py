@@ -22,8 +22,8 @@ from redis.exceptions import RedisError, ResponseError
 from gateway import endpoint
 from modelyard.up.redis_server import RESULT_NODE_BYTES, find_server
 from yard.broker.connections import check_server, server_version
-from yard.cluster.crash_loops import LOOP, read_crashes
-from yard.cluster.presence import Pool, read_presence, why_none_looks
+from yard.cluster.crash_loops import LOOP, read_crash_loops
+from yard.cluster.presence import PoolInfo, read_presence, why_none_looks
 from yard.contract import keys, wire
 from yard.contract.values import is_name
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
@@ -167,7 +167,7 @@ def check_workers(redis: Redis) -> Check:
     return Check("workers", bool(names), detail, hint)
 
 
-def _with_release(pool: Pool) -> str:
+def _with_release(pool: PoolInfo) -> str:
     release = pool.known.get("release")
     return f"{pool.name} ({release})" if isinstance(release, str) else pool.name
 
@@ -177,7 +177,7 @@ def check_crashes(redis: Redis) -> Check:
     loops = [
         f"{one.queue}: {one.row} workers in a row died ({cause_of(one.status)}), "
         + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
-        for one in read_crashes(redis)
+        for one in read_crash_loops(redis)
         if one.row >= LOOP
     ]
     hint = "the pool's log says more; send the model's traffic to another version" if loops else ""

@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from yard.broker.connections import redacted
-from yard.registry.catalog import Entry
+from yard.registry.catalog import Published
 
 
-def banner(address: str, url: str, logs: Path, known: Sequence[Entry], took_s: float) -> str:
+def banner(address: str, url: str, logs: Path, known: Sequence[Published], took_s: float) -> str:
     """The text for a yard at ``address`` whose Redis is at ``url``.
 
     Args:
@@ -36,7 +36,7 @@ def banner(address: str, url: str, logs: Path, known: Sequence[Entry], took_s: f
     return f"\nModelyard is ready at {address} after {took_s:.1f} s.\n\n{lines}\n"
 
 
-def try_lines(address: str, known: Sequence[Entry]) -> list[tuple[str, str]]:
+def try_lines(address: str, known: Sequence[Published]) -> list[tuple[str, str]]:
     """A ``curl`` line with the first row of a version's example: `iris`, if it is there."""
     for entry in sorted(known, key=lambda entry: (entry.ref.model != "iris", entry.ref)):
         rows = entry.manifest.get("example")
@@ -56,7 +56,7 @@ def redis_cli(url: str) -> str:
     return f"redis-cli -u {shlex.quote(redacted(url))}"
 
 
-def _flip_lines(known: Sequence[Entry]) -> list[tuple[str, Any]]:
+def _flip_lines(known: Sequence[Published]) -> list[tuple[str, Any]]:
     """How to send a model's traffic to another version, if one has two."""
     by_model: dict[str, list[str]] = {}
     for entry in known:

@@ -17,7 +17,7 @@ from modelyard.doctor.checks import check_crashes
 from producer.client import Client, Handle
 from tests import estimators
 from tests.waiting import wait_until
-from yard.cluster.crash_loops import held_back, read_crashes
+from yard.cluster.crash_loops import held_back, read_crash_loops
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings
@@ -50,7 +50,7 @@ def is_started(handle: Handle) -> bool:
 
 
 def deaths(redis: Redis) -> int:
-    return sum(one.row for one in read_crashes(redis) if one.queue == BAD)
+    return sum(one.row for one in read_crash_loops(redis) if one.queue == BAD)
 
 
 @pytest.mark.parametrize("fork_server", [True, False], ids=["forked", "spawned"])
@@ -92,6 +92,6 @@ def test_deaths_with_good_batches_between_them_hold_nothing_back(redis, start, c
         name = redis.hget(keys.key("job", slow.id), "worker_name").decode()
         os.kill(pool.workers(redis)[name], signal.SIGKILL)
         assert slow.wait(60).status is JobStatus.FINISHED
-    assert [one.row for one in read_crashes(redis)] == [1]
+    assert [one.row for one in read_crash_loops(redis)] == [1]
     assert check_crashes(redis).ok
     assert not held_back(redis)

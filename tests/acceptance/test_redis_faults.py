@@ -361,11 +361,11 @@ class TestNetwork:
     def test_waiting_clients_are_told_at_once_again_after_going_half_open(
         self, client, redis, proxy, start
     ):
-        from producer.completions import Mailbox
+        from producer.completions import CompletionListener
 
         pool = start()
         pool.wait_for_workers(redis)
-        mailbox: Mailbox[None] = Mailbox(proxy.url, lambda told: None)
+        mailbox: CompletionListener[None] = CompletionListener(proxy.url, lambda told: None)
         try:
             mailbox.expect("nobody", None)
             wait_until(lambda: redis.pubsub_numsub(keys.ENDED)[0][1] == 1, 60)

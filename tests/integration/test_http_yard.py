@@ -15,7 +15,7 @@ from gateway.api import schemas
 from tests.gateways import announce_pool, announce_worker, new_app
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, publish, queued, start
-from yard.cluster.metrics import MEASURES, field, observation
+from yard.cluster.metrics import DEFINITIONS, field, observation
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
@@ -315,11 +315,11 @@ def test_the_names_are_the_contracts(http, redis: Redis):
         keys.METRICS,
         mapping={
             field(measure.name, V1 | {"status": "finished", "error_type": "expired"}): 1
-            for measure in MEASURES.values()
+            for measure in DEFINITIONS.values()
             if measure.kind == "counter"
         },
     )
-    for measure in MEASURES.values():
+    for measure in DEFINITIONS.values():
         if measure.kind == "histogram":
             for name, amount in observation(measure.name, V1, 0.01).items():
                 redis.hset(keys.METRICS, name, amount)

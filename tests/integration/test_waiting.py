@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from producer.completions import LOOK_S, Mailbox
+from producer.completions import LOOK_S, CompletionListener
 from producer.results import Raw, decode_job
 from tests.redis_server import RedisServer
 from tests.stand_ins import ROW, fail, finish, new_client, publish, start
@@ -56,18 +56,18 @@ class Told:
         self._event.set()
 
 
-def new_mailbox(url: str) -> Mailbox[Told]:
+def new_mailbox(url: str) -> CompletionListener[Told]:
     """A mailbox for threads."""
 
     def tell(told: Sequence[tuple[Told, Raw]]) -> None:
         for waiter, raw in told:
             waiter.tell(raw)
 
-    return Mailbox(url, tell)
+    return CompletionListener(url, tell)
 
 
 @contextmanager
-def expecting(mailbox: Mailbox[Told], job_id: str) -> Iterator[Told]:
+def expecting(mailbox: CompletionListener[Told], job_id: str) -> Iterator[Told]:
     waiter = Told(job_id)
     mailbox.expect(job_id, waiter)
     try:
@@ -77,7 +77,7 @@ def expecting(mailbox: Mailbox[Told], job_id: str) -> Iterator[Told]:
 
 
 @pytest.fixture
-def mailbox(redis_url: str) -> Iterator[Mailbox[Told]]:
+def mailbox(redis_url: str) -> Iterator[CompletionListener[Told]]:
     made = new_mailbox(redis_url)
     yield made
     made.close()
@@ -238,17 +238,17 @@ def test_a_redis_that_dies_during_a_wait_is_unavailable_and_the_client_works_aga
 # The mailbox
 
 
-def wait_in(mailbox: Mailbox[Told], job_id: str, timeout_s: float = 10) -> Job | None:
+def wait_in(mailbox: CompletionListener[Told], job_id: str, timeout_s: float = 10) -> Job | None:
     with expecting(mailbox, job_id) as waiter:
         return waiter.wait(timeout_s)
 
 
-def all_wait(mailbox: Mailbox[Told], count: int) -> None:
+def all_wait(mailbox: CompletionListener[Told], count: int) -> None:
     wait_until(lambda: mailbox.waiting == count)
 
 
 def test_many_threads_wait_on_one_connection(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     ids = [submitted(client) for _ in range(50)]
     waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
@@ -267,7 +267,7 @@ def test_many_threads_wait_on_one_connection(
 def test_a_message_wakes_the_waiter_before_the_next_look(
     client: Client,
     redis: Redis,
-    mailbox: Mailbox[Told],
+    mailbox: CompletionListener[Told],
     threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -284,7 +284,7 @@ def test_a_message_wakes_the_waiter_before_the_next_look(
 
 
 def test_a_message_with_many_ids_wakes_all_of_them(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     ids = [submitted(client) for _ in range(3)]
     waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
@@ -296,7 +296,7 @@ def test_a_message_with_many_ids_wakes_all_of_them(
 
 
 def test_several_threads_may_wait_for_the_same_job(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
     waiting = [threads.submit(wait_in, mailbox, job_id) for _ in range(5)]
@@ -306,7 +306,7 @@ def test_several_threads_may_wait_for_the_same_job(
 
 
 def test_a_lost_message_is_found_by_the_look(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
     waiting = threads.submit(wait_in, mailbox, job_id)
@@ -319,7 +319,7 @@ def test_a_lost_message_is_found_by_the_look(
 
 
 def test_a_job_that_ended_before_the_wait_is_found(
-    client: Client, redis: Redis, mailbox: Mailbox[Told]
+    client: Client, redis: Redis, mailbox: CompletionListener[Told]
 ):
     job_id = submitted(client)
     finish(redis, job_id, RESULT)
@@ -329,7 +329,7 @@ def test_a_job_that_ended_before_the_wait_is_found(
 
 
 def test_a_job_submitted_after_the_wait_began_is_not_missed(
-    client: Client, redis: Redis, mailbox: Mailbox[Told]
+    client: Client, redis: Redis, mailbox: CompletionListener[Told]
 ):
     with expecting(mailbox, "chosen-id") as waiter:
         client.submit_request(Request("iris", [ROW]), "chosen-id")
@@ -337,13 +337,15 @@ def test_a_job_submitted_after_the_wait_began_is_not_missed(
         assert waiter.wait(5) is not None
 
 
-def test_a_wait_that_times_out_gives_none_and_is_forgotten(client: Client, mailbox: Mailbox[Told]):
+def test_a_wait_that_times_out_gives_none_and_is_forgotten(
+    client: Client, mailbox: CompletionListener[Told]
+):
     assert wait_in(mailbox, submitted(client), 0.05) is None
     assert mailbox.waiting == 0
 
 
 def test_failures_and_cancellations_wake_too(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     failed, canceled = submitted(client), submitted(client)
     waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in (failed, canceled)]
@@ -358,7 +360,7 @@ def test_failures_and_cancellations_wake_too(
 def test_garbage_on_the_channel_stops_nobody(
     client: Client,
     redis: Redis,
-    mailbox: Mailbox[Told],
+    mailbox: CompletionListener[Told],
     threads: ThreadPoolExecutor,
     garbage: bytes,
 ):
@@ -372,7 +374,7 @@ def test_garbage_on_the_channel_stops_nobody(
 
 
 def test_a_message_about_a_job_that_goes_on_wakes_nobody(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
     waiting = threads.submit(wait_in, mailbox, job_id, 2 * LOOK_S)
@@ -383,7 +385,7 @@ def test_a_message_about_a_job_that_goes_on_wakes_nobody(
 
 
 def test_waits_survive_a_restart_of_redis(
-    client: Client, redis: Redis, mailbox: Mailbox[Told], redis_server: RedisServer
+    client: Client, redis: Redis, mailbox: CompletionListener[Told], redis_server: RedisServer
 ):
     """The server forgets everything; what counts is that the same waits end when jobs do."""
     results: list[Future[Job | None]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from producer.group_commit import Group
+from producer.group_commit import GroupCommit
 from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.versions import signature_of
 from tests.waiting import wait_until
@@ -18,7 +18,7 @@ def draft(number: int, size_bytes: int = 10) -> Draft:
     return Draft(request, f"job{number}", 0.0, signature_of(1), [], size_bytes)
 
 
-Commits = Group[Draft, Outcome]
+Commits = GroupCommit[Draft, Outcome]
 
 
 class Redis:
@@ -62,7 +62,7 @@ def submit_in_threads(commits: Commits, drafts: Sequence[Draft], redis: Redis) -
 def test_a_thread_alone_submits_at_once() -> None:
     redis = Redis()
     redis.may_go_on.set()
-    commits = Group(redis, first_chunk)
+    commits = GroupCommit(redis, first_chunk)
     for number in range(3):
         assert commits.ask(draft(number)).id == f"job{number}"  # type: ignore[union-attr]  # Accepted
     assert [len(group) for group in redis.groups] == [1, 1, 1]
@@ -71,7 +71,7 @@ def test_a_thread_alone_submits_at_once() -> None:
 def test_those_who_come_meanwhile_share_the_next_round_trip() -> None:
     redis = Redis()
     drafts = [draft(number) for number in range(40)]
-    outcomes = submit_in_threads(Group(redis, first_chunk), drafts, redis)
+    outcomes = submit_in_threads(GroupCommit(redis, first_chunk), drafts, redis)
     assert [len(group) for group in redis.groups] == [1, 39]
     assert [one.id for one in outcomes if isinstance(one, Accepted)] == [d.id for d in drafts]
 
@@ -79,14 +79,14 @@ def test_those_who_come_meanwhile_share_the_next_round_trip() -> None:
 def test_a_group_is_bounded_and_the_next_thread_takes_the_rest() -> None:
     redis = Redis()
     drafts = [draft(number) for number in range(CHUNK + 10)]
-    outcomes = submit_in_threads(Group(redis, first_chunk), drafts, redis)
+    outcomes = submit_in_threads(GroupCommit(redis, first_chunk), drafts, redis)
     assert [len(group) for group in redis.groups] == [1, CHUNK, 9]
     assert all(isinstance(one, Accepted) for one in outcomes)
 
 
 def test_an_outage_is_told_to_each_of_the_group_and_does_not_block_the_next() -> None:
     redis = Redis(Unavailable("Redis does not answer"))
-    commits = Group(redis, first_chunk)
+    commits = GroupCommit(redis, first_chunk)
     outcomes = submit_in_threads(commits, [draft(number) for number in range(5)], redis)
     assert all(isinstance(one, Unavailable) for one in outcomes)
     assert len({id(one) for one in outcomes}) == 5, "each thread raises an error of its own"
@@ -98,7 +98,7 @@ def test_behind_a_redis_that_hangs_nobody_waits_twice(monkeypatch) -> None:
     monkeypatch.setattr("producer.group_commit.HANG_S", -1.0)  # each call takes too long
     redis = Redis(Unavailable("Redis does not answer"))
     outcomes = submit_in_threads(
-        Group(redis, first_chunk), [draft(number) for number in range(5)], redis
+        GroupCommit(redis, first_chunk), [draft(number) for number in range(5)], redis
     )
     assert all(isinstance(one, Unavailable) for one in outcomes)
     assert [len(group) for group in redis.groups] == [1], "the others were told, and did not ask"

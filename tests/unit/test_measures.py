@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yard.cluster.metrics import MEASURES, SECONDS, bucket, field, observation, parse_field
+from yard.cluster.metrics import DEFINITIONS, SECONDS, bucket, field, observation, parse_field
 
 IRIS = {"model": "iris", "model_version": "v1"}
 
 
-@pytest.mark.parametrize("measure", MEASURES.values(), ids=lambda measure: measure.name)
+@pytest.mark.parametrize("measure", DEFINITIONS.values(), ids=lambda measure: measure.name)
 def test_a_field_reads_back_as_the_series_it_was_made_of(measure):
     labels = {label: f"a-{label}" for label in measure.labels}
     if measure.kind == "counter":
@@ -73,7 +73,7 @@ def test_no_text_breaks_the_reading_of_fields(text):
 
 @given(st.floats(min_value=0, max_value=1e6))
 def test_a_value_falls_into_the_first_bucket_that_holds_it(value):
-    bound = float(bucket(MEASURES["queue_wait_seconds"], value))
+    bound = float(bucket(DEFINITIONS["queue_wait_seconds"], value))
     assert value <= bound
     assert all(lower < value for lower in SECONDS if lower < bound)
 

@@ -18,7 +18,7 @@ from yard.contract import wire
 from yard.contract.keys import queue_name
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
-from yard.registry.catalog import Entry, read_versions
+from yard.registry.catalog import Published, read_versions
 from yard.registry.lifecycle import read_states
 
 
@@ -93,7 +93,7 @@ class Loader:
             raise VersionGone(f"{ref} is no longer published")
         return digests[-1]
 
-    def _is_drained(self, entry: Entry) -> bool:
+    def _is_drained(self, entry: Published) -> bool:
         """Whether a version was retired, and its last job has ended."""
         if entry.state == "published":
             return False

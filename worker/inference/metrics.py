@@ -62,7 +62,7 @@ def _counter(ref: ModelRef, name: str, label: str, value: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _histogram(ref: ModelRef, name: str) -> _Histogram:
-    labels, bounds = labels_of(ref), metrics.MEASURES[name].bounds
+    labels, bounds = labels_of(ref), metrics.DEFINITIONS[name].bounds
     ends = [*map(str, bounds), "+Inf"]
     return _Histogram(
         bounds,

@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 
 from worker.pool.autoscaler import Memory, Observation, Peer, Policy
-from yard.cluster.presence import Pool, Presence, read_presence
+from yard.cluster.presence import PoolInfo, Presence, read_presence
 from yard.cluster.workload import read_workload
 
 
@@ -109,13 +109,13 @@ def _only_holders(presence: Presence) -> frozenset[str]:
     return frozenset(names[0] for names in holders.values() if len(names) == 1)
 
 
-def _serves(pool: Pool, models: Iterable[str]) -> bool:
+def _serves(pool: PoolInfo, models: Iterable[str]) -> bool:
     """Whether a pool looks at one of these models' queues."""
     pattern = pool.known.get("pattern")
     return not isinstance(pattern, str) or any(fnmatchcase(model, pattern) for model in models)
 
 
-def _peer(pool: Pool) -> Peer:
+def _peer(pool: PoolInfo) -> Peer:
     """A pool of another release may not say how many stay and how many more it could start."""
     workers = _count(pool.known.get("staying"), sum(pool.workers.values()))
     room = _count(pool.known.get("room"), _count(pool.known.get("max"), workers) - workers)

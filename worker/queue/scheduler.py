@@ -17,7 +17,7 @@ from worker.queue.fair_queue import FairQueue
 from yard.cluster.workload import waits_s
 from yard.contract import keys
 from yard.registry.lifecycle import State
-from yard.registry.queues import read_queues
+from yard.registry.queues import read_served_queues
 
 #: How long the queues are remembered.
 _TTL_S = 1.0
@@ -77,7 +77,7 @@ class QueueScheduler:
         """
         now = self._clock()
         if now - self._read_at > _TTL_S:
-            self._queues, states = read_queues(self._redis, self._pattern)
+            self._queues, states = read_served_queues(self._redis, self._pattern)
             self._dropped |= {
                 queue
                 for queue, state in states.items()

@@ -30,7 +30,7 @@ _CRASHED = Script("yard", "crashed")
 
 
 @dataclass(frozen=True, slots=True)
-class Crashes:
+class CrashLoop:
     """The deaths of workers over one version, the last ones in a row.
 
     Attributes:
@@ -46,7 +46,7 @@ class Crashes:
     held_s: float
 
 
-def read_crashes(redis: Redis) -> tuple[Crashes, ...]:
+def read_crash_loops(redis: Redis) -> tuple[CrashLoop, ...]:
     """What is known of versions that killed workers in the last hour, in order of their queues.
 
     Raises:
@@ -72,7 +72,7 @@ def held_back(redis: Redis) -> frozenset[str]:
     Raises:
         RedisError: Redis does not answer.
     """
-    return frozenset(crashes.queue for crashes in read_crashes(redis) if crashes.held_s > 0)
+    return frozenset(crashes.queue for crashes in read_crash_loops(redis) if crashes.held_s > 0)
 
 
 def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
@@ -99,7 +99,7 @@ def count_crash(redis: Redis, queue: str) -> None:
         redis.hincrby(keys.METRICS, metrics.field("worker_crashes_total", labels), 1)
 
 
-def _read(queue: str, raw: bytes, now_ms: float) -> Crashes | None:
+def _read(queue: str, raw: bytes, now_ms: float) -> CrashLoop | None:
     try:
         match wire.loads(raw):
             case {"row": int(row), "at_ms": int(at_ms), "until_ms": int(until_ms), **rest}:
@@ -107,7 +107,7 @@ def _read(queue: str, raw: bytes, now_ms: float) -> Crashes | None:
                     return None
                 status = rest.get("status")
                 held_s = max(0.0, (until_ms - now_ms) / 1000)
-                return Crashes(queue, row, status if isinstance(status, int) else 0, held_s)
+                return CrashLoop(queue, row, status if isinstance(status, int) else 0, held_s)
     except InvalidJson:
         pass
     return None

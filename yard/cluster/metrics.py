@@ -30,7 +30,7 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class MetricDefinition:
     """One metric that workers keep in Redis.
 
     Attributes:
@@ -48,47 +48,49 @@ class Measure:
     bounds: tuple[float, ...] = ()
 
 
-MEASURES: Mapping[str, Measure] = {
+DEFINITIONS: Mapping[str, MetricDefinition] = {
     measure.name: measure
     for measure in (
-        Measure(
+        MetricDefinition(
             "model_prediction_requests_total",
             "counter",
             "Jobs that a worker ended, by how: finished or failed.",
             (*_VERSION, "status"),
         ),
-        Measure(
+        MetricDefinition(
             "model_prediction_errors_total",
             "counter",
             "Jobs that failed, by the code of their error.",
             (*_VERSION, "error_type"),
         ),
-        Measure(
+        MetricDefinition(
             "model_inference_latency_seconds",
             "histogram",
             "How long one predict of a batch took.",
             bounds=SECONDS,
         ),
-        Measure(
+        MetricDefinition(
             "model_load_time_seconds",
             "histogram",
             "How long a worker took to load a version.",
             bounds=SECONDS,
         ),
-        Measure(
+        MetricDefinition(
             "queue_wait_seconds",
             "histogram",
             "How long jobs waited in the queue before a worker claimed them.",
             bounds=SECONDS,
         ),
-        Measure("batch_size", "histogram", "Jobs that one predict served.", bounds=SIZES),
-        Measure(
+        MetricDefinition("batch_size", "histogram", "Jobs that one predict served.", bounds=SIZES),
+        MetricDefinition(
             "jobs_reaped_total",
             "counter",
             "Jobs that were taken back from a worker that died or went silent.",
         ),
-        Measure("worker_crashes_total", "counter", "Workers that died with a batch in hand."),
-        Measure(
+        MetricDefinition(
+            "worker_crashes_total", "counter", "Workers that died with a batch in hand."
+        ),
+        MetricDefinition(
             "jobs_quarantined_total",
             "counter",
             "Entries of a queue that were set aside because they are no job.",
@@ -115,7 +117,7 @@ def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:
     return "|".join(parts if le is None else [*parts, f"le={le}"])
 
 
-def bucket(measure: Measure, value: float) -> str:
+def bucket(measure: MetricDefinition, value: float) -> str:
     """The upper bound of the bucket of ``value``, as text: ``0.005``, ``64.0``, ``+Inf``."""
     place = bisect_left(measure.bounds, value)
     return str(measure.bounds[place]) if place < len(measure.bounds) else "+Inf"
@@ -124,7 +126,7 @@ def bucket(measure: Measure, value: float) -> str:
 def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str, float]:
     """What one observed ``value`` adds to a histogram: hash field to increment."""
     return {
-        field(f"{name}_bucket", labels, bucket(MEASURES[name], value)): 1,
+        field(f"{name}_bucket", labels, bucket(DEFINITIONS[name], value)): 1,
         field(f"{name}_sum", labels): value,
         field(f"{name}_count", labels): 1,
     }
@@ -141,7 +143,7 @@ class Series:
         le: The upper bound, of a bucket only.
     """
 
-    measure: Measure
+    measure: MetricDefinition
     part: Literal["total", "bucket", "sum", "count"]
     labels: Mapping[str, str]
     le: str | None = None
@@ -168,12 +170,14 @@ def parse_field(text: str) -> Series | None:
     return Series(measure, part, labels, le)
 
 
-def _parse_name(name: str) -> tuple[Measure | None, Literal["total", "bucket", "sum", "count"]]:
-    found = MEASURES.get(name)
+def _parse_name(
+    name: str,
+) -> tuple[MetricDefinition | None, Literal["total", "bucket", "sum", "count"]]:
+    found = DEFINITIONS.get(name)
     if found is not None and found.kind == "counter":
         return found, "total"
     base, _, part = name.rpartition("_")
-    found = MEASURES.get(base)
+    found = DEFINITIONS.get(base)
     if found is not None and found.kind == "histogram":
         match part:
             case "bucket" | "sum" | "count":
@@ -181,7 +185,7 @@ def _parse_name(name: str) -> tuple[Measure | None, Literal["total", "bucket", "
     return None, "total"
 
 
-def _measure_of(name: str) -> Measure:
+def _measure_of(name: str) -> MetricDefinition:
     measure, _ = _parse_name(name)
     if measure is None:
         raise KeyError(f"no measure has a field {name!r}")

@@ -28,7 +28,7 @@ WORKER_STATES = ("starting", "idle", "busy", "suspended")
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolInfo:
     """A pool as it last announced itself.
 
     Attributes:
@@ -66,7 +66,7 @@ class FailedLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerInfo:
     """A worker as it last announced itself.
 
     Attributes:
@@ -86,31 +86,31 @@ class Worker:
 class Presence:
     """The pools and workers that are alive by Redis' clock, in order of their names."""
 
-    pools: tuple[Pool, ...] = ()
-    workers: tuple[Worker, ...] = ()
+    pools: tuple[PoolInfo, ...] = ()
+    workers: tuple[WorkerInfo, ...] = ()
 
     @property
-    def looking(self) -> tuple[Pool, ...]:
+    def looking(self) -> tuple[PoolInfo, ...]:
         """The pools that do their work: being there is not enough."""
         return tuple(pool for pool in self.pools if not pool.is_stuck)
 
-    def holders(self, ref: str) -> tuple[Worker, ...]:
+    def holders(self, ref: str) -> tuple[WorkerInfo, ...]:
         """The workers that have a version loaded, ``ref`` being its ``model@version``."""
         return tuple(worker for worker in self.workers if ref in worker.versions)
 
-    def failures(self, ref: str) -> tuple[tuple[Worker, FailedLoad], ...]:
+    def failures(self, ref: str) -> tuple[tuple[WorkerInfo, FailedLoad], ...]:
         """The workers that could not load a version, and why."""
         return tuple(
             (worker, worker.failed[ref]) for worker in self.workers if ref in worker.failed
         )
 
-    def pools_of(self, model: str) -> tuple[Pool, ...]:
+    def pools_of(self, model: str) -> tuple[PoolInfo, ...]:
         """The pools that serve a model, by the pattern that each announces, and do their work."""
         return tuple(
             pool for pool in self.looking if fnmatchcase(model, str(pool.known.get("pattern", "*")))
         )
 
-    def holds(self, pool: Pool, ref: str) -> bool:
+    def holds(self, pool: PoolInfo, ref: str) -> bool:
         """Whether a worker of the pool has a version loaded."""
         return any(worker.known.get("pool") == pool.name for worker in self.holders(ref))
 
@@ -152,10 +152,10 @@ def read_presence(redis: Redis) -> Presence:
         known = _read(raw)
         if known is not None and kind == "pool":
             workers_of = _counts(known.get("workers"), WORKER_STATES)
-            pools.append(Pool(name, workers_of, known, _ago_s(known.get("looked_ms"), now_ms)))
+            pools.append(PoolInfo(name, workers_of, known, _ago_s(known.get("looked_ms"), now_ms)))
         elif known is not None:
             versions, failed = _counts(known.get("versions")), _failed(known.get("failed"))
-            workers.append(Worker(name, versions, known, failed))
+            workers.append(WorkerInfo(name, versions, known, failed))
     return Presence(tuple(pools), tuple(workers))
 
 
@@ -186,7 +186,7 @@ def _ago_s(looked_ms: Any, now_ms: float) -> float:
     return max(0.0, now_ms - looked_ms) / 1000 if type(looked_ms) is int else 0.0
 
 
-def why_none_looks(pools: Sequence[Pool]) -> str:
+def why_none_looks(pools: Sequence[PoolInfo]) -> str:
     """What is wrong with pools none of which does its work, in one line."""
     if not pools:
         return "no pool of workers is alive: start `modelyard pool`"

@@ -22,11 +22,11 @@ from yard.contract.values import ModelRef, Signature, check_name, is_name
 from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("yard", "register")
-_NEVER: tuple[float, dict[str, Entry]] = (float("-inf"), {})
+_NEVER: tuple[float, dict[str, Published]] = (float("-inf"), {})
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Published:
     """One published version.
 
     Attributes:
@@ -56,7 +56,7 @@ def model_names(redis: Redis) -> list[str]:
     return sorted(name for raw in members if is_name(name := raw.decode("utf-8", "replace")))
 
 
-def read_versions(redis: Redis, model: str) -> dict[str, Entry]:
+def read_versions(redis: Redis, model: str) -> dict[str, Published]:
     """A model's versions in order; an entry that cannot be read is left out."""
     pipe = redis.pipeline(transaction=True)  # one look: a version is published, or retired
     pipe.hgetall(keys.key("versions", check_name("model", model)))
@@ -73,12 +73,12 @@ def read_versions(redis: Redis, model: str) -> dict[str, Entry]:
     return {entry.ref.version: entry for entry in entries if entry is not None}
 
 
-def _entry(model: str, version: bytes, manifest: bytes, is_published: bool) -> Entry | None:
+def _entry(model: str, version: bytes, manifest: bytes, is_published: bool) -> Published | None:
     try:
         ref = ModelRef(model, version.decode())
         known = wire.loads(manifest)
         signature = Signature.model_validate(known["signature"])
-        return Entry(ref, signature, known, "published" if is_published else "retired")
+        return Published(ref, signature, known, "published" if is_published else "retired")
     except Exception:  # whatever somebody wrote there: one bad entry must not hide the others
         return None
 
@@ -92,9 +92,9 @@ class Catalog:
         self._redis = redis
         self._ttl_s = ttl_s
         self._clock = clock
-        self._read: dict[str, tuple[float, dict[str, Entry]]] = {}
+        self._read: dict[str, tuple[float, dict[str, Published]]] = {}
 
-    def versions(self, model: str, *, fresh: bool = False) -> dict[str, Entry]:
+    def versions(self, model: str, *, fresh: bool = False) -> dict[str, Published]:
         """The versions of a model, at most a second old, or read anew.
 
         Raises:
@@ -110,12 +110,12 @@ class Catalog:
             self._read[model] = (now, known)
         return known
 
-    def known(self, model: str) -> dict[str, Entry] | None:
+    def known(self, model: str) -> dict[str, Published] | None:
         """The versions of a model as read in the last second; None if they were not."""
         read_at, entries = self._read.get(model, _NEVER)
         return entries if self._clock() - read_at <= self._ttl_s else None
 
-    def entry(self, ref: ModelRef) -> Entry:
+    def entry(self, ref: ModelRef) -> Published:
         """One version.
 
         Raises:

@@ -30,10 +30,12 @@ def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
     Raises:
         RedisError: Redis does not answer.
     """
-    return read_queues(redis, pattern)[0]
+    return read_served_queues(redis, pattern)[0]
 
 
-def read_queues(redis: Redis, pattern: str) -> tuple[list[str], dict[str, tuple[State, str]]]:
+def read_served_queues(
+    redis: Redis, pattern: str
+) -> tuple[list[str], dict[str, tuple[State, str]]]:
     """The same, and the versions that were taken out of service, see `retirement.read_states`.
 
     Notes of retired versions that their last job has ended, where it has.

@@ -18,7 +18,7 @@ from typing import Any
 from redis import Redis
 
 from yard.broker.lua import Script
-from yard.cluster.presence import Pool, Presence, read_presence
+from yard.cluster.presence import PoolInfo, Presence, read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef, Route
 from yard.errors import ModelUnavailable
@@ -162,7 +162,7 @@ def cold(route: Route, presence: Presence) -> list[str]:
     ]
 
 
-def _waited_for(presence: Presence, model: str) -> list[Pool]:
+def _waited_for(presence: Presence, model: str) -> list[PoolInfo]:
     """The pools that serve the model and heed wishes: one that drains does not, nor one of old."""
     return [pool for pool in presence.pools_of(model) if pool.known.get("warms") is True]
 
