@@ -20,7 +20,7 @@ from gateway.api.scaling import scaling
 from gateway.api.schemas import Problem
 from gateway.http.threads import Threads
 from gateway.middleware import problems, request_log
-from gateway.services.async_client import Waits
+from gateway.services.async_client import AsyncClient
 from gateway.services.services import Services, attach
 from producer.client import Client
 from yard.platform import extras
@@ -52,9 +52,9 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     app.url_map.merge_slashes = False  # a redirect would repeat the Host that a caller made up
     has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     registry = registry_for(client.redis, settings, has_files=has_files)
-    observer = request_log.Observer(None if has_files else registry)
+    observer = request_log.RequestLog(None if has_files else registry)
     threads = Threads(settings.gateway_threads)
-    waits = Waits(client, loop, threads, settings.gateway_waits)
+    waits = AsyncClient(client, loop, threads, settings.gateway_waits)
     attach(app, Services(settings, client, loop, waits, threads, observer, registry))
     request_log.install(app, observer)
     problems.install(app)

@@ -23,7 +23,7 @@ from yard.routing.routes import read_route
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueStatus:
     """One queue.
 
     Attributes:
@@ -38,7 +38,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSurvey:
+class ModelStatus:
     """One model.
 
     Attributes:
@@ -51,7 +51,7 @@ class ModelSurvey:
     name: str
     route: Route
     versions: Mapping[str, Published]
-    queues: Mapping[str, Queue]
+    queues: Mapping[str, QueueStatus]
 
     @property
     def depth(self) -> int:
@@ -60,14 +60,14 @@ class ModelSurvey:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Status:
     """The whole yard, or the models that were asked for."""
 
-    models: tuple[ModelSurvey, ...]
+    models: tuple[ModelStatus, ...]
     presence: Presence
 
 
-def survey(redis: Redis, only: str | None = None) -> Survey:
+def read_status(redis: Redis, only: str | None = None) -> Status:
     """Look at every published model, or at one.
 
     Raises:
@@ -84,9 +84,9 @@ def survey(redis: Redis, only: str | None = None) -> Survey:
                 raise UnknownModel(f"no version of model {only!r} is published")
         names = [queue for name, versions in models for queue in _queues_of(name, versions)]
         queues = read_queues(redis, names)
-        return Survey(
+        return Status(
             tuple(
-                ModelSurvey(
+                ModelStatus(
                     name,
                     read_route(redis, name),
                     versions,
@@ -98,7 +98,7 @@ def survey(redis: Redis, only: str | None = None) -> Survey:
         )
 
 
-def read_queues(redis: Redis, names: Sequence[str]) -> dict[str, Queue]:
+def read_queues(redis: Redis, names: Sequence[str]) -> dict[str, QueueStatus]:
     """Queues by name, in two round trips; what is no list or set counts as empty."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
@@ -110,7 +110,7 @@ def read_queues(redis: Redis, names: Sequence[str]) -> dict[str, Queue]:
     heads = [reply if isinstance(reply, bytes) else b"" for reply in replies[2::3]]
     waiting = _waiting_since(redis, heads)
     return {
-        name: Queue(
+        name: QueueStatus(
             _number(replies[3 * place]),
             max(0.0, seconds - since) if since is not None else 0.0,
             _number(replies[3 * place + 1]),

@@ -1,8 +1,8 @@
 """Calls that the event loop answers itself, without Flask and without a thread.
 
-Such a call is a coroutine from a `Call` to a `Reply`. `gateway.server.rsgi` finds it by its method
-and path; Flask has it, too, as a view that lets the event loop answer: so it stands in the OpenAPI
-document, and is found whatever form a path comes in.
+Such a call is a coroutine from a `HttpRequest` to a `HttpResponse`. `gateway.server.rsgi` finds it
+by its method and path; Flask has it, too, as a view that lets the event loop answer: so it stands
+in the OpenAPI document, and is found whatever form a path comes in.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from gateway.api.parameters import asked
-from gateway.http.messages import Call, Reply
+from gateway.http.messages import HttpRequest, HttpResponse
 from gateway.middleware.request_log import template
 from gateway.services.services import Services, services
 
-Answer = Callable[[Call, Services], Coroutine[Any, Any, Reply]]
+Answer = Callable[[HttpRequest, Services], Coroutine[Any, Any, HttpResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class Direct:
+class AsyncView:
     """One call.
 
     Attributes:
@@ -45,7 +45,7 @@ class Direct:
     answer: Answer
 
     @classmethod
-    def of(cls, method: str, rule: str, answer: Answer) -> Direct:
+    def of(cls, method: str, rule: str, answer: Answer) -> AsyncView:
         """From a rule of Flask with at most one placeholder: ``/v1/jobs/<job_id>``."""
         before, _, rest = rule.partition("<")
         name, _, after = rest.partition(">")
@@ -61,33 +61,33 @@ class Direct:
         return {self.name: named} if named and "/" not in named else None
 
 
-class Directs:
+class AsyncViews:
     """The direct calls of one blueprint."""
 
     def __init__(self, blueprint: APIBlueprint) -> None:
         self._blueprint = blueprint
-        self.calls: list[Direct] = []
+        self.calls: list[AsyncView] = []
 
     def __call__(self, method: str, rule: str, **described: Any) -> Callable[[Answer], Answer]:
         """Register a coroutine; ``described`` is what the OpenAPI document says of it."""
 
         def register(answer: Answer) -> Answer:
-            self.calls.append(Direct.of(method, rule, answer))
+            self.calls.append(AsyncView.of(method, rule, answer))
             getattr(self._blueprint, method.lower())(rule, **described)(_view(answer))
             return answer
 
         return register
 
 
-class Directory:
+class AsyncViewIndex:
     """All direct calls of an application, by method."""
 
-    def __init__(self, calls: Iterable[Direct]) -> None:
-        self._by_method: dict[str, list[Direct]] = {}
+    def __init__(self, calls: Iterable[AsyncView]) -> None:
+        self._by_method: dict[str, list[AsyncView]] = {}
         for call in calls:
             self._by_method.setdefault(call.method, []).append(call)
 
-    def find(self, method: str, path: str) -> tuple[Direct, dict[str, str]] | None:
+    def find(self, method: str, path: str) -> tuple[AsyncView, dict[str, str]] | None:
         """The call that is meant, and what its path names; None leaves it to Flask."""
         # HEAD is GET (RFC 9110, section 9.3.2); granian keeps the body to itself.
         for call in self._by_method.get("GET" if method == "HEAD" else method, ()):
@@ -109,6 +109,6 @@ def _view(answer: Answer) -> Callable[[], Response]:
     return view
 
 
-def response(reply: Reply) -> Response:
+def response(reply: HttpResponse) -> Response:
     """A reply as Flask has it."""
     return Response(reply.body, reply.status, reply.headers)

@@ -7,11 +7,11 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
-from gateway.api.async_views import Directs, response
-from gateway.http.messages import Call, Reply, json_reply
+from gateway.api.async_views import AsyncViews, response
+from gateway.http.messages import HttpRequest, HttpResponse, json_response
 from gateway.middleware.problems import problem
 from gateway.services.services import Services, services
-from gateway.survey import Survey, survey
+from gateway.survey import Status, read_status
 from yard.broker.connections import redis_reachable
 from yard.cluster.format_version import format_problem
 from yard.cluster.presence import why_none_looks
@@ -22,15 +22,15 @@ health = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
-direct = Directs(health)
+direct = AsyncViews(health)
 
 _OK = "ok"
 
 
 @direct("GET", "/healthz", **openapi.call("isAlive", answers={200: schemas.Health}))
-async def healthz(_call: Call, _services: Services) -> Reply:
+async def healthz(_call: HttpRequest, _services: Services) -> HttpResponse:
     """The process serves. Says nothing of Redis or the workers."""
-    return json_reply(b'{"status":"ok"}')
+    return json_response(b'{"status":"ok"}')
 
 
 @health.get(
@@ -43,7 +43,7 @@ def readyz() -> Response:
     Otherwise 503, with what is missing in `checks`.
     """
     try:
-        checks = _checks(survey(services().redis), _format_problem())
+        checks = _checks(read_status(services().redis), _format_problem())
     except Unavailable as error:
         checks = {"redis": error.message}
     missing = [name for name, state in checks.items() if state != _OK]
@@ -61,7 +61,7 @@ def _format_problem() -> str:
         return format_problem(services().redis)
 
 
-def _checks(look: Survey, format_problem: str) -> dict[str, str]:
+def _checks(look: Status, format_problem: str) -> dict[str, str]:
     """What serving takes -> ``ok``, or what is missing."""
     unrouted = [model.name for model in look.models if model.route.mode == "none"]
     models = _OK

@@ -12,7 +12,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
-from gateway.api.async_views import Directs, response
+from gateway.api.async_views import AsyncViews, response
 from gateway.api.parameters import (
     asked,
     job_id_in_path,
@@ -21,7 +21,7 @@ from gateway.api.parameters import (
     preferred_wait,
     seconds_in_query,
 )
-from gateway.http.messages import Call, Reply, json_reply
+from gateway.http.messages import HttpRequest, HttpResponse, json_response
 from gateway.http.threads import SMALL_BYTES
 from gateway.services.services import Services, services
 from producer.client import Handle
@@ -50,7 +50,7 @@ jobs = APIBlueprint(
     __name__,
     abp_tags=[Tag(name="jobs", description="Submit jobs, wait for them, cancel them.")],
 )
-direct = Directs(jobs)
+direct = AsyncViews(jobs)
 
 
 @direct(
@@ -67,7 +67,7 @@ direct = Directs(jobs)
         statuses=(415,),
     ),
 )
-async def submit(call: Call, services: Services) -> Reply:
+async def submit(call: HttpRequest, services: Services) -> HttpResponse:
     """Queue a job.
 
     202 is a promise: the job ends exactly once, whatever is killed. With `Prefer: wait=SECONDS` the
@@ -104,7 +104,7 @@ async def submit(call: Call, services: Services) -> Reply:
         statuses=(415,),
     ),
 )
-async def predict(call: Call, services: Services) -> Reply:
+async def predict(call: HttpRequest, services: Services) -> HttpResponse:
     """Queue a job and wait for it.
 
     200 with the ended job, also if it failed: its `status` says so. 504 has the id of a job that
@@ -136,7 +136,7 @@ async def predict(call: Call, services: Services) -> Reply:
         refuses=(errors.UnknownJob, errors.InvalidInput, errors.Unavailable),
     ),
 )
-async def get(call: Call, services: Services) -> Reply:
+async def get(call: HttpRequest, services: Services) -> HttpResponse:
     """The job as it is now, or as soon as it ends.
 
     With `wait`, the answer comes when the job ends, and at the end of the wait at the latest.
@@ -168,18 +168,18 @@ def cancel() -> Response:
 
 
 def _answer(
-    call: Call, job: Job, status: int = 200, headers: list[tuple[str, str]] | None = None
-) -> Reply:
+    call: HttpRequest, job: Job, status: int = 200, headers: list[tuple[str, str]] | None = None
+) -> HttpResponse:
     _note(call, job)
-    return json_reply(wire.dumps(job.to_dict()), status, headers)
+    return json_response(wire.dumps(job.to_dict()), status, headers)
 
 
-def _note(call: Call, job: Job | Handle) -> None:
+def _note(call: HttpRequest, job: Job | Handle) -> None:
     noted = call.noted
     noted["job"], noted["model"], noted["version"] = job.id, job.model, job.version
 
 
-async def _request(call: Call, services: Services) -> Request:
+async def _request(call: HttpRequest, services: Services) -> Request:
     """The job that is asked for; its rows are not looked at yet.
 
     Raises:
@@ -190,14 +190,14 @@ async def _request(call: Call, services: Services) -> Request:
     return await services.threads.aside(len(call.body), _read, call, most_bytes)
 
 
-def _read(call: Call, most_bytes: int) -> Request:
+def _read(call: HttpRequest, most_bytes: int) -> Request:
     model = model_in_path(call)
     wanted = schemas.check(schemas.JobRequest, json_in_body(call, most_bytes))
     key = call.fields.get("idempotency-key", None)
     return Request(model, idempotency_key=key, **dict(wanted))
 
 
-async def _draft(call: Call, services: Services, request: Request) -> Draft:
+async def _draft(call: HttpRequest, services: Services, request: Request) -> Draft:
     """The same, checked against the signature that its rows will most likely meet.
 
     Raises:

@@ -27,7 +27,7 @@ from redis import Redis
 from gateway.api import openapi
 from gateway.api.scaling import Scaling, read_scaling
 from gateway.services.services import services
-from gateway.survey import Survey, survey
+from gateway.survey import Status, read_status
 from yard.broker.connections import redis_reachable
 from yard.cluster.crash_loops import CrashLoop, read_crash_loops
 from yard.cluster.metrics import DEFINITIONS, MetricDefinition, Series, parse_field
@@ -83,7 +83,7 @@ class YardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of the yard."""
         try:
-            look = survey(self._redis)
+            look = read_status(self._redis)
             scaling = read_scaling(self._redis, self._settings)
             with redis_reachable():
                 counted = self._redis.hgetall(keys.METRICS)
@@ -105,7 +105,7 @@ def _up(value: int) -> Metric:
     return GaugeMetricFamily("modelyard_redis_up", "Whether Redis answers.", value)
 
 
-def _published(look: Survey) -> set[_Labels]:
+def _published(look: Status) -> set[_Labels]:
     return {(model.name, version) for model in look.models for version in model.versions}
 
 
@@ -149,7 +149,7 @@ def _histogram(measure: MetricDefinition, values: Mapping[_Labels, Mapping[str, 
     return family
 
 
-def _routes(look: Survey) -> Iterator[Metric]:
+def _routes(look: Status) -> Iterator[Metric]:
     active = _gauge("model_version_active", "1 for the model's active version, else 0.", _VERSION)
     weight = _gauge("model_route_weight", "The version's weight in the route in force.", _VERSION)
     problems = _gauge("route_problems", "What is wrong with the model's keys.", ("model",))
@@ -174,7 +174,7 @@ def _routes(look: Survey) -> Iterator[Metric]:
     return iter((active, weight, problems, loaded, is_cold, failed))
 
 
-def _queues(look: Survey) -> Iterator[Metric]:
+def _queues(look: Status) -> Iterator[Metric]:
     """A model's front door has an empty ``model_version``."""
     depth = _gauge("queue_depth", "Jobs that wait.", _VERSION)
     oldest = _gauge("queue_oldest_seconds", "How long the first job has waited.", _VERSION)
@@ -188,7 +188,7 @@ def _queues(look: Survey) -> Iterator[Metric]:
     return iter((depth, oldest, inflight))
 
 
-def _workers(look: Survey) -> Iterator[Metric]:
+def _workers(look: Status) -> Iterator[Metric]:
     workers = _gauge("pool_workers", "Workers of all pools, by what they do.", ("state",))
     for state in WORKER_STATES:
         workers.add_metric((state,), look.presence.count(state))

@@ -12,7 +12,7 @@ from gateway.api import openapi, schemas
 from gateway.api.parameters import asked, model_in_path, version_in_path
 from gateway.middleware.request_log import note
 from gateway.services.services import services
-from gateway.survey import ModelSurvey, survey
+from gateway.survey import ModelStatus, read_status
 from yard import errors
 from yard.cluster.presence import Presence
 from yard.contract import keys, wire
@@ -33,7 +33,7 @@ catalogue = APIBlueprint(
 )
 def list_models() -> Response:
     """Every published model."""
-    look = survey(services().redis)
+    look = read_status(services().redis)
     return _answer({"models": [_model(model, look.presence) for model in look.models]})
 
 
@@ -49,7 +49,7 @@ def list_models() -> Response:
 def get_model() -> Response:
     """One model."""
     name = model_in_path(asked())
-    look = survey(services().redis, name)
+    look = read_status(services().redis, name)
     note(model=name)
     return _answer(_model(look.models[0], look.presence))
 
@@ -67,7 +67,7 @@ def get_model() -> Response:
 def get_version() -> Response:
     """One version, with its whole manifest."""
     ref = version_in_path(asked())
-    look = survey(services().redis, ref.model)
+    look = read_status(services().redis, ref.model)
     model = look.models[0]
     entry = model.versions.get(ref.version)
     if entry is None:
@@ -76,7 +76,7 @@ def get_version() -> Response:
     return _answer(_version(model, entry, look.presence) | {"manifest": entry.manifest})
 
 
-def _model(model: ModelSurvey, presence: Presence) -> dict[str, Any]:
+def _model(model: ModelStatus, presence: Presence) -> dict[str, Any]:
     return {
         "model": model.name,
         "route": model.route.to_dict() | {"cold": cold(model.route, presence)},
@@ -85,7 +85,7 @@ def _model(model: ModelSurvey, presence: Presence) -> dict[str, Any]:
     }
 
 
-def _version(model: ModelSurvey, entry: Published, presence: Presence) -> dict[str, Any]:
+def _version(model: ModelStatus, entry: Published, presence: Presence) -> dict[str, Any]:
     """As `gateway.api.schemas.Version`; a manifest is whatever was published, so unproven."""
     version, manifest = entry.ref.version, entry.manifest
     queue = keys.queue_name(entry.ref)

@@ -13,7 +13,7 @@ from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from gateway.http.messages import Call
+from gateway.http.messages import HttpRequest
 from gateway.middleware.request_log import noted
 from gateway.services.services import services
 from yard.contract import wire
@@ -36,11 +36,11 @@ _SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 _ALPHABET = "names are 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, without '..'"
 
 
-def asked() -> Call:
+def asked() -> HttpRequest:
     """What the present request of Flask asks."""
     most_bytes = services().settings.body_bytes
     is_over = (request.content_length or 0) > most_bytes
-    return Call(
+    return HttpRequest(
         request.view_args or {},
         request.query_string.decode("latin-1"),
         request.headers,
@@ -49,7 +49,7 @@ def asked() -> Call:
     )
 
 
-def model_in_path(call: Call) -> str:
+def model_in_path(call: HttpRequest) -> str:
     """The model that the path names.
 
     Raises:
@@ -61,7 +61,7 @@ def model_in_path(call: Call) -> str:
     return model
 
 
-def version_in_path(call: Call) -> ModelRef:
+def version_in_path(call: HttpRequest) -> ModelRef:
     """The version that the path names.
 
     Raises:
@@ -73,7 +73,7 @@ def version_in_path(call: Call) -> ModelRef:
     return ModelRef(model, version)
 
 
-def job_id_in_path(call: Call) -> str:
+def job_id_in_path(call: HttpRequest) -> str:
     """The job that the path names.
 
     Raises:
@@ -85,7 +85,7 @@ def job_id_in_path(call: Call) -> str:
         raise UnknownJob(error.message) from None
 
 
-def seconds_in_query(call: Call, name: str, default: float) -> float:
+def seconds_in_query(call: HttpRequest, name: str, default: float) -> float:
     """Seconds from 0 to `MOST_WAIT_S` of the query.
 
     Raises:
@@ -100,7 +100,7 @@ def seconds_in_query(call: Call, name: str, default: float) -> float:
     return float(text)
 
 
-def preferred_wait(call: Call) -> float:
+def preferred_wait(call: HttpRequest) -> float:
     """Seconds of ``Prefer: wait=SECONDS`` (RFC 7240), cut to `MOST_WAIT_S`; 0 without one.
 
     A preference that makes no sense is passed over, as the RFC has it.
@@ -113,7 +113,7 @@ def preferred_wait(call: Call) -> float:
     return 0.0
 
 
-def expected_revisions(call: Call) -> set[int] | None:
+def expected_revisions(call: HttpRequest) -> set[int] | None:
     """The revisions that ``If-Match`` accepts; None where any will do.
 
     A weak tag matches none, and one that is no revision of ours neither (RFC 9110, section 13.1.1).
@@ -124,7 +124,7 @@ def expected_revisions(call: Call) -> set[int] | None:
     return {int(digits) for weak, digits in _ETAGS.findall(given) if not weak}
 
 
-def json_in_body(call: Call, most_bytes: int) -> Any:
+def json_in_body(call: HttpRequest, most_bytes: int) -> Any:
     """The value of the body.
 
     Raises:
@@ -147,7 +147,7 @@ def json_in_body(call: Call, most_bytes: int) -> Any:
     return wire.loads(body)
 
 
-def _check_media_type(call: Call) -> None:
+def _check_media_type(call: HttpRequest) -> None:
     """Raise unless the body is JSON in UTF-8, as is taken for granted where nothing is said."""
     given = call.fields.get("content-type", "")
     if given != "application/json":  # the common case needs no parsing

@@ -16,7 +16,7 @@ from gateway.api.parameters import (
     model_in_path,
     seconds_in_query,
 )
-from gateway.http.messages import Call
+from gateway.http.messages import HttpRequest
 from gateway.middleware.request_log import note
 from gateway.services.services import services
 from yard import errors
@@ -86,7 +86,7 @@ def put() -> Response:
         return _answer(route, warm=warmth.to_dict())
 
 
-def _revision(call: Call, model: str) -> int | None:
+def _revision(call: HttpRequest, model: str) -> int | None:
     """The revision that the route must have; None where any will do.
 
     Raises:

@@ -38,7 +38,7 @@ class Body(NamedTuple):
     is_whole: bool
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies on the event loop.
 
     Args:

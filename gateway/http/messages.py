@@ -28,7 +28,7 @@ class Fields(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpRequest:
     """What a caller asks.
 
     Attributes:
@@ -53,7 +53,7 @@ class Call:
         return next((value for key, value in pairs if key == name), None)
 
 
-class Reply(NamedTuple):
+class HttpResponse(NamedTuple):
     """What a caller is answered."""
 
     status: int
@@ -61,6 +61,6 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def json_reply(body: bytes, status: int = 200, headers: Headers | None = None) -> Reply:
+def json_response(body: bytes, status: int = 200, headers: Headers | None = None) -> HttpResponse:
     """An answer in JSON."""
-    return Reply(status, _JSON + headers if headers else _JSON, body)
+    return HttpResponse(status, _JSON + headers if headers else _JSON, body)

@@ -11,7 +11,7 @@ from typing import Any
 
 from granian.rsgi import Scope
 
-from gateway.http.messages import Headers, Reply
+from gateway.http.messages import Headers, HttpResponse
 
 _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -19,7 +19,7 @@ _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _OWN_NAMES = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
 
-class Views:
+class WsgiBridge:
     """The application's views.
 
     Args:
@@ -31,12 +31,12 @@ class Views:
         self._app = app
         self._threads = threads
 
-    async def answer(self, scope: Scope, body: bytes) -> Reply:
+    async def answer(self, scope: Scope, body: bytes) -> HttpResponse:
         """What the application answers to a request."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._run, environ(scope, body))
 
-    def _run(self, request: dict[str, Any]) -> Reply:
+    def _run(self, request: dict[str, Any]) -> HttpResponse:
         status, headers = 500, Headers()
 
         def start(line: str, given: Headers, _exc_info: Any = None) -> None:
@@ -44,7 +44,7 @@ class Views:
             status, headers = int(line[:3]), given
 
         pieces = self._app(request, start)
-        return Reply(status, headers, b"".join(pieces))
+        return HttpResponse(status, headers, b"".join(pieces))
 
 
 def environ(scope: Scope, body: bytes) -> dict[str, Any]:

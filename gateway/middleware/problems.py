@@ -15,7 +15,7 @@ import structlog
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from gateway.http.messages import Reply
+from gateway.http.messages import HttpResponse
 from yard import errors
 from yard.contract import wire
 
@@ -59,7 +59,7 @@ def code_of(status: int) -> str:
     return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
 
 
-def problem(status: int, code: str, title: str, detail: str, **members: Any) -> Reply:
+def problem(status: int, code: str, title: str, detail: str, **members: Any) -> HttpResponse:
     """A problem-details answer; ``members`` are added to the standard ones."""
     known = {
         "type": f"urn:modelyard:problem:{code}",
@@ -69,7 +69,7 @@ def problem(status: int, code: str, title: str, detail: str, **members: Any) -> 
         "code": code,
     }
     headers = [("Content-Type", "application/problem+json")]
-    return Reply(status, headers, wire.dumps(known | members))
+    return HttpResponse(status, headers, wire.dumps(known | members))
 
 
 def install(app: Flask) -> None:
@@ -82,7 +82,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(Exception, handle)
 
 
-def problem_of(error: Exception) -> Reply:
+def problem_of(error: Exception) -> HttpResponse:
     """What an exception is answered with, whatever it is."""
     if isinstance(error, errors.ModelyardError):
         return _of_ours(error)
@@ -91,7 +91,7 @@ def problem_of(error: Exception) -> Reply:
     return _of_unknown(error)
 
 
-def _of_ours(error: errors.ModelyardError) -> Reply:
+def _of_ours(error: errors.ModelyardError) -> HttpResponse:
     found = status_of(type(error))
     if found is None:
         return _of_unknown(error)
@@ -119,7 +119,7 @@ def _job(job_id: str) -> dict[str, Any]:
     return {"job_id": job_id, "url": f"/v1/jobs/{job_id}"}
 
 
-def _of_http(error: HTTPException) -> Reply:
+def _of_http(error: HTTPException) -> HttpResponse:
     """404, 405, 415 and the like; the headers that go with them stay (``Allow``)."""
     status = error.code or 500
     title = HTTPStatus(status).phrase
@@ -128,6 +128,6 @@ def _of_http(error: HTTPException) -> Reply:
     return reply._replace(headers=reply.headers + own)
 
 
-def _of_unknown(error: Exception) -> Reply:
+def _of_unknown(error: Exception) -> HttpResponse:
     _log.error("request failed", exc_info=error)
     return problem(500, "internal", "Internal error", _INTERNAL)

@@ -18,7 +18,7 @@ import structlog
 from flask import Flask, request
 from prometheus_client import CollectorRegistry, Histogram
 
-from gateway.http.messages import Headers, Reply
+from gateway.http.messages import Headers, HttpResponse
 from yard.contract.ids import new_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
@@ -48,8 +48,8 @@ _Environ = dict[str, Any]
 _Wsgi = Callable[[_Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-class Observation:
-    """One request, from when this is made; see `Observer.begin`.
+class RequestRecord:
+    """One request, from when this is made; see `RequestLog.begin`.
 
     Attributes:
         request_id: The caller's, or a new one.
@@ -58,7 +58,7 @@ class Observation:
 
     __slots__ = ("_began", "_method", "_observer", "noted", "request_id")
 
-    def __init__(self, observer: Observer, method: str, given_id: str) -> None:
+    def __init__(self, observer: RequestLog, method: str, given_id: str) -> None:
         self._began = time.perf_counter()
         self._observer = observer
         self._method = method if method in _METHODS else "other"
@@ -72,7 +72,7 @@ class Observation:
         safe = [pair for pair in _HEADERS if pair[0] not in present]
         return [*own, *safe, ("X-Request-Id", self.request_id)]
 
-    def end(self, route: str, reply: Reply) -> Reply:
+    def end(self, route: str, reply: HttpResponse) -> HttpResponse:
         """The answer with all its headers, after it was counted and logged."""
         self.tell(route, reply.status)
         return reply._replace(headers=self.headers(reply.headers))
@@ -86,7 +86,7 @@ class Observation:
         log.info("request", method=self._method, route=route, status=status, ms=ms, **self.noted)
 
 
-class Observer:
+class RequestLog:
     """Where requests are counted and logged.
 
     Args:
@@ -104,9 +104,9 @@ class Observer:
         )
         self._series: dict[tuple[str, str, int], Histogram] = {}
 
-    def begin(self, method: str, given_id: str) -> Observation:
+    def begin(self, method: str, given_id: str) -> RequestRecord:
         """Observe a request from now on; its id may be the one that the caller gave."""
-        return Observation(self, method, given_id)
+        return RequestRecord(self, method, given_id)
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -117,7 +117,7 @@ class Observer:
         series.observe(seconds)
 
 
-def install(app: Flask, observer: Observer) -> None:
+def install(app: Flask, observer: RequestLog) -> None:
     """Observe every request of ``app``."""
 
     def keep_route() -> None:
@@ -147,7 +147,7 @@ def template(rule: str) -> str:
 
 
 class _Middleware:
-    def __init__(self, app: _Wsgi, observer: Observer) -> None:
+    def __init__(self, app: _Wsgi, observer: RequestLog) -> None:
         self._app = app
         self._observer = observer
 

@@ -89,13 +89,13 @@ def load_app() -> Any:
         ConfigurationError: The environment's settings cannot be used.
     """
     from gateway.app import create_app
-    from gateway.server.rsgi import Front
+    from gateway.server.rsgi import RsgiApp
     from producer.client import Client
 
     settings = Settings.load()
     logs.configure(settings)
     _die_with_parent()
-    return Front(
+    return RsgiApp(
         lambda loop: create_app(settings, Client(settings=settings), loop),
         lambda services: _end_on_stop(services.waits.end_within),
     )

@@ -17,12 +17,12 @@ from typing import Any
 from granian import rsgi
 
 from gateway.api import health, jobs
-from gateway.api.async_views import Direct, Directory
-from gateway.http.body_reader import Bodies, Body
-from gateway.http.messages import Call, Reply
-from gateway.http.wsgi import Views
+from gateway.api.async_views import AsyncView, AsyncViewIndex
+from gateway.http.body_reader import Body, BodyReader
+from gateway.http.messages import HttpRequest, HttpResponse
+from gateway.http.wsgi import WsgiBridge
 from gateway.middleware.problems import problem_of
-from gateway.middleware.request_log import UNMATCHED, Observation
+from gateway.middleware.request_log import UNMATCHED, RequestRecord
 from gateway.services.services import Services, services_of
 from yard.errors import Unavailable
 
@@ -32,7 +32,7 @@ _LARGE_BODIES = 32
 _UNREAD = Body(b"", is_whole=False)
 
 
-class Front:
+class RsgiApp:
     """An application of granian's own interface (RSGI).
 
     Args:
@@ -52,9 +52,9 @@ class Front:
         """Called by granian before the loop runs."""
         app = self._create(loop)
         self._services = services_of(app)
-        self._bodies = Bodies(self._services.settings.body_bytes, _LARGE_BODIES)
-        self._views = Views(app, self._services.threads.views)
-        self._directory = Directory([*jobs.direct.calls, *health.direct.calls])
+        self._bodies = BodyReader(self._services.settings.body_bytes, _LARGE_BODIES)
+        self._views = WsgiBridge(app, self._services.threads.views)
+        self._directory = AsyncViewIndex([*jobs.direct.calls, *health.direct.calls])
         self._on_start(self._services)
         # What is here now stays: collections pass it over, each of which would take 10 ms or more.
         gc.collect()
@@ -75,7 +75,7 @@ class Front:
 
     async def _directly(
         self,
-        direct: Direct,
+        direct: AsyncView,
         names: dict[str, str],
         scope: rsgi.Scope,
         fields: _Fields,
@@ -84,7 +84,7 @@ class Front:
         observed, body = self._begin(scope, fields), _UNREAD
         try:
             body = await self._bodies.read(fields, protocol)
-            call = Call(names, scope.query_string, fields, body.read, observed.noted)
+            call = HttpRequest(names, scope.query_string, fields, body.read, observed.noted)
             reply = await direct.answer(call, self._services)
         except Exception as error:
             reply = problem_of(error)
@@ -102,12 +102,12 @@ class Front:
             reply = self._begin(scope, fields).end(UNMATCHED, problem_of(error))
         await self._send(reply, body, fields, protocol)
 
-    def _begin(self, scope: rsgi.Scope, fields: _Fields) -> Observation:
+    def _begin(self, scope: rsgi.Scope, fields: _Fields) -> RequestRecord:
         given_id = fields.get("x-request-id", "")
         return self._services.observer.begin(scope.method, given_id)
 
     async def _send(
-        self, reply: Reply, body: Body, fields: _Fields, protocol: rsgi.HTTPProtocol
+        self, reply: HttpResponse, body: Body, fields: _Fields, protocol: rsgi.HTTPProtocol
     ) -> None:
         """Send the answer, and read the rest of the request behind it."""
         if body.is_whole:

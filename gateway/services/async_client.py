@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from gateway.http.threads import Threads
-from gateway.services.redis_batcher import Errands, Handover
+from gateway.services.redis_batcher import FutureSettler, RedisBatcher
 from producer.client import Client, Handle
 from producer.completions import CompletionListener
 from producer.results import Raw, found_job
@@ -25,7 +25,7 @@ from yard.errors import ModelyardError, Unavailable
 _Ended = asyncio.Future[Raw | None]
 
 
-class Waits:
+class AsyncClient:
     """Submits jobs, reads them and waits for them, on one event loop.
 
     Args:
@@ -41,10 +41,10 @@ class Waits:
         self._client = client
         self._loop = loop
         self._threads = threads
-        handover = Handover(loop)
-        self._drafts = Errands("drafts", handover, self._draft)
-        self._commits = Errands("commits", handover, client.submit_drafts, first_chunk)
-        self._reads = Errands("reads", handover, client.read, lambda ids: min(len(ids), CHUNK))
+        handover = FutureSettler(loop)
+        self._drafts = RedisBatcher("drafts", handover, self._draft)
+        self._commits = RedisBatcher("commits", handover, client.submit_drafts, first_chunk)
+        self._reads = RedisBatcher("reads", handover, client.read, lambda ids: min(len(ids), CHUNK))
         self.mailbox: CompletionListener[_Ended] = CompletionListener(client.url, handover.tell)
         self._left = most
         self._waiting: set[_Ended] = set()

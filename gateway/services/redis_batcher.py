@@ -26,7 +26,7 @@ _Asked = tuple["asyncio.Future[R]", T]
 _Told = tuple["asyncio.Future[Any]", Any]
 
 
-class Handover:
+class FutureSettler:
     """Settles futures of an event loop from other threads.
 
     Args:
@@ -43,7 +43,7 @@ class Handover:
 
 
 def settle(told: Iterable[_Told]) -> None:
-    """As `Handover.tell`, on the event loop's own thread."""
+    """As `FutureSettler.tell`, on the event loop's own thread."""
     for future, answer in told:
         if future.done():
             continue
@@ -53,7 +53,7 @@ def settle(told: Iterable[_Told]) -> None:
             future.set_result(answer)
 
 
-class Errands(Generic[T, R]):
+class RedisBatcher(Generic[T, R]):
     """Asks on behalf of an event loop.
 
     Args:
@@ -66,7 +66,7 @@ class Errands(Generic[T, R]):
     def __init__(
         self,
         name: str,
-        handover: Handover,
+        handover: FutureSettler,
         call: Callable[[Sequence[T]], Sequence[R | ModelyardError]],
         fit: Callable[[Sequence[T]], int] = len,
     ) -> None:

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from gateway.http.threads import Threads
-from gateway.middleware.request_log import Observer
-from gateway.services.async_client import Waits
+from gateway.middleware.request_log import RequestLog
+from gateway.services.async_client import AsyncClient
 from producer.client import Client
 from yard.settings import Settings
 
@@ -36,9 +36,9 @@ class Services:
     settings: Settings
     client: Client
     loop: asyncio.AbstractEventLoop
-    waits: Waits
+    waits: AsyncClient
     threads: Threads
-    observer: Observer
+    observer: RequestLog
     registry: CollectorRegistry
 
     @property

@@ -38,13 +38,13 @@ _OPSETS = {"": 18, "ai.onnx.ml": 3}
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CompileOutcome:
     """What came of it: the decision, and the graph where it is used."""
 
     decision: Compiled
     graph: bytes | None = None
 
-    def because(self, reason: str) -> Outcome:
+    def because(self, reason: str) -> CompileOutcome:
         """The same, for a reason put otherwise."""
         return replace(self, decision=self.decision.model_copy(update={"reason": reason[:2_000]}))
 
@@ -64,7 +64,7 @@ def compile_estimator(
     example: arrays.Rows,
     trials: arrays.Rows,
     tell: Callable[[str], None] = lambda line: None,
-) -> Outcome:
+) -> CompileOutcome:
     """Convert, compare, time and decide.
 
     Args:
@@ -102,8 +102,8 @@ def compile_estimator(
     return outcome.because("; ".join(said))
 
 
-def _kept(reason: str) -> Outcome:
-    return Outcome(Compiled(chosen="", reason=reason[:2_000]))
+def _kept(reason: str) -> CompileOutcome:
+    return CompileOutcome(Compiled(chosen="", reason=reason[:2_000]))
 
 
 def _converted(
@@ -123,7 +123,9 @@ def _converted(
     return graph, candidate
 
 
-def _judged(compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnType) -> Outcome:
+def _judged(
+    compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnType
+) -> CompileOutcome:
     """What comes of one graph."""
     original, asked, wanted = compared.original, compared.asked, compared.wanted
     try:
@@ -135,13 +137,13 @@ def _judged(compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnT
         return _kept(f"it does not answer: {described(error)}")
     if agreement.disagreements:
         reason = f"it answers {agreement.disagreements} of {agreement.rows} rows otherwise"
-        return Outcome(agreement.decision("", reason))
+        return CompileOutcome(agreement.decision("", reason))
     rates = speeds({"original": original, "candidate": candidate}, asked)
     times = ratios(rates)
     reason = f"it answers all {agreement.rows} rows the same and is {_times_as_fast(times)}"
     if min(times.values()) < NOT_SLOWER or max(times.values()) < FASTER:
-        return Outcome(agreement.decision("", f"{reason}, which is no gain", rates))
-    return Outcome(agreement.decision(ONNX, reason, rates), graph)
+        return CompileOutcome(agreement.decision("", f"{reason}, which is no gain", rates))
+    return CompileOutcome(agreement.decision(ONNX, reason, rates), graph)
 
 
 def _times_as_fast(times: dict[int, float]) -> str:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from models.formats import onnx_check
 from models.formats.detect import Source
 from models.proofs import Compiled
-from models.sandbox.client import PROBER, ProbeFailed, Raised, Refused
+from models.sandbox.client import SANDBOX, ArtefactRaised, ArtefactRefused, SandboxError
 from models.sandbox.limits import Fence, Limits
 from models.sandbox.messages import Findings
 from yard.contract.values import ModelRef
@@ -87,7 +87,7 @@ def examine(
     failure = ""
     with tempfile.TemporaryFile() as made:
         try:
-            for known in PROBER.ask(
+            for known in SANDBOX.ask(
                 "inspect",
                 source.content,
                 grown(limits, len(source.content)),
@@ -98,11 +98,11 @@ def examine(
                 compiles=compiles and source.format != "onnx",
             ):
                 heard.line(known)
-        except Refused as error:
+        except ArtefactRefused as error:
             raise our_error(error) from None
-        except Raised as error:
+        except ArtefactRaised as error:
             failure = str(error) if heard.findings else f"does not open: {error}"
-        except ProbeFailed as error:
+        except SandboxError as error:
             failure = str(error) if heard.findings else f"cannot be opened: {error}"
         except ValidationError as error:
             raise ConfigurationError(f"was described wrongly: {error.errors()[0]['msg']}") from None
@@ -117,7 +117,9 @@ def grown(limits: Limits, size_bytes: int) -> Limits:
     return limits.model_copy(update={"memory_bytes": more})
 
 
-def our_error(error: Refused, ref: ModelRef | None = None) -> ConfigurationError | InvalidInput:
+def our_error(
+    error: ArtefactRefused, ref: ModelRef | None = None
+) -> ConfigurationError | InvalidInput:
     """What a child refused, as it would have been raised here."""
     if error.kind == "invalid_input":
         return InvalidInput(str(error))

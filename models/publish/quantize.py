@@ -20,7 +20,7 @@ from models.formats import onnx_check
 from models.manifest import File, Manifest
 from models.publish.examine import Tell, grown, our_error
 from models.publish.publisher import GRAPH, check_catalogue, libraries_of, register
-from models.sandbox.client import PROBER, ProbeFailed, Refused
+from models.sandbox.client import SANDBOX, ArtefactRefused, SandboxError
 from models.sandbox.limits import Limits
 from models.sandbox.messages import Quantized
 from models.store.repository import Repository
@@ -29,7 +29,7 @@ from yard.errors import ConfigurationError, VersionExists
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class QuantizeReport:
     """What came of it.
 
     Attributes:
@@ -79,7 +79,7 @@ def quantize(
     note: str = "",
     limits: Limits | None = None,
     progress: Tell = lambda line: None,
-) -> Report:
+) -> QuantizeReport:
     """Make ``new_version`` of ``version``, if it is worth it.
 
     Args:
@@ -127,7 +127,7 @@ def quantize(
         repository.publish(manifest, {GRAPH: graph})
         if redis is not None:
             register(redis, manifest)
-    return Report(
+    return QuantizeReport(
         manifest=manifest,
         reason=found.decision.reason,
         before_bytes=found.before_bytes,
@@ -145,14 +145,14 @@ def _made(
     said: list[Any] = []
     with tempfile.TemporaryFile() as made:
         try:
-            for line in PROBER.ask("quantize", raw, grown(limits, len(raw)), made, **request):
+            for line in SANDBOX.ask("quantize", raw, grown(limits, len(raw)), made, **request):
                 if "progress" in line:
                     progress(str(line["progress"])[:200])
                 elif "quantized" in line:
                     said.append(Quantized.model_validate(line["quantized"]))
-        except Refused as error:
+        except ArtefactRefused as error:
             raise our_error(error, ref) from None
-        except ProbeFailed as error:
+        except SandboxError as error:
             raise ConfigurationError(f"{ref}: cannot be made smaller: {error}") from None
         except ValidationError as error:
             raise ConfigurationError(f"{ref}: {error.errors()[0]['msg']}") from None

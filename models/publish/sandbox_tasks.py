@@ -22,7 +22,7 @@ from models.optimize.synthetic_rows import rows_around
 from models.proofs import Golden, Tolerance
 from models.publish.sklearn_signature import derive
 from models.runtimes import golden
-from models.runtimes.batch_invariance import Alignment
+from models.runtimes.batch_invariance import BatchInvariance
 from models.runtimes.sklearn_joblib import SklearnModel, release
 from models.runtimes.sklearn_joblib import open_artefact as open_joblib
 from models.runtimes.sklearn_tuning import take_arrays
@@ -153,7 +153,7 @@ def _inspect_graph(exchange: Exchange) -> None:
 
 def _tell(
     exchange: Exchange,
-    alignment: Alignment,
+    alignment: BatchInvariance,
     signature: Signature,
     kind: str,
     libraries: Sequence[str],

@@ -71,7 +71,7 @@ def load(manifest: Manifest, repository: Repository) -> Loaded:
     runtime = _runtime(manifest)
     try:
         model = runtime.load(manifest, repository)
-        golden.check(model, manifest)
+        golden.check_golden(model, manifest)
         return model
     except ModelUnavailable:
         raise

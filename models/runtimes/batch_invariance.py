@@ -35,7 +35,7 @@ _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Alignment:
+class BatchInvariance:
     """How rows may be put together.
 
     Attributes:
@@ -50,13 +50,13 @@ class Alignment:
     is_batchable: bool
 
 
-def find_alignment(
+def find_batch_invariance(
     predict: Callable[[Rows, int], Answers],
     rows: Rows,
     *,
     fills: bool,
     is_batchable: bool | None = None,
-) -> Alignment:
+) -> BatchInvariance:
     """Try whether rows answer the same alone and together.
 
     Args:
@@ -66,22 +66,22 @@ def find_alignment(
         is_batchable: What was found when the version was published; None while it is.
     """
     if is_batchable is False:  # what is filled up would change the answer
-        return Alignment(1, is_exact=False, is_batchable=False)
+        return BatchInvariance(1, is_exact=False, is_batchable=False)
     each_s = _seconds(predict, rows)
     if is_batchable and each_s > _SLOW_S:
-        return Alignment(GROUP if fills else 1, is_exact=False, is_batchable=True)
+        return BatchInvariance(GROUP if fills else 1, is_exact=False, is_batchable=True)
     count = max(2, min(len(rows), int(_BUDGET_S / max(each_s, 1e-6))))
     for group in (GROUP,) if fills else (1, GROUP):
         if _differences(predict, rows, count, group, exact=True) == 0:
-            return Alignment(group, is_exact=True, is_batchable=True)
+            return BatchInvariance(group, is_exact=True, is_batchable=True)
     is_close = _differences(predict, rows, count, GROUP, exact=False) == 0
-    return Alignment(1, is_exact=False, is_batchable=is_close)
+    return BatchInvariance(1, is_exact=False, is_batchable=is_close)
 
 
 def rows_to_try(
     predict: Callable[[Rows, int], Answers], signature: Signature, example: Rows
 ) -> Rows:
-    """Rows for `find_alignment`: varied, or the bare example if the model takes only that.
+    """Rows for `find_batch_invariance`: varied, or the bare example if the model takes only that.
 
     Raises:
         Exception: Whatever the model raises on its example.

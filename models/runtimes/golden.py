@@ -1,8 +1,8 @@
 """Whether a loaded version still answers as it did when it was published.
 
-Whoever loads a version, a worker above all, calls `check` before it is used: another release of a
-library, another processor or a half-read file may load without a word and answer otherwise. Labels
-must be equal, numbers lie within the manifest's tolerance. Imports no numpy.
+Whoever loads a version, a worker above all, calls `check_golden` before it is used: another release
+of a library, another processor or a half-read file may load without a word and answer otherwise.
+Labels must be equal, numbers lie within the manifest's tolerance. Imports no numpy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LABELLING = frozenset({"classifier", "clusterer", "outlier_detector"})
 _SHOWN = 120
 
 
-def check(model: Loaded, manifest: Manifest) -> None:
+def check_golden(model: Loaded, manifest: Manifest) -> None:
     """Let ``model`` answer the example, and compare.
 
     Raises:

@@ -21,7 +21,7 @@ from models.formats import onnx_check
 from models.formats.protobuf import Raw
 from models.manifest import Manifest, artefact_name
 from models.runtimes import arrays, onnx_sharing
-from models.runtimes.batch_invariance import Alignment, find_alignment, rows_to_try
+from models.runtimes.batch_invariance import BatchInvariance, find_batch_invariance, rows_to_try
 from models.runtimes.tensors import (
     feeds_of,
     output_names,
@@ -243,11 +243,11 @@ class OnnxModel:
 
     def _aligned(
         self, example: arrays.Rows, is_batchable: bool | None, operators: frozenset[str]
-    ) -> Alignment:
+    ) -> BatchInvariance:
         rows = rows_to_try(self._answer, self.signature, example)
         if self._is_single:
-            return Alignment(1, is_exact=True, is_batchable=True)
-        return find_alignment(
+            return BatchInvariance(1, is_exact=True, is_batchable=True)
+        return find_batch_invariance(
             self._answer,
             rows,
             fills=not operators <= _ROW_BY_ROW,

@@ -21,7 +21,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 
 from models.manifest import Manifest, artefact_name
 from models.runtimes import arrays, threads
-from models.runtimes.batch_invariance import Alignment, find_alignment, rows_to_try
+from models.runtimes.batch_invariance import BatchInvariance, find_batch_invariance, rows_to_try
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.memory_size import measure
 from models.runtimes.sklearn_tuning import fit_for_serving
@@ -180,7 +180,7 @@ class SklearnModel:
         rows = rows_to_try(self._answer, signature, example)
         if self._labels is not None:
             self._labels = one_call(self._labels, self._to_inputs(rows))
-        self.alignment: Alignment = find_alignment(
+        self.alignment: BatchInvariance = find_batch_invariance(
             self._answer,
             rows,
             fills=not self.takes_texts,

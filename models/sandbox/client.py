@@ -1,8 +1,8 @@
 """Asks the process that opens artefacts, from the side of who publishes.
 
-`Prober.ask` hands bytes and a question to a child of `models.sandbox.server` and returns what it
+`Sandbox.ask` hands bytes and a question to a child of `models.sandbox.server` and returns what it
 says, line by line as it comes, checked by the caller. However the child ends, by itself, killed by
-a limit, or because it took too long, the caller gets answers or one clear `ProbeFailed`.
+a limit, or because it took too long, the caller gets answers or one clear `SandboxError`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ENVIRON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class ProbeFailed(Exception):
+class SandboxError(Exception):
     """The child did not answer: it raised, crashed, or broke a limit; the message says which.
 
     It becomes one of `yard.errors` where the caller knows what was asked.
@@ -49,7 +49,7 @@ class _Template:
     connection: socket.socket
 
 
-class Prober:
+class Sandbox:
     """Opens artefacts in children; safe for threads, one question at a time.
 
     The process behind it is started by the first question, and ends with this one, or when nothing
@@ -119,7 +119,7 @@ class Prober:
                 self.close()
                 continue
             return template
-        raise ProbeFailed("the process that opens artefacts does not start")
+        raise SandboxError("the process that opens artefacts does not start")
 
     def _started(self) -> _Template:
         ours, theirs = socket.socketpair()
@@ -144,7 +144,7 @@ class Prober:
 
 
 def _listen(
-    template: _Template, answers: int, limits: Limits, prober: Prober
+    template: _Template, answers: int, limits: Limits, prober: Sandbox
 ) -> Iterator[Mapping[str, Any]]:
     """The lines of a child, until it ends; it is killed after ``limits.wall_s``."""
     has_ended = is_late = False
@@ -158,9 +158,9 @@ def _listen(
         if status is None:
             prober.close()
     if is_late:
-        raise ProbeFailed(f"it takes more than {limits.wall_s:g} s")
+        raise SandboxError(f"it takes more than {limits.wall_s:g} s")
     if status != 0:
-        raise ProbeFailed(_said(status, limits))
+        raise SandboxError(_said(status, limits))
 
 
 def _lines(answers: int, ends_at: float) -> Iterator[Mapping[str, Any]]:
@@ -175,7 +175,7 @@ def _lines(answers: int, ends_at: float) -> Iterator[Mapping[str, Any]]:
         if not chunk:
             return
         if received > MOST_ANSWER:
-            raise ProbeFailed("it answers without an end")
+            raise SandboxError("it answers without an end")
         waiting += chunk
         while (end := waiting.find(b"\n")) >= 0:
             line = bytes(waiting[:end])
@@ -189,18 +189,18 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
     except InvalidJson:
         known = None
     if not isinstance(known, dict):
-        raise ProbeFailed("its answer cannot be read")
+        raise SandboxError("its answer cannot be read")
     fault = known.get("error")
     if isinstance(fault, dict):
         raise _fault(str(fault.get("code")), str(fault.get("message"))[:2_000])
     return known
 
 
-class Raised(ProbeFailed):
+class ArtefactRaised(SandboxError):
     """The artefact, or a library that read it, raised in the child."""
 
 
-class Refused(ProbeFailed):
+class ArtefactRefused(SandboxError):
     """The child refused the artefact for a reason of ours.
 
     Attributes:
@@ -212,10 +212,10 @@ class Refused(ProbeFailed):
         self.kind = kind
 
 
-def _fault(code: str, message: str) -> ProbeFailed:
+def _fault(code: str, message: str) -> SandboxError:
     if code == "raised":
-        return Raised(message)
-    return ProbeFailed(message) if code == "memory" else Refused(message, code)
+        return ArtefactRaised(message)
+    return SandboxError(message) if code == "memory" else ArtefactRefused(message, code)
 
 
 def _ended(template: _Template, *, is_to_end: bool) -> int | None:
@@ -246,4 +246,4 @@ def _said(status: int | None, limits: Limits) -> str:
 
 
 #: The one that is used where none is given.
-PROBER = Prober()
+SANDBOX = Sandbox()

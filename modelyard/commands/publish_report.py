@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from models.manifest import Manifest
-from models.publish.quantize import Report
+from models.publish.quantize import QuantizeReport
 
 #: Input names that are shown.
 _NAMES = 6
@@ -22,7 +22,7 @@ def published(manifest: Manifest, *, is_active: bool) -> str:
     return "\n".join([*lines, f"  {'active':<9}{active}"])
 
 
-def quantized(report: Report) -> str:
+def quantized(report: QuantizeReport) -> str:
     """A block about a version with weights of 8 bits, or why there is none."""
     made = report.manifest
     head = f"published {made.ref}" if made else "nothing was made"

@@ -37,7 +37,7 @@ from models.publish import sandbox_tasks
 from models.publish.publisher import publish
 from models.publish.sklearn_signature import derive
 from models.runtimes import load
-from models.runtimes.golden import check
+from models.runtimes.golden import check_golden
 from models.runtimes.onnx_session import OnnxModel
 from models.runtimes.sklearn_joblib import SklearnModel
 from models.sandbox.limits import Limits
@@ -126,7 +126,7 @@ def test_a_forest_is_served_compiled_and_its_original_is_kept(store):
     assert manifest.golden.tolerance == manifest.compiled.tolerance
     assert {"onnxruntime", "skl2onnx", "scikit-learn", "python"} <= manifest.libraries.keys()
     loaded = load(manifest, store)
-    check(loaded, manifest)
+    check_golden(loaded, manifest)
     assert loaded.predict(X.tolist())["predictions"] == FOREST.predict(X).tolist()
 
 
@@ -142,7 +142,7 @@ def test_what_does_not_convert_is_published_as_it_is_with_the_reason(store):
     hashing = make_pipeline(HashingVectorizer(n_features=64), LogisticRegression())
     manifest = publish(store, None, hashing.fit(TEXTS, SAID), "m", "v1", ["good"])
     assert "it does not convert: MissingShapeCalculator" in reason(manifest)
-    check(load(manifest, store), manifest)
+    check_golden(load(manifest, store), manifest)
 
 
 def test_a_reason_that_holds_for_both_precisions_is_said_once(store):
@@ -200,7 +200,7 @@ def test_a_converter_that_crashes_or_hangs_leaves_it_uncompiled(store, deed, sai
                        limits=Limits(wall_s=3.0))  # fmt: skip
     assert reason(manifest).startswith("the converter failed: ")
     assert said in reason(manifest)
-    check(load(manifest, store), manifest)
+    check_golden(load(manifest, store), manifest)
 
 
 class Exchange:
@@ -218,7 +218,7 @@ class Exchange:
         self.made = content
 
 
-def outcome(estimator: Any, example: Any = ROWS, **patches: Any) -> compiling.Outcome:
+def outcome(estimator: Any, example: Any = ROWS, **patches: Any) -> compiling.CompileOutcome:
     signature = derive(estimator, example)
     model = SklearnModel(estimator, signature, example, holds_threads=False)
     with pytest.MonkeyPatch.context() as patch:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from gateway.api import health, jobs
-from gateway.api.async_views import Directory
-from gateway.http.messages import Call
+from gateway.api.async_views import AsyncViewIndex
+from gateway.http.messages import HttpRequest
 from gateway.http.wsgi import environ
 
-DIRECTORY = Directory([*jobs.direct.calls, *health.direct.calls])
+DIRECTORY = AsyncViewIndex([*jobs.direct.calls, *health.direct.calls])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_everything_else_is_for_flask(method, path):
 )
 def test_a_parameter_of_the_query_is_read_as_flask_reads_it(query, value):
     fields: Any = {}
-    assert Call({}, query, fields, b"").query("wait") == value
+    assert HttpRequest({}, query, fields, b"").query("wait") == value
 
 
 class Scope:

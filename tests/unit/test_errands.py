@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.services import redis_batcher
-from gateway.services.redis_batcher import Errands, Handover
+from gateway.services.redis_batcher import FutureSettler, RedisBatcher
 from tests.waiting import wait_until
 from yard.errors import InvalidInput, ModelyardError, Unavailable
 
@@ -35,8 +35,12 @@ class Redis:
 
 
 @contextmanager
-def asking(call: Call, fit: Callable[[Sequence[int]], int] = len) -> Iterator[Errands[int, int]]:
-    made: Errands[int, int] = Errands("test", Handover(asyncio.get_running_loop()), call, fit)
+def asking(
+    call: Call, fit: Callable[[Sequence[int]], int] = len
+) -> Iterator[RedisBatcher[int, int]]:
+    made: RedisBatcher[int, int] = RedisBatcher(
+        "test", FutureSettler(asyncio.get_running_loop()), call, fit
+    )
     try:
         yield made
     finally:
@@ -164,7 +168,7 @@ def test_what_is_told_to_a_loop_that_is_closed_is_lost():
     loop = asyncio.new_event_loop()
     future: asyncio.Future[int] = loop.create_future()
     loop.close()
-    Handover(loop).tell([(future, 1)])
+    FutureSettler(loop).tell([(future, 1)])
     assert not future.done()
 
 

@@ -30,7 +30,7 @@ from models.optimize.compile import convert
 from models.publish.publisher import publish
 from models.publish.sklearn_signature import derive
 from models.runtimes import load
-from models.runtimes.golden import check
+from models.runtimes.golden import check_golden
 from models.sandbox import client
 from models.store.repository import Repository
 from yard.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
@@ -78,7 +78,7 @@ def test_every_way_to_write_a_pickle_is_known_and_served(store, tmp_path, conten
     manifest = publish(store, None, path, "m", "v1", ROWS, compile=False)
     assert (manifest.format, manifest.runtime) == ("joblib", "sklearn")
     loaded = load(manifest, store)
-    check(loaded, manifest)
+    check_golden(loaded, manifest)
     assert loaded.predict(ROWS)["predictions"] == MODEL.predict(X[:4]).tolist()
 
 
@@ -95,13 +95,13 @@ def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, e
     plain = publish(store, None, path, "m", "v1", ROWS, compile=False)
     assert (plain.format, plain.runtime) == ("skops", "skops")
     assert "skops" in plain.libraries
-    check(load(plain, store), plain)
+    check_golden(load(plain, store), plain)
     if isinstance(estimator, KNeighborsClassifier):
         return  # what is gained there is too little to be sure of
     compiled = publish(store, None, path, "m", "v2", ROWS)
     assert (compiled.format, compiled.runtime) == ("skops", "onnx")
     assert [file.name for file in compiled.files] == ["model.skops", "model.onnx"]
-    check(load(compiled, store), compiled)
+    check_golden(load(compiled, store), compiled)
 
 
 def test_of_a_file_that_is_too_long_nothing_is_read(tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_an_onnx_file_is_published_as_it_is(store, tmp_path):
     assert manifest.compiled.reason == "it is ONNX already"
     assert "scikit-learn" not in manifest.libraries
     loaded = load(manifest, store)
-    check(loaded, manifest)
+    check_golden(loaded, manifest)
     answers = loaded.predict(X.tolist())
     assert answers["predictions"] == MODEL.predict(X).tolist()
     assert np.allclose(answers["probabilities"], MODEL.predict_proba(X), atol=1e-5)
@@ -169,7 +169,7 @@ def test_a_folder_of_mlflow_is_published(store, tmp_path, flavour, name, content
     assert manifest.format == format_
     assert store.read(manifest.ref) == content
     assert f"an MLflow model, {flavour} flavour" in said[0]
-    check(load(manifest, store), manifest)
+    check_golden(load(manifest, store), manifest)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_where_a_runtimes_library_is_missing_the_extra_is_named(store, tmp_path,
 
 def test_the_process_that_opens_is_started_again_when_it_is_gone(store, tmp_path):
     publish(store, None, MODEL, "m", "v1", ROWS, compile=False)
-    template = client.PROBER._template
+    template = client.SANDBOX._template
     assert template is not None
     template.process.kill()
     template.process.wait()

@@ -44,18 +44,18 @@ def proven(**changes: Any) -> Manifest:
 
 def fault(answers: dict[str, list[Any]], **changes: Any) -> str:
     with pytest.raises(ModelUnavailable) as caught:
-        golden.check(Answering(answers), proven(**changes))
+        golden.check_golden(Answering(answers), proven(**changes))
     return caught.value.message
 
 
 def test_the_same_answers_pass_and_rounding_does_too():
-    golden.check(Answering(ANSWERS), proven())
+    golden.check_golden(Answering(ANSWERS), proven())
     near = ANSWERS | {"probabilities": [[0.9005, 0.1, 1e-7], [0.0, 0.2, 0.8]]}
-    golden.check(Answering(near), proven())
+    golden.check_golden(Answering(near), proven())
 
 
 def test_a_manifest_without_golden_answers_is_not_checked():
-    golden.check(Answering({}), proven(golden=None))
+    golden.check_golden(Answering({}), proven(golden=None))
 
 
 def test_another_label_is_named_with_output_row_and_both_answers():
@@ -78,7 +78,9 @@ def test_a_classifiers_label_must_be_equal_also_where_it_is_a_number():
     said = fault({"predictions": [1.01]}, signature=numbered, golden=known)
     assert "expected 1.0, got 1.01" in said
     regressor = Signature(inputs=IRIS.inputs, outputs=NARROW.outputs)
-    golden.check(Answering({"predictions": [1.01]}), proven(signature=regressor, golden=known))
+    golden.check_golden(
+        Answering({"predictions": [1.01]}), proven(signature=regressor, golden=known)
+    )
 
 
 def test_missing_answers_and_a_raising_model_are_faults():

@@ -17,7 +17,7 @@ from sklearn.neural_network import MLPClassifier
 from models.manifest import Manifest
 from models.publish.publisher import publish
 from models.runtimes import Loaded, load
-from models.runtimes.golden import check
+from models.runtimes.golden import check_golden
 from models.store.repository import Repository
 from yard.contract.values import ModelRef
 from yard.errors import ConfigurationError, ModelUnavailable, PredictFailed
@@ -51,7 +51,7 @@ def published(store: Repository, raw: bytes, rows: Any) -> tuple[Manifest, Loade
     path.write_bytes(raw)
     manifest = publish(store, None, path, "m", "v1", rows)
     loaded = load(manifest, store)
-    check(loaded, manifest)
+    check_golden(loaded, manifest)
     return manifest, loaded
 
 

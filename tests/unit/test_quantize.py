@@ -22,7 +22,7 @@ from models.publish.publisher import publish
 from models.publish.quantize import quantize
 from models.publish.sklearn_signature import derive
 from models.runtimes import load
-from models.runtimes.golden import check
+from models.runtimes.golden import check_golden
 from models.runtimes.onnx_session import OnnxModel
 from models.store.repository import Repository
 from modelyard.cli import main
@@ -65,7 +65,7 @@ def test_a_network_shrinks_to_a_quarter_and_reads_digits_as_well(store, network)
     assert made.signature == before.signature
     assert store.manifest(made.ref) == made
     loaded, original = load(made, store), load(before, store)
-    check(loaded, made)
+    check_golden(loaded, made)
     rows = X[1200:].tolist()
     scores = [
         np.mean(np.array(model.predict(rows)["predictions"]) == Y[1200:])
@@ -126,7 +126,7 @@ def test_a_regressors_numbers_stay_close(store):
     published(store, network)
     report = quantize(store, None, "digits", "v1", "v2")
     assert report.manifest is not None
-    check(load(report.manifest, store), report.manifest)
+    check_golden(load(report.manifest, store), report.manifest)
 
 
 def test_a_version_that_is_not_there_or_is_there_already_is_named(store, network):
