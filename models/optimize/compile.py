@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from models.manifest import Compiled
 from models.optimize.equivalence import ONNX, all_answers, answered, compare, ratios, speeds
-from models.proofs import Compiled
 from models.runtimes import Loaded, arrays
 from models.runtimes.memory_size import reachable
 from models.runtimes.sklearn_joblib import SklearnModel

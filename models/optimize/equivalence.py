@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.proofs import Compiled, Tolerance
+from models.manifest import Compiled, Tolerance
 from models.runtimes import Loaded, arrays
 from models.runtimes.golden import are_labels
 from yard.contract.values import Signature

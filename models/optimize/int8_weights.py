@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.manifest import Compiled, Tolerance
 from models.optimize.equivalence import ONNX, all_answers, answered, compare, speeds
 from models.optimize.synthetic_rows import rows_near
-from models.proofs import Compiled, Tolerance
 from models.runtimes import golden
 from models.runtimes.onnx_session import OnnxModel
 from models.sandbox.messages import Quantized
@@ -26,7 +26,7 @@ from yard.contract.values import Signature
 from yard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from models.sandbox.server import Exchange
+    from models.sandbox.messages import Exchange
 
 #: A file must shrink to this part of what it was, or it is not worth another version.
 SMALLER = 0.8

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from models.formats import onnx_check
 from models.formats.detect import Source
-from models.proofs import Compiled
-from models.sandbox.client import SANDBOX, ArtefactRaised, ArtefactRefused, SandboxError
+from models.manifest import Compiled
+from models.sandbox.client import ArtefactRaised, ArtefactRefused, Sandbox, SandboxError
 from models.sandbox.limits import Fence, Limits
 from models.sandbox.messages import Findings
 from yard.contract.values import ModelRef
@@ -26,6 +26,9 @@ from yard.errors import ConfigurationError, InvalidInput
 #: Address space for each byte of an artefact, beside what every child may take.
 _GROWTH = 8
 Tell = Callable[[str], None]
+
+#: Opens artefacts for publishing; its process is started by the first question.
+SANDBOX = Sandbox("models.publish.sandbox_tasks")
 
 
 @dataclass(frozen=True, slots=True)

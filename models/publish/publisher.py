@@ -23,8 +23,7 @@ from redis.exceptions import RedisError
 
 from models import manifest as manifests
 from models.formats.detect import Source, read, source_of
-from models.manifest import File, Manifest, artefact_name
-from models.proofs import Compiled
+from models.manifest import Compiled, File, Manifest, artefact_name
 from models.publish.examine import Examined, Tell, examine
 from models.sandbox.limits import Limits
 from models.store.repository import Repository

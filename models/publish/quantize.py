@@ -18,9 +18,9 @@ from redis import Redis
 from models import manifest as manifests
 from models.formats import onnx_check
 from models.manifest import File, Manifest
-from models.publish.examine import Tell, grown, our_error
+from models.publish.examine import SANDBOX, Tell, grown, our_error
 from models.publish.publisher import GRAPH, check_catalogue, libraries_of, register
-from models.sandbox.client import SANDBOX, ArtefactRefused, SandboxError
+from models.sandbox.client import ArtefactRefused, SandboxError
 from models.sandbox.limits import Limits
 from models.sandbox.messages import Quantized
 from models.store.repository import Repository

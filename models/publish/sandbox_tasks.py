@@ -17,9 +17,9 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
 from models.formats import onnx_check
+from models.manifest import Golden, Tolerance
 from models.optimize import compile as compiling
 from models.optimize.synthetic_rows import rows_around
-from models.proofs import Golden, Tolerance
 from models.publish.sklearn_signature import derive
 from models.runtimes import golden
 from models.runtimes.batch_invariance import BatchInvariance
@@ -32,7 +32,7 @@ from yard.contract.values import Signature
 from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
-    from models.sandbox.server import Exchange
+    from models.sandbox.messages import Exchange
 
 #: How far the answers of the same file may differ between machines.
 SAME_RTOL, SAME_ATOL = 1e-6, 1e-9
@@ -64,6 +64,9 @@ def quantize(exchange: Exchange) -> None:
     with threadpool_limits(limits=1):
         quantize_graph(exchange)
 
+
+#: What children need beside this module, imported once before the first.
+PRELOAD = ("onnxruntime", "skl2onnx")
 
 #: What can be asked for.
 TASKS: Mapping[str, Callable[[Exchange], None]] = {"inspect": inspect, "quantize": quantize}

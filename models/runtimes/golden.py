@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from models.manifest import Manifest
-from models.proofs import Golden, Tolerance
+from models.manifest import Golden, Manifest, Tolerance
+from models.runtimes.base import Loaded
 from yard.contract import wire
 from yard.contract.values import Signature
 from yard.errors import ModelUnavailable, described
-
-if TYPE_CHECKING:
-    from models.runtimes import Loaded
 
 #: The answers in a manifest may take this many bytes: it travels through Redis.
 MOST_BYTES = 2**17

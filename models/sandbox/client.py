@@ -54,9 +54,13 @@ class Sandbox:
 
     The process behind it is started by the first question, and ends with this one, or when nothing
     was asked for a while.
+
+    Args:
+        tasks: The module that answers in a child, see `models.sandbox.server.serve`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: str) -> None:
+        self._tasks = tasks
         self._lock = threading.Lock()
         self._template: _Template | None = None
         self._owner = os.getpid()
@@ -129,7 +133,7 @@ class Sandbox:
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", server.__name__, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", server.__name__, str(theirs.fileno()), self._tasks],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -243,7 +247,3 @@ def _said(status: int | None, limits: Limits) -> str:
     if number == signal.SIGXCPU:
         return f"it takes more than {limits.cpu_s} s of processor time"
     return f"it crashed ({signal.Signals(number).name})"
-
-
-#: The one that is used where none is given.
-SANDBOX = Sandbox()

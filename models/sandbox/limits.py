@@ -16,7 +16,7 @@ import resource
 import sys
 from dataclasses import dataclass
 
-from models.proofs import Described
+from models.manifest import Described
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 38, 1

@@ -6,9 +6,14 @@ is to describe the version, within the bounds of a manifest. Imports no numpy.
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from typing import Any
+
 from pydantic import Field
 
-from models.proofs import Compiled, Described, Golden
+from models.manifest import Compiled, Described, Golden
+from yard.contract import wire
 from yard.contract.values import Signature
 
 
@@ -46,3 +51,34 @@ class Quantized(Described):
     before_bytes: int
     after_bytes: int
     agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A child's side of one question.
+
+    Attributes:
+        request: What is asked.
+        artefact: The bytes to open.
+        answers: A pipe to the parent.
+        made: A file that the parent reads afterwards.
+    """
+
+    request: dict[str, Any]
+    artefact: bytes
+    answers: int
+    made: int
+
+    def say(self, **answer: Any) -> None:
+        """Send a line: ``progress``, ``found``, ``compiled``, ``quantized`` or ``error``."""
+        line = memoryview(wire.dumps(answer) + b"\n")
+        while line:
+            line = line[os.write(self.answers, line) :]
+
+    def keep(self, content: bytes) -> None:
+        """Hand bytes over to the parent; those of the last call count."""
+        os.lseek(self.made, 0, os.SEEK_SET)
+        os.ftruncate(self.made, 0)
+        left = memoryview(content)
+        while left:
+            left = left[os.write(self.made, left) :]

@@ -21,15 +21,13 @@ import signal
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from models.sandbox.limits import Limits, enter
+from models.sandbox.messages import Exchange
 from yard.contract import wire
 from yard.errors import ModelyardError, described
 
-#: What children need, imported once; what is not installed here they do without.
-_IMPORTS = ("models.publish.sandbox_tasks", "onnxruntime", "skl2onnx")
 #: A template that nobody asks for so long ends; the next question starts another.
 IDLE_S = 60.0
 #: A status on the socket, and how many descriptors come with a question.
@@ -39,39 +37,14 @@ _KILL = b"K"
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A child's side of one question.
+def serve(connection: socket.socket, tasks: str) -> None:
+    """Answer questions until the other side hangs up or stays silent for long.
 
-    Attributes:
-        request: What is asked.
-        artefact: The bytes to open.
-        answers: A pipe to the parent.
-        made: A file that the parent reads afterwards.
+    Args:
+        connection: Where questions come from.
+        tasks: A module with ``TASKS``, functions of an `Exchange` by name, and ``PRELOAD``, modules
+            that they need; what of these is not installed here they do without.
     """
-
-    request: dict[str, Any]
-    artefact: bytes
-    answers: int
-    made: int
-
-    def say(self, **answer: Any) -> None:
-        """Send a line: ``progress``, ``found``, ``compiled``, ``quantized`` or ``error``."""
-        line = memoryview(wire.dumps(answer) + b"\n")
-        while line:
-            line = line[os.write(self.answers, line) :]
-
-    def keep(self, content: bytes) -> None:
-        """Hand bytes over to the parent; those of the last call count."""
-        os.lseek(self.made, 0, os.SEEK_SET)
-        os.ftruncate(self.made, 0)
-        left = memoryview(content)
-        while left:
-            left = left[os.write(self.made, left) :]
-
-
-def serve(connection: socket.socket) -> None:
-    """Answer questions until the other side hangs up or stays silent for long."""
     if sys.platform.startswith("linux"):  # what a child leaves behind becomes ours, to be killed
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     woken, wake = os.pipe()
@@ -79,9 +52,10 @@ def serve(connection: socket.socket) -> None:
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    for name in _IMPORTS:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    with contextlib.suppress(ImportError):  # else each child says what is missing
+        for name in importlib.import_module(tasks).PRELOAD:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     while True:
         ready, _, _ = select.select([connection], [], [], IDLE_S)
         if not ready:
@@ -90,17 +64,19 @@ def serve(connection: socket.socket) -> None:
         if not message:
             return
         if len(descriptors) == DESCRIPTORS:  # else a late order to kill a child that has ended
-            _answer(connection, (woken, wake), descriptors)
+            _answer(connection, (woken, wake), descriptors, tasks)
 
 
-def _answer(connection: socket.socket, wakes: tuple[int, int], descriptors: list[int]) -> None:
+def _answer(
+    connection: socket.socket, wakes: tuple[int, int], descriptors: list[int], tasks: str
+) -> None:
     """Let a child work on one question, and tell its exit status."""
     child = os.fork()
     if child == 0:
         signal.set_wakeup_fd(-1)
         for ours in (connection.fileno(), *wakes):
             os.close(ours)
-        _work(descriptors)
+        _work(descriptors, tasks)
     for descriptor in descriptors:
         os.close(descriptor)
     status = _await(connection, wakes[0], child)
@@ -143,7 +119,7 @@ def _kill_others() -> None:
             os.waitpid(pid, 0)
 
 
-def _work(descriptors: list[int]) -> NoReturn:
+def _work(descriptors: list[int], tasks: str) -> NoReturn:
     """The child: limit itself, read the question, answer, and end without any clean-up."""
     status = 1
     try:
@@ -154,20 +130,19 @@ def _work(descriptors: list[int]) -> NoReturn:
         with os.fdopen(asked, "rb") as stream:
             request = wire.loads(stream.readline())
             exchange = Exchange(request, stream.read(), answers, made)
-        _try(exchange)
+        _try(exchange, tasks)
         status = 0
     finally:
         os._exit(status)
 
 
-def _try(exchange: Exchange) -> None:
+def _try(exchange: Exchange, tasks: str) -> None:
     try:
         limits = Limits.model_validate(exchange.request["limits"])
         fence = enter(limits, exchange.request["folder"])
-        from models.publish import sandbox_tasks
-
+        known = importlib.import_module(tasks).TASKS
         exchange.say(fence=fence.model_dump())
-        sandbox_tasks.TASKS[exchange.request["task"]](exchange)
+        known[exchange.request["task"]](exchange)
     except ModelyardError as error:
         exchange.say(error={"code": error.code, "message": error.message})
     except MemoryError:
@@ -178,4 +153,4 @@ def _try(exchange: Exchange) -> None:
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as inherited:
-        serve(inherited)
+        serve(inherited, sys.argv[2])

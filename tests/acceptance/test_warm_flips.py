@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 from rq.suspension import resume, suspend
 
-from models.proofs import Golden, Tolerance
+from models.manifest import Golden, Tolerance
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from models.proofs import Golden
+from models.manifest import Golden
 from models.publish.publisher import publish, register_store
 from models.store.folder import STAGING
 from models.store.repository import Repository

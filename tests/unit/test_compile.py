@@ -321,10 +321,10 @@ def test_serving_a_compiled_version_imports_no_scikit_learn(store):
     assert manifest.runtime == "onnx"
     code = (
         "import sys; from pathlib import Path; from models.store.repository import Repository;"
-        "from models.runtimes import load; from models.runtimes.golden import check;"
+        "from models.runtimes import load; from models.runtimes.golden import check_golden;"
         "from yard.contract.values import ModelRef;"
         f"store = Repository(Path({str(store.root)!r})); m = store.manifest(ModelRef('m', 'v1'));"
-        "check(load(m, store), m);"
+        "check_golden(load(m, store), m);"
         "print(sorted({'sklearn', 'scipy', 'joblib', 'skl2onnx', 'onnx'} & sys.modules.keys()))"
     )
     root = str(Path(__file__).parents[2])

@@ -27,11 +27,11 @@ from sklearn.preprocessing import StandardScaler
 from models import runtimes
 from models.formats import detect, onnx_check
 from models.optimize.compile import convert
+from models.publish import examine
 from models.publish.publisher import publish
 from models.publish.sklearn_signature import derive
 from models.runtimes import load
 from models.runtimes.golden import check_golden
-from models.sandbox import client
 from models.store.repository import Repository
 from yard.errors import ConfigurationError, InvalidInput, ModelUnavailable, VersionExists
 
@@ -291,7 +291,7 @@ def test_where_a_runtimes_library_is_missing_the_extra_is_named(store, tmp_path,
 
 def test_the_process_that_opens_is_started_again_when_it_is_gone(store, tmp_path):
     publish(store, None, MODEL, "m", "v1", ROWS, compile=False)
-    template = client.SANDBOX._template
+    template = examine.SANDBOX._template
     assert template is not None
     template.process.kill()
     template.process.wait()

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.manifest import Manifest
-from models.proofs import Golden, Tolerance
+from models.manifest import Golden, Manifest, Tolerance
 from models.runtimes import golden
 from tests.stand_ins import IRIS, NARROW, ROW
 from tests.unit.test_manifest import manifest

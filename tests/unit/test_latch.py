@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from producer.latch import Latch
+from producer.group_commit import Latch
 
 
 def test_is_shut_until_it_is_set():

@@ -39,11 +39,9 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.murmurhash import murmurhash3_32
 
-from models import runtimes
-from models.manifest import File, Manifest, build
-from models.proofs import Golden, Tolerance
+from models.manifest import File, Golden, Manifest, Tolerance, build
 from models.publish.sklearn_signature import derive
-from models.runtimes import batch_invariance, labels, load, threads
+from models.runtimes import batch_invariance, labels, load, registry, threads
 from models.runtimes.memory_size import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
 from models.runtimes.sklearn_tuning import take_arrays
@@ -622,7 +620,7 @@ def test_a_runtime_whose_library_is_missing_names_the_extra(store, regression, m
     def refuse(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'joblib'", name="joblib")
 
-    monkeypatch.setattr(runtimes, "import_module", refuse)
+    monkeypatch.setattr(registry, "import_module", refuse)
     with pytest.raises(ModelUnavailable, match=r"needs joblib.* pip install 'modelyard\[worker\]'"):
         load(stored(store, regression), store)
 

@@ -24,8 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from worker.pool.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.pool.child import WorkerHandle
 from worker.pool.monitor import WorkerMonitor
-from worker.pool.needs import Needs
-from worker.pool.observer import Observer
+from worker.pool.observer import Needs, Observer
 from worker.pool.spawner import Spawner
 from worker.queue.reconnect import OUTAGE
 from worker.queue.recovery import sweep

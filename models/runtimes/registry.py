@@ -1,0 +1,70 @@
+"""The runtimes by name; a runtime's module is imported only where a version names it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from models.manifest import Manifest
+from models.runtimes import golden
+from models.runtimes.base import Loaded, RuntimeModule
+from models.store.repository import Repository
+from yard.errors import ModelUnavailable, ModelyardError, described
+
+#: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.
+RUNTIMES = {
+    "sklearn": "models.runtimes.sklearn_joblib",
+    "skops": "models.runtimes.skops_file",
+    "onnx": "models.runtimes.onnx_session",
+}
+#: The extra that brings what a runtime imports, where it is not that of the worker.
+EXTRAS = {"skops": "modelyard[worker,skops]"}
+EXTRA = "modelyard[worker]"
+
+
+def load(manifest: Manifest, repository: Repository) -> Loaded:
+    """A version, ready to predict and proven: it answers as it did when it was published.
+
+    Args:
+        manifest: Names the runtime and pins the bytes, wherever it was read.
+        repository: Where the bytes lie.
+
+    Raises:
+        ModelUnavailable: The bytes are not there or not those of the manifest, the runtime or a
+            library is missing, the artefact does not load, or its answers are not the golden ones.
+    """
+    runtime = _runtime(manifest)
+    try:
+        model = runtime.load(manifest, repository)
+        golden.check_golden(model, manifest)
+        return model
+    except ModelUnavailable:
+        raise
+    except ModelyardError as error:
+        raise ModelUnavailable(f"{manifest.ref}: {error.message}") from error
+    except Exception as error:
+        raise ModelUnavailable(f"{manifest.ref}: does not load: {described(error)}") from error
+
+
+def prepare(manifest: Manifest) -> None:
+    """Import what loading a version takes, so that loading it is quick.
+
+    Raises:
+        ModelUnavailable: The runtime or a library is missing.
+    """
+    _runtime(manifest)
+
+
+def _runtime(manifest: Manifest) -> RuntimeModule:
+    name = RUNTIMES.get(manifest.runtime)
+    if name is None:
+        raise ModelUnavailable(
+            f"{manifest.ref}: no runtime {manifest.runtime!r}; there are {', '.join(RUNTIMES)}"
+        )
+    try:
+        return cast(RuntimeModule, import_module(name))
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"{manifest.ref}: runtime {manifest.runtime!r} needs {error.name or 'a library'}, "
+            f"which is not installed here: pip install '{EXTRAS.get(manifest.runtime, EXTRA)}'"
+        ) from error
