@@ -9,19 +9,10 @@ from flask_openapi.models.info import Info
 from flask_openapi.models.schema import Schema
 from flask_openapi.openapi import OpenAPI
 
-from gateway.api import openapi
-from gateway.api.docs import Pages
-from gateway.api.health import health
-from gateway.api.jobs import jobs
-from gateway.api.metrics import metrics, registry_for
-from gateway.api.models import catalogue
-from gateway.api.routes import routes
-from gateway.api.scaling import scaling
-from gateway.api.schemas import Problem
-from gateway.http.threads import Threads
+from gateway.api import BLUEPRINTS, REQUESTS, Pages, Problem, registry_for
+from gateway.http import Threads
 from gateway.middleware import problems, request_log
-from gateway.services.async_client import AsyncClient
-from gateway.services.services import Services, attach
+from gateway.services import AsyncClient, Services, attach
 from producer.client import Client
 from yard.platform import extras
 from yard.settings import Settings
@@ -58,10 +49,10 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     attach(app, Services(settings, client, loop, waits, threads, observer, registry))
     request_log.install(app, observer)
     problems.install(app)
-    for blueprint in (jobs, catalogue, routes, scaling, health, metrics):
+    for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.components_schemas |= {
-        model.__name__: Schema(**model.model_json_schema()) for model in openapi.REQUESTS
+        model.__name__: Schema(**model.model_json_schema()) for model in REQUESTS
     }
     app.register_blueprint(Pages(app).blueprint())
     return app

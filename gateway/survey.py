@@ -13,13 +13,12 @@ from typing import Any
 
 from redis import Redis
 
-from yard.broker.connections import redis_reachable
-from yard.cluster.presence import Presence, read_presence
-from yard.contract import keys
-from yard.contract.values import ModelRef, Route
+from yard.broker import redis_reachable
+from yard.cluster import Presence, read_presence
+from yard.contract import ModelRef, Route, keys
 from yard.errors import UnknownModel
-from yard.registry.catalog import Published, model_names, read_versions
-from yard.routing.routes import read_route
+from yard.registry import Published, model_names, read_versions
+from yard.routing import read_route
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,7 @@ from pydantic import (
     field_validator,
 )
 
-from yard.contract import wire
-from yard.contract.validation import check_rows
-from yard.contract.values import ModelRef, Signature, Task, check_name, is_name
+from yard.contract import ModelRef, Signature, Task, check_name, check_rows, is_name, wire
 from yard.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName, TooLarge
 
 #: The manifest's own name in a version's folder.

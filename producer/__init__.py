@@ -17,7 +17,7 @@ from yard.lazy import lazy_names
 if TYPE_CHECKING:
     from producer.client import Client, Handle
     from producer.rq_job import SafeJob
-    from yard.contract.values import Job, JobStatus, ModelRef, Request, Route, Signature
+    from yard.contract import Job, JobStatus, ModelRef, Request, Route, Signature
     from yard.errors import ModelyardError
     from yard.settings import Settings
 

@@ -26,13 +26,12 @@ from producer.submission import (
     first_chunk,
 )
 from yard import local
-from yard.broker import connections
-from yard.broker.connections import redis_reachable
+from yard.broker import connections, redis_reachable
 from yard.cancellation import cancel_job
-from yard.contract.values import Job, ModelRef, Request, check_job_id
+from yard.contract import Job, ModelRef, Request, check_job_id
 from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
-from yard.registry.catalog import Catalog
-from yard.routing.routes import resolve
+from yard.registry import Catalog
+from yard.routing import resolve
 from yard.settings import Settings
 
 #: How long one blocking read waits before the job itself is looked at.

@@ -20,8 +20,7 @@ from redis.exceptions import RedisError
 
 from producer.results import Raw, read_raw
 from producer.submission import CHUNK
-from yard.broker import connections
-from yard.broker.pubsub import Subscription
+from yard.broker import Subscription, connections
 from yard.contract import keys
 
 #: How often all waiting jobs are looked at, in case a message was lost.

@@ -14,8 +14,7 @@ from typing import Any
 from redis import Redis
 
 from producer.results import decode_job, read_raw
-from yard.contract import keys
-from yard.contract.values import Job, JobStatus, check_name, is_job_id
+from yard.contract import Job, JobStatus, check_name, is_job_id, keys
 from yard.errors import UnknownModel
 
 #: Jobs that one call lists at most.

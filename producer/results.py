@@ -17,9 +17,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from yard.broker.lua import Script
-from yard.contract import keys, wire
-from yard.contract.values import Failure, Job, JobStatus, Timings
+from yard.broker import Script
+from yard.contract import Failure, Job, JobStatus, Timings, keys, wire
 from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 
 _READ = Script("producer", "read")

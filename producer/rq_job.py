@@ -14,8 +14,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from yard.contract.payload import ARGUMENTS, MOST_BYTES, decode_call, plain
-from yard.contract.values import TASK
+from yard.contract import ARGUMENTS, MOST_BYTES, TASK, decode_call, plain
 from yard.errors import InvalidJob
 
 #: Hash fields of a job that this project reads or writes; all others are dropped before RQ sees

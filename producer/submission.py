@@ -15,13 +15,17 @@ from typing import Any
 
 from redis import Redis
 
-from yard.broker.connections import redis_reachable
-from yard.broker.lua import Argument, Script
-from yard.contract import wire
-from yard.contract.ids import new_id
-from yard.contract.payload import encode_call
-from yard.contract.validation import check_outputs, check_rows
-from yard.contract.values import Request, Signature, check_name
+from yard.broker import Argument, Script, redis_reachable
+from yard.contract import (
+    Request,
+    Signature,
+    check_name,
+    check_outputs,
+    check_rows,
+    encode_call,
+    new_id,
+    wire,
+)
 from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,
@@ -31,8 +35,8 @@ from yard.errors import (
     Unavailable,
     UnknownVersion,
 )
-from yard.registry.catalog import Catalog, Published
-from yard.routing.routes import point_of, resolve, routing_error
+from yard.registry import Catalog, Published
+from yard.routing import point_of, resolve, routing_error
 from yard.settings import Settings
 
 #: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.

@@ -19,7 +19,7 @@ from flask import Flask
 from redis import Redis
 
 from gateway.app import create_app
-from gateway.services.services import services_of
+from gateway.services.container import services_of
 from tests.stand_ins import finish, new_client, queued
 from tests.waiting import wait_until
 from tests.yards import clean_environ, free_port

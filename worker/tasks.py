@@ -13,13 +13,11 @@ from redis import Redis
 from rq import get_current_job
 
 from models.runtimes import Loaded, load
-from models.store.repository import open_repository
-from worker.inference.batching import check, run
-from yard.contract.keys import parse_queue
-from yard.contract.payload import decode_call, encode_call
-from yard.contract.values import Failure, ModelRef
+from models.store import open_repository
+from worker.inference import check, run
+from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
-from yard.routing.routes import point_of, resolve
+from yard.routing import point_of, resolve
 from yard.settings import Settings
 
 

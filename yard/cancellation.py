@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis import Redis
 
-from yard.broker.lua import Script
-from yard.contract.values import check_job_id
+from yard.broker import Script
+from yard.contract import check_job_id
 
 _CANCEL = Script("yard", "cancel")
 

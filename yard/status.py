@@ -11,12 +11,10 @@ from typing import Any
 
 from redis import Redis
 
-from yard.cluster.presence import Presence, read_presence
-from yard.contract import keys
-from yard.contract.values import Route
-from yard.registry.catalog import Published, model_names, read_versions
-from yard.routing.routes import read_route
-from yard.routing.warmup import cold
+from yard.cluster import Presence, read_presence
+from yard.contract import Route, keys
+from yard.registry import Published, model_names, read_versions
+from yard.routing import cold, read_route
 
 
 def read_models(redis: Redis) -> list[dict[str, Any]]:

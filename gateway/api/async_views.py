@@ -17,9 +17,9 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from gateway.api.parameters import asked
-from gateway.http.messages import HttpRequest, HttpResponse
-from gateway.middleware.request_log import template
-from gateway.services.services import Services, services
+from gateway.http import HttpRequest, HttpResponse
+from gateway.middleware import template
+from gateway.services import Services, services
 
 Answer = Callable[[HttpRequest, Services], Coroutine[Any, Any, HttpResponse]]
 

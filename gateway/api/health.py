@@ -8,32 +8,31 @@ from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
 from gateway.api.async_views import AsyncViews, response
-from gateway.http.messages import HttpRequest, HttpResponse, json_response
-from gateway.middleware.problems import problem
-from gateway.services.services import Services, services
+from gateway.http import HttpRequest, HttpResponse, json_response
+from gateway.middleware import problem
+from gateway.services import Services, services
 from gateway.survey import Status, read_status
-from yard.broker.connections import redis_reachable
-from yard.cluster.format_version import format_problem
-from yard.cluster.presence import why_none_looks
+from yard.broker import redis_reachable
+from yard.cluster import format_problem, why_none_looks
 from yard.contract import wire
 from yard.errors import Unavailable
 
-health = APIBlueprint(
+blueprint = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
-direct = AsyncViews(health)
+async_views = AsyncViews(blueprint)
 
 _OK = "ok"
 
 
-@direct("GET", "/healthz", **openapi.call("isAlive", answers={200: schemas.Health}))
+@async_views("GET", "/healthz", **openapi.call("isAlive", answers={200: schemas.Health}))
 async def healthz(_call: HttpRequest, _services: Services) -> HttpResponse:
     """The process serves. Says nothing of Redis or the workers."""
     return json_response(b'{"status":"ok"}')
 
 
-@health.get(
+@blueprint.get(
     "/readyz",
     **openapi.call("isReady", answers={200: schemas.Readiness}, refuses=(Unavailable,)),
 )

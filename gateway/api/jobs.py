@@ -21,15 +21,12 @@ from gateway.api.parameters import (
     preferred_wait,
     seconds_in_query,
 )
-from gateway.http.messages import HttpRequest, HttpResponse, json_response
-from gateway.http.threads import SMALL_BYTES
-from gateway.services.services import Services, services
+from gateway.http import SMALL_BYTES, HttpRequest, HttpResponse, json_response
+from gateway.services import Services, services
 from producer.client import Handle
 from producer.submission import Draft
 from yard import errors
-from yard.contract import wire
-from yard.contract.ids import new_id
-from yard.contract.values import Job, JobStatus, Request
+from yard.contract import Job, JobStatus, Request, new_id, wire
 
 _PREDICT_S = 30.0
 
@@ -45,15 +42,15 @@ _REFUSES = (
     errors.Unavailable,
 )
 
-jobs = APIBlueprint(
+blueprint = APIBlueprint(
     "jobs",
     __name__,
     abp_tags=[Tag(name="jobs", description="Submit jobs, wait for them, cancel them.")],
 )
-direct = AsyncViews(jobs)
+async_views = AsyncViews(blueprint)
 
 
-@direct(
+@async_views(
     "POST",
     "/v1/models/<model>/jobs",
     request_body=openapi.body(schemas.JobRequest),
@@ -90,7 +87,7 @@ async def submit(call: HttpRequest, services: Services) -> HttpResponse:
     return _answer(call, job, 200 if is_asked and job.status.is_terminal else 202, headers)
 
 
-@direct(
+@async_views(
     "POST",
     "/v1/models/<model>/predict",
     request_body=openapi.body(schemas.JobRequest),
@@ -125,7 +122,7 @@ async def predict(call: HttpRequest, services: Services) -> HttpResponse:
     )
 
 
-@direct(
+@async_views(
     "GET",
     "/v1/jobs/<job_id>",
     **openapi.call(
@@ -149,7 +146,7 @@ async def get(call: HttpRequest, services: Services) -> HttpResponse:
         return _answer(call, await waits.read(job_id, wait_s if may_wait else 0.0))
 
 
-@jobs.delete(
+@blueprint.delete(
     "/v1/jobs/<job_id>",
     **openapi.call(
         "cancelJob",

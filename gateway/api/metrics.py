@@ -26,18 +26,24 @@ from redis import Redis
 
 from gateway.api import openapi
 from gateway.api.scaling import Scaling, read_scaling
-from gateway.services.services import services
+from gateway.services import services
 from gateway.survey import Status, read_status
-from yard.broker.connections import redis_reachable
-from yard.cluster.crash_loops import CrashLoop, read_crash_loops
-from yard.cluster.metrics import DEFINITIONS, MetricDefinition, Series, parse_field
-from yard.cluster.presence import WORKER_STATES
+from yard.broker import redis_reachable
+from yard.cluster import (
+    DEFINITIONS,
+    WORKER_STATES,
+    CrashLoop,
+    MetricDefinition,
+    Series,
+    parse_field,
+    read_crash_loops,
+)
 from yard.contract import keys
 from yard.errors import ModelyardError
-from yard.routing.warmup import cold
+from yard.routing import cold
 from yard.settings import Settings
 
-metrics = APIBlueprint(
+blueprint = APIBlueprint(
     "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
@@ -47,7 +53,7 @@ _VERSION = ("model", "model_version")
 _Labels = tuple[str, ...]
 
 
-@metrics.get(
+@blueprint.get(
     "/metrics",
     **openapi.call(
         "getMetrics",

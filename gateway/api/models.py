@@ -10,24 +10,24 @@ from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
 from gateway.api.parameters import asked, model_in_path, version_in_path
-from gateway.middleware.request_log import note
-from gateway.services.services import services
+from gateway.middleware import note
+from gateway.services import services
 from gateway.survey import ModelStatus, read_status
 from yard import errors
-from yard.cluster.presence import Presence
+from yard.cluster import Presence
 from yard.contract import keys, wire
-from yard.registry.catalog import Published
-from yard.routing.warmup import cold
+from yard.registry import Published
+from yard.routing import cold
 from yard.status import failed_loads
 
-catalogue = APIBlueprint(
+blueprint = APIBlueprint(
     "catalogue",
     __name__,
     abp_tags=[Tag(name="models", description="What is published.")],
 )
 
 
-@catalogue.get(
+@blueprint.get(
     "/v1/models",
     **openapi.call("listModels", answers={200: schemas.Models}, refuses=(errors.Unavailable,)),
 )
@@ -37,7 +37,7 @@ def list_models() -> Response:
     return _answer({"models": [_model(model, look.presence) for model in look.models]})
 
 
-@catalogue.get(
+@blueprint.get(
     "/v1/models/<model>",
     **openapi.call(
         "getModel",
@@ -54,7 +54,7 @@ def get_model() -> Response:
     return _answer(_model(look.models[0], look.presence))
 
 
-@catalogue.get(
+@blueprint.get(
     "/v1/models/<model>/versions/<version>",
     **openapi.call(
         "getVersion",

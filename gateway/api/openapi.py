@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gateway.api.schemas import JobRequest, Problem, RouteChange
-from gateway.middleware.problems import code_of, status_of
+from gateway.middleware import code_of, status_of
 from yard.errors import ModelyardError
 
 #: Request bodies that are named in the document; answers are registered by flask-openapi.

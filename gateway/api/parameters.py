@@ -13,11 +13,10 @@ from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from gateway.http.messages import HttpRequest
-from gateway.middleware.request_log import noted
-from gateway.services.services import services
-from yard.contract import wire
-from yard.contract.values import ModelRef, check_job_id, is_name
+from gateway.http import HttpRequest
+from gateway.middleware import noted
+from gateway.services import services
+from yard.contract import ModelRef, check_job_id, is_name, wire
 from yard.errors import (
     InvalidInput,
     InvalidJson,

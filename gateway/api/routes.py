@@ -16,25 +16,23 @@ from gateway.api.parameters import (
     model_in_path,
     seconds_in_query,
 )
-from gateway.http.messages import HttpRequest
-from gateway.middleware.request_log import note
-from gateway.services.services import services
+from gateway.http import HttpRequest
+from gateway.middleware import note
+from gateway.services import services
 from yard import errors
-from yard.broker.connections import redis_reachable
-from yard.cluster.presence import read_presence
-from yard.contract import wire
-from yard.contract.values import Route
-from yard.routing.routes import Change, read_route
-from yard.routing.warmup import cold, flip
+from yard.broker import redis_reachable
+from yard.cluster import read_presence
+from yard.contract import Route, wire
+from yard.routing import Change, cold, flip, read_route
 
-routes = APIBlueprint(
+blueprint = APIBlueprint(
     "routes",
     __name__,
     abp_tags=[Tag(name="routes", description="Which version gets a model's traffic.")],
 )
 
 
-@routes.get(
+@blueprint.get(
     "/v1/models/<model>/route",
     **openapi.call(
         "getRoute",
@@ -49,7 +47,7 @@ def get() -> Response:
         return _answer(read_route(services().redis, model_in_path(asked())))
 
 
-@routes.put(
+@blueprint.put(
     "/v1/models/<model>/route",
     request_body=openapi.body(schemas.RouteChange),
     **openapi.call(

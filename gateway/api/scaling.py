@@ -17,18 +17,26 @@ from flask_openapi.models.tag import Tag
 from redis import Redis
 
 from gateway.api import openapi, schemas
-from gateway.services.services import services
+from gateway.services import services
 from yard import errors
-from yard.broker.connections import redis_reachable
-from yard.cluster.capacity import Bounds, Work, seconds_of_work, wanted
-from yard.cluster.presence import WORKER_STATES, read_presence
-from yard.cluster.workload import announced_arrivals_s, announced_start_s, read_workload
+from yard.broker import redis_reachable
+from yard.cluster import (
+    WORKER_STATES,
+    Bounds,
+    Work,
+    announced_arrivals_s,
+    announced_start_s,
+    read_presence,
+    read_workload,
+    seconds_of_work,
+    wanted,
+)
 from yard.contract import wire
 from yard.errors import InvalidInput
-from yard.registry.queues import queue_names
+from yard.registry import queue_names
 from yard.settings import Settings
 
-scaling = APIBlueprint(
+blueprint = APIBlueprint(
     "scaling", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
@@ -84,7 +92,7 @@ def read_scaling(redis: Redis, settings: Settings, pattern: str = "*") -> Scalin
     )
 
 
-@scaling.get(
+@blueprint.get(
     "/v1/scaling",
     **openapi.call(
         "getScaling",

@@ -14,9 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from yard.contract.validation import MOST_ERRORS
-from yard.contract.values import Signature as SignatureValue
-from yard.contract.values import is_name
+from yard.contract import MOST_ERRORS, is_name
+from yard.contract import Signature as SignatureValue
 from yard.errors import InvalidInput
 
 _IRIS: JsonDict = {"instances": [[5.1, 3.5, 1.4, 0.2]]}

@@ -15,7 +15,7 @@ import structlog
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from gateway.http.messages import HttpResponse
+from gateway.http import HttpResponse
 from yard import errors
 from yard.contract import wire
 

@@ -18,8 +18,8 @@ import structlog
 from flask import Flask, request
 from prometheus_client import CollectorRegistry, Histogram
 
-from gateway.http.messages import Headers, HttpResponse
-from yard.contract.ids import new_id
+from gateway.http import Headers, HttpResponse
+from yard.contract import new_id
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

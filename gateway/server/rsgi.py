@@ -16,14 +16,10 @@ from typing import Any
 
 from granian import rsgi
 
-from gateway.api import health, jobs
-from gateway.api.async_views import AsyncView, AsyncViewIndex
-from gateway.http.body_reader import Body, BodyReader
-from gateway.http.messages import HttpRequest, HttpResponse
-from gateway.http.wsgi import WsgiBridge
-from gateway.middleware.problems import problem_of
-from gateway.middleware.request_log import UNMATCHED, RequestRecord
-from gateway.services.services import Services, services_of
+from gateway.api import ASYNC_VIEWS, AsyncView, AsyncViewIndex
+from gateway.http import Body, BodyReader, HttpRequest, HttpResponse, WsgiBridge
+from gateway.middleware import UNMATCHED, RequestRecord, problem_of
+from gateway.services import Services, services_of
 from yard.errors import Unavailable
 
 #: Large bodies that may come in at once: with the bound of 8 MiB they have 256 MiB.
@@ -54,7 +50,7 @@ class RsgiApp:
         self._services = services_of(app)
         self._bodies = BodyReader(self._services.settings.body_bytes, _LARGE_BODIES)
         self._views = WsgiBridge(app, self._services.threads.views)
-        self._directory = AsyncViewIndex([*jobs.direct.calls, *health.direct.calls])
+        self._directory = AsyncViewIndex(ASYNC_VIEWS)
         self._on_start(self._services)
         # What is here now stays: collections pass it over, each of which would take 10 ms or more.
         gc.collect()

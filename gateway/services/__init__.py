@@ -1,1 +1,12 @@
 """What the calls share: clients of Redis, sync and async."""
+
+from gateway.services.async_client import AsyncClient
+from gateway.services.container import Services, attach, services, services_of
+
+__all__ = [
+    "AsyncClient",
+    "Services",
+    "attach",
+    "services",
+    "services_of",
+]

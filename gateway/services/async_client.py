@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from gateway.http.threads import Threads
+from gateway.http import Threads
 from gateway.services.redis_batcher import FutureSettler, RedisBatcher
 from producer.client import Client, Handle
 from producer.completions import CompletionListener
 from producer.results import Raw, found_job
 from producer.submission import CHUNK, Draft, first_chunk
-from yard.contract.values import Job, Request
+from yard.contract import Job, Request
 from yard.errors import ModelyardError, Unavailable
 
 #: A wait's future: what Redis holds of the ended job; None if there is nothing to wait for.

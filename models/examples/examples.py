@@ -22,10 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.examples.sentences import NEGATIVE, POSITIVE
-from models.publish.publisher import publish, register_store
-from models.store.repository import Repository
-from yard.contract import keys
-from yard.contract.values import ModelRef
+from models.publish import publish, register_store
+from models.store import Repository
+from yard.contract import ModelRef, keys
 from yard.errors import Unavailable, UnknownModel, VersionExists, described
 
 _SEED = 0

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from models.formats import mlflow
 from models.formats.onnx_check import is_onnx
-from models.store.safe_files import read_named
+from models.store import read_named
 from yard.errors import ConfigurationError
 
 Format = Literal["joblib", "skops", "onnx"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from models.store.safe_files import read_below
+from models.store import read_below
 from yard.errors import ConfigurationError
 
 #: The file that describes the folder, and its length.

@@ -20,9 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.store.repository import Repository
-from models.store.safe_files import open_folder, read_at
-from yard.contract.values import ModelRef
+from models.store import Repository, open_folder, read_at
+from yard.contract import ModelRef
 from yard.errors import ConfigurationError, InvalidManifest
 
 #: What ends so is written as a tar file.

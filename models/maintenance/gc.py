@@ -15,12 +15,10 @@ from typing import Any, cast
 
 from redis import Redis
 
-from models.store.disk_cache import DiskCache
-from models.store.repository import Repository
-from yard.broker.connections import redis_reachable
-from yard.cluster.metrics import parse_field
-from yard.contract import keys
-from yard.contract.values import ModelRef
+from models.store import DiskCache, Repository
+from yard.broker import redis_reachable
+from yard.cluster import parse_field
+from yard.contract import ModelRef, keys
 from yard.errors import NotFound, VersionInUse
 from yard.registry import lifecycle
 from yard.status import read_models

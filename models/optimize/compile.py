@@ -18,10 +18,8 @@ import numpy as np
 
 from models.manifest import Compiled
 from models.optimize.equivalence import ONNX, all_answers, answered, compare, ratios, speeds
-from models.runtimes import Loaded, arrays
-from models.runtimes.memory_size import reachable
-from models.runtimes.sklearn_joblib import SklearnModel
-from yard.contract.values import ColumnType, Signature
+from models.runtimes import Loaded, SklearnModel, arrays, reachable
+from yard.contract import ColumnType, Signature
 from yard.errors import described
 
 #: Must be so many times as fast at one of `models.optimize.equivalence.SIZES`, and nowhere slower
@@ -110,7 +108,7 @@ def _converted(
     estimator: Any, original: SklearnModel, type_: ColumnType, example: arrays.Rows
 ) -> tuple[bytes, Loaded] | str:
     """A graph with numbers of ``type_`` as its inputs, ready to predict; or why there is none."""
-    from models.runtimes.onnx_session import OnnxModel
+    from models.runtimes import OnnxModel
 
     signature = original.signature
     try:

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from models.manifest import Compiled, Tolerance
-from models.runtimes import Loaded, arrays
-from models.runtimes.golden import are_labels
-from yard.contract.values import Signature
+from models.runtimes import Loaded, are_labels, arrays
+from yard.contract import Signature
 
 #: The runtime of the second: what compiles and what shrinks both write ONNX.
 ONNX = "onnx"

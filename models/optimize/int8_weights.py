@@ -1,6 +1,6 @@
 """Weights of 8 bits in the place of 32 or 64, and how much that changes the answers.
 
-Runs in a child process (`models.sandbox.server`), asked by `models.publish.quantize`. Only weights
+Runs in a child process (`models.sandbox.server`), asked by `models.publish.quantizer`. Only weights
 that are multiplied as matrices shrink: those of networks. Trees, linear models and vocabularies are
 kept as attributes of their operators. onnxruntime's own dynamic quantisation is not used: it scales
 what comes in by the largest number of a batch, so that a row's answer would change with the rows
@@ -18,15 +18,13 @@ import numpy as np
 from models.manifest import Compiled, Tolerance
 from models.optimize.equivalence import ONNX, all_answers, answered, compare, speeds
 from models.optimize.synthetic_rows import rows_near
-from models.runtimes import golden
-from models.runtimes.onnx_session import OnnxModel
-from models.sandbox.messages import Quantized
-from yard.contract.validation import check_rows
-from yard.contract.values import Signature
+from models.runtimes import OnnxModel, golden
+from models.sandbox import Quantized
+from yard.contract import Signature, check_rows
 from yard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from models.sandbox.messages import Exchange
+    from models.sandbox import Exchange
 
 #: A file must shrink to this part of what it was, or it is not worth another version.
 SMALLER = 0.8

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from models.runtimes import arrays
-from models.runtimes.memory_size import reachable
-from yard.contract.values import Signature
+from models.runtimes import arrays, reachable
+from yard.contract import Signature
 
 #: Rows that are made.
 COUNT = 2_000

@@ -14,13 +14,18 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from models.formats import onnx_check
-from models.formats.detect import Source
+from models.formats import Source, onnx_check
 from models.manifest import Compiled
-from models.sandbox.client import ArtefactRaised, ArtefactRefused, Sandbox, SandboxError
-from models.sandbox.limits import Fence, Limits
-from models.sandbox.messages import Findings
-from yard.contract.values import ModelRef
+from models.sandbox import (
+    ArtefactRaised,
+    ArtefactRefused,
+    Fence,
+    Findings,
+    Limits,
+    Sandbox,
+    SandboxError,
+)
+from yard.contract import ModelRef
 from yard.errors import ConfigurationError, InvalidInput
 
 #: Address space for each byte of an artefact, beside what every child may take.

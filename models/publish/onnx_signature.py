@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from models.formats.onnx_check import OnnxFile
+from models.formats import OnnxFile
 from models.publish.sklearn_signature import TEXT
-from models.runtimes.tensors import feeds_of, probabilities_of, rows_at_once
-from yard.contract.validation import check_rows
-from yard.contract.values import Column, ColumnType, Output, Signature, Task
+from models.runtimes import feeds_of, probabilities_of, rows_at_once
+from yard.contract import Column, ColumnType, Output, Signature, Task, check_rows
 from yard.errors import ConfigurationError, InvalidInput
 
 _TYPES: dict[str, ColumnType] = {

@@ -22,13 +22,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models import manifest as manifests
-from models.formats.detect import Source, read, source_of
+from models.formats import Source, read, source_of
 from models.manifest import Compiled, File, Manifest, artefact_name
 from models.publish.examine import Examined, Tell, examine
-from models.sandbox.limits import Limits
-from models.store.repository import Repository
-from yard.contract import keys
-from yard.contract.values import ModelRef
+from models.sandbox import Limits
+from models.store import Repository
+from yard.contract import ModelRef, keys
 from yard.errors import (
     ConfigurationError,
     InvalidInput,

@@ -19,20 +19,15 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 from models.formats import onnx_check
 from models.manifest import Golden, Tolerance
 from models.optimize import compile as compiling
-from models.optimize.synthetic_rows import rows_around
+from models.optimize import rows_around
 from models.publish.sklearn_signature import derive
-from models.runtimes import golden
-from models.runtimes.batch_invariance import BatchInvariance
-from models.runtimes.sklearn_joblib import SklearnModel, release
-from models.runtimes.sklearn_joblib import open_artefact as open_joblib
-from models.runtimes.sklearn_tuning import take_arrays
-from models.sandbox.messages import Findings
-from yard.contract.validation import check_rows
-from yard.contract.values import Signature
+from models.runtimes import BatchInvariance, SklearnModel, golden, open_joblib, release, take_arrays
+from models.sandbox import Findings
+from yard.contract import Signature, check_rows
 from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
-    from models.sandbox.messages import Exchange
+    from models.sandbox import Exchange
 
 #: How far the answers of the same file may differ between machines.
 SAME_RTOL, SAME_ATOL = 1e-6, 1e-9
@@ -58,8 +53,8 @@ def inspect(exchange: Exchange) -> None:
 
 
 def quantize(exchange: Exchange) -> None:
-    """Write an ONNX file anew with 8-bit weights, and compare; see `models.publish.quantize`."""
-    from models.optimize.int8_weights import quantize_graph
+    """Write an ONNX file anew with 8-bit weights, and compare; see `models.publish.quantizer`."""
+    from models.optimize import quantize_graph
 
     with threadpool_limits(limits=1):
         quantize_graph(exchange)
@@ -128,7 +123,7 @@ def _compile(
 
 def _inspect_graph(exchange: Exchange) -> None:
     from models.publish.onnx_signature import derive as derive_graph
-    from models.runtimes.onnx_session import OnnxModel, open_session
+    from models.runtimes import OnnxModel, open_session
 
     known = onnx_check.inspect(exchange.artefact)
     example = exchange.request["example"]
@@ -198,7 +193,7 @@ def _opener(format_: str) -> Callable[[bytes], Any]:
     if format_ == "joblib":
         return open_joblib
     try:
-        from models.runtimes.skops_file import open_artefact as open_skops
+        from models.runtimes import open_skops
     except ImportError:
         raise ConfigurationError(
             "skops, which opens it, is not installed here: pip install 'modelyard[skops]'"

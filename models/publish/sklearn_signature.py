@@ -16,10 +16,8 @@ from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_re
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from models.runtimes import arrays
-from models.runtimes.sklearn_joblib import call_of, dense, find_inputs
-from yard.contract.validation import check_rows
-from yard.contract.values import Column, ColumnType, Output, Signature, Task
+from models.runtimes import arrays, call_of, dense, find_inputs
+from yard.contract import Column, ColumnType, Output, Signature, Task, check_rows
 from yard.errors import ConfigurationError, InvalidInput
 
 #: The name of a text model's one input.

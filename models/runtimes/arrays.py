@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from yard.contract.values import Column, ColumnType, Output
+from yard.contract import Column, ColumnType, Output
 from yard.errors import PredictFailed
 
 Rows = list[list[Any]]

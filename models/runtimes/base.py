@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from models.manifest import Manifest
-from models.store.repository import Repository
-from yard.contract.values import Signature
+from models.store import Repository
+from yard.contract import Signature
 
 
 class Loaded(Protocol):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from yard.contract.values import Signature
+from yard.contract import Signature
 
 Rows = list[list[Any]]
 Answers = dict[str, list[Any]]

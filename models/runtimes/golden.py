@@ -14,8 +14,7 @@ from typing import Any
 
 from models.manifest import Golden, Manifest, Tolerance
 from models.runtimes.base import Loaded
-from yard.contract import wire
-from yard.contract.values import Signature
+from yard.contract import Signature, wire
 from yard.errors import ModelUnavailable, described
 
 #: The answers in a manifest may take this many bytes: it travels through Redis.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from yard.contract.values import Signature
+from yard.contract import Signature
 
 # By name: importing them all would cost every worker 6 MB for classes that it never meets.
 #: ``predict`` is written as the first highest of ``predict_proba``: equal always, ties included.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from yard.contract.values import ModelRef
+from yard.contract import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone, described
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from models.formats import onnx_check
-from models.formats.protobuf import Raw
+from models.formats import Raw, onnx_check
 from models.manifest import Manifest, artefact_name
 from models.runtimes import arrays, onnx_sharing
 from models.runtimes.batch_invariance import BatchInvariance, find_batch_invariance, rows_to_try
@@ -29,8 +28,8 @@ from models.runtimes.tensors import (
     rows_at_once,
     shaped,
 )
-from models.store.repository import Repository
-from yard.contract.values import Signature
+from models.store import Repository
+from yard.contract import Signature
 from yard.errors import ConfigurationError, ModelUnavailable, described
 
 #: The name of the file in a version's folder.

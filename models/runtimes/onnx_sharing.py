@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.formats.protobuf import BYTES, VARINT, Raw, Span, fields, message, varint
+from models.formats import BYTES, VARINT, Raw, Span, fields, message, varint
 
 #: Smaller weights are not worth a reference.
 _LEAST_BYTES = 2**16

@@ -8,7 +8,7 @@ from typing import cast
 from models.manifest import Manifest
 from models.runtimes import golden
 from models.runtimes.base import Loaded, RuntimeModule
-from models.store.repository import Repository
+from models.store import Repository
 from yard.errors import ModelUnavailable, ModelyardError, described
 
 #: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.

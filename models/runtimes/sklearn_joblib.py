@@ -25,8 +25,8 @@ from models.runtimes.batch_invariance import BatchInvariance, find_batch_invaria
 from models.runtimes.labels import one_call, two_calls
 from models.runtimes.memory_size import measure
 from models.runtimes.sklearn_tuning import fit_for_serving
-from models.store.repository import Repository
-from yard.contract.values import Signature
+from models.store import Repository
+from yard.contract import Signature
 from yard.errors import ModelUnavailable, PredictFailed, described
 
 #: The name of the file in a version's folder.
@@ -52,9 +52,7 @@ def load(manifest: Manifest, repository: Repository) -> SklearnModel:
     mapped = _mapped(manifest, repository)
     if mapped is not None:
         return mapped
-    return served(
-        manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_artefact
-    )
+    return served(manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_joblib)
 
 
 def served(manifest: Manifest, raw: bytes, open_: Callable[[bytes], Any]) -> SklearnModel:
@@ -127,7 +125,7 @@ def _opened_mapped(path: str) -> Any:
     return estimator
 
 
-def open_artefact(raw: bytes) -> Any:
+def open_joblib(raw: bytes) -> Any:
     """The object that joblib or pickle has written; runs their code, so check the bytes before."""
     return joblib.load(io.BytesIO(raw))
 

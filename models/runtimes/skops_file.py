@@ -14,10 +14,10 @@ from typing import Any
 
 import skops.io
 
-from models.formats.detect import zip_names
+from models.formats import zip_names
 from models.manifest import Manifest, artefact_name
 from models.runtimes.sklearn_joblib import SklearnModel, served
-from models.store.repository import Repository
+from models.store import Repository
 from yard.errors import ConfigurationError
 
 #: The name of the file in a version's folder.
@@ -87,12 +87,10 @@ def load(manifest: Manifest, repository: Repository) -> SklearnModel:
         ModelUnavailable: It was made by another release of scikit-learn, does not open, or does not
             answer its own example.
     """
-    return served(
-        manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_artefact
-    )
+    return served(manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_skops)
 
 
-def open_artefact(raw: bytes) -> Any:
+def open_skops(raw: bytes) -> Any:
     """The object in a skops file.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from models.runtimes import arrays
-from yard.contract.values import Output, Signature
+from yard.contract import Output, Signature
 from yard.errors import ConfigurationError, PredictFailed
 
 _DTYPES: dict[str, Any] = {

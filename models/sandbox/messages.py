@@ -13,8 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from models.manifest import Compiled, Described, Golden
-from yard.contract import wire
-from yard.contract.values import Signature
+from yard.contract import Signature, wire
 
 
 class Findings(Described):

@@ -16,7 +16,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from models.manifest import File, Manifest
-from yard.contract.values import ModelRef
+from yard.contract import ModelRef
 from yard.errors import ConfigurationError, InvalidManifest
 from yard.settings import variable
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.manifest import MOST_BYTES, File
-from yard.contract.values import ModelRef
+from yard.contract import ModelRef
 from yard.settings import Settings
 
 #: What is still being written is called so; older than this, its writer has died.

@@ -20,7 +20,7 @@ from pathlib import Path
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.store.backend import Leftover, NotThere, Source, Unreadable, pour
 from models.store.safe_files import open_folder, read_at
-from yard.contract.values import ModelRef, is_name
+from yard.contract import ModelRef, is_name
 from yard.errors import InvalidManifest
 
 #: Holds versions that are being written; no model's name starts with a dot.

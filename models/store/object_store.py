@@ -30,7 +30,7 @@ from obstore.store import from_url
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
 from models.store.backend import Away, Leftover, NotThere, Source, Unreadable, pour
 from models.store.object_store_errors import ALLOW_HTTP, lacks_bucket, masked, reason_of
-from yard.contract.values import ModelRef, is_name
+from yard.contract import ModelRef, is_name
 from yard.errors import ConfigurationError, InvalidManifest, Unavailable
 
 #: How long nothing may come of a read, in seconds: a worker that loads holds its jobs up.

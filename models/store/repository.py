@@ -26,7 +26,7 @@ from models.store.backend import (
 from models.store.disk_cache import DiskCache, cache_folder
 from models.store.folder import STAGING, STAGING_TTL_S, FolderStore
 from models.store.mmap import Maps
-from yard.contract.values import ModelRef, check_name
+from yard.contract import ModelRef, check_name
 from yard.errors import (
     InvalidManifest,
     ModelUnavailable,

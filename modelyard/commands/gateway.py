@@ -53,6 +53,6 @@ def gateway(
         if not is_alive:
             click.echo(f"{endpoint.address(settings.host, settings.port)}: {detail}", err=True)
         ctx.exit(0 if is_alive else 1)
-    from gateway.server.processes import serve
+    from gateway.server import serve
 
     serve(settings)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelyard.commands.options import examples, plain, print_json, print_table
 from modelyard.commands.store_options import common, redis_or_none, repository_of
+from modelyard.options import examples, plain, print_json, print_table
 from yard.settings import Settings
 
 if TYPE_CHECKING:
-    from models.maintenance.gc import Garbage
+    from models.maintenance import Garbage
 
 
 @click.command(epilog=examples("modelyard gc --dry-run", "modelyard gc --older-than 2"))
@@ -37,7 +37,7 @@ def gc(
     versions that are not published.
     """
     from models.maintenance import gc as garbage
-    from models.store.mmap import mapped_copies
+    from models.store import mapped_copies
 
     settings = Settings.load(store=store, redis_url=redis_url)
     repository = repository_of(settings)

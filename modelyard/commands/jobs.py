@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelyard.commands.options import (
-    common,
-    examples,
-    open_client,
-    plain,
-    print_json,
-    print_table,
-)
+from modelyard.options import common, examples, open_client, plain, print_json, print_table
 from yard.errors import InvalidJson, JobFailed, Timeout, TooLarge
 
 if TYPE_CHECKING:
     from producer.client import Client
-    from yard.contract.values import Job
+    from yard.contract import Job
 
 #: Rows of a result that the table shows; ``--json`` shows all.
 _MOST_ROWS = 20
@@ -80,7 +73,7 @@ def submit(
     JSON is a list of rows, or an object with "instances" (rows) or "inputs" (columns by name);
     @FILE reads it from a file, - from standard input. An option wins over a member of the object.
     """
-    from yard.contract.values import Request
+    from yard.contract import Request
 
     with open_client(redis_url) as client:
         asked = _read_body(body, client.settings.body_bytes)
@@ -128,7 +121,7 @@ def jobs(
 ) -> None:
     """List the latest jobs, newest first."""
     from producer.recent_jobs import list_jobs
-    from yard.contract.values import JobStatus
+    from yard.contract import JobStatus
 
     with open_client(redis_url) as client:
         found = list_jobs(client.redis, model, [JobStatus(name) for name in statuses], limit)
@@ -143,8 +136,7 @@ def jobs(
 
 def _read_body(text: str, limit: int) -> dict[str, Any]:
     """The members of the submitted body, from what was given as JSON."""
-    from yard.contract import wire
-    from yard.contract.payload import ARGUMENTS
+    from yard.contract import ARGUMENTS, wire
 
     raw = _read_source(text, limit)
     if len(raw) > limit:

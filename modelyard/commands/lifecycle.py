@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelyard.commands.options import examples, print_json
 from modelyard.commands.store_options import (
     common,
     overview_of,
@@ -22,7 +21,8 @@ from modelyard.commands.store_options import (
     repository_of,
     version,
 )
-from yard.contract.values import ModelRef
+from modelyard.options import examples, print_json
+from yard.contract import ModelRef
 from yard.errors import NotFound, VersionInUse
 from yard.settings import Settings
 
@@ -54,7 +54,7 @@ def retire(
 
     Refused while it is active, weighted or aliased. It stays in the store: --undo brings it back.
     """
-    from yard.broker.connections import redis_reachable
+    from yard.broker import redis_reachable
     from yard.registry import lifecycle
 
     if undo and force:
@@ -81,8 +81,7 @@ def retire(
 
 
 def _restore(redis: Redis, ref: ModelRef) -> bool:
-    from yard.registry import lifecycle
-    from yard.registry.catalog import Catalog
+    from yard.registry import Catalog, lifecycle
 
     return lifecycle.restore(redis, ref, Catalog(redis).entry(ref).signature)
 
@@ -158,7 +157,7 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
     Raises:
         VersionInUse: Something needs it.
     """
-    from yard.broker.connections import redis_reachable
+    from yard.broker import redis_reachable
     from yard.registry import lifecycle
 
     with redis_reachable(), _advised():
@@ -171,8 +170,8 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
 
 def _is_let_go(redis: Redis, ref: ModelRef) -> bool:
     """Whether no worker has it loaded, or runs a job of it; waits for it a while."""
-    from yard.broker.connections import redis_reachable
-    from yard.cluster.presence import read_presence
+    from yard.broker import redis_reachable
+    from yard.cluster import read_presence
     from yard.contract import keys
 
     queue = keys.queue_name(ref)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelyard.commands.options import pool_settings, workers
+from modelyard.options import pool_settings, workers
 
 
 @click.command(epilog="Example: modelyard pool --min 1 --max 4")
@@ -36,10 +36,10 @@ def pool(
         return _check(redis_url, name)
     if name is not None:
         raise click.UsageError("--name goes with --check; a pool chooses its name by itself")
-    from worker.pool.supervisor import Pool
+    from worker.pool import Pool
     from yard import local
     from yard.broker import connections
-    from yard.cluster.format_version import settle_format
+    from yard.cluster import settle_format
     from yard.platform import logs
     from yard.settings import Settings
 
@@ -67,7 +67,7 @@ def _check(redis_url: str | None, name: str | None) -> None:
 
     from yard import local
     from yard.broker import connections
-    from yard.cluster.presence import read_presence, why_none_looks
+    from yard.cluster import read_presence, why_none_looks
     from yard.platform import signals
     from yard.settings import Settings
 

@@ -1,7 +1,7 @@
 """``modelyard publish``, ``quantize`` and ``examples``: versions get into the store from here.
 
 All write the store first and Redis second, through `models.publish.publisher`,
-`models.publish.quantize` and `models.examples.examples`, which are imported only when a command
+`models.publish.quantizer` and `models.examples.examples`, which are imported only when a command
 runs. What goes wrong is raised, and `modelyard.cli` makes a line and an exit status of it.
 """
 
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelyard.commands.options import examples as usage
-from modelyard.commands.options import print_json
 from modelyard.commands.store_options import (
     activating,
     check_argument,
@@ -23,6 +21,8 @@ from modelyard.commands.store_options import (
     repository_of,
     version,
 )
+from modelyard.options import examples as usage
+from modelyard.options import print_json
 from yard.contract import wire
 from yard.errors import InvalidRequest
 from yard.settings import Settings
@@ -30,7 +30,7 @@ from yard.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
-    from models.store.repository import Repository
+    from models.store import Repository
 
 
 def _metrics(
@@ -142,8 +142,8 @@ def publish(
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
     _tell(f"opening {file} and trying it on the example")
-    from models.publish.publisher import publish as publish_version
-    from models.sandbox.limits import Limits
+    from models.publish import publish as publish_version
+    from models.sandbox import Limits
     from modelyard.commands import publish_report
 
     manifest = publish_version(
@@ -197,7 +197,7 @@ def quantize(
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
-    from models.publish.quantize import quantize as quantize_version
+    from models.publish import quantize as quantize_version
     from modelyard.commands import publish_report
 
     found = quantize_version(
@@ -235,12 +235,12 @@ def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: 
 
 def _examples(repository: Repository, redis: Redis, *, is_wanted: bool) -> list[str]:
     if is_wanted:
-        from models.examples.examples import publish_examples
+        from models.examples import publish_examples
 
         refs = publish_examples(repository, redis, _tell)
         return [str(ref) for ref in refs]
-    from models.examples.examples import activate_examples
-    from models.publish.publisher import register_store
+    from models.examples import activate_examples
+    from models.publish import register_store
 
     register_store(repository, redis)
     activate_examples(repository, redis)

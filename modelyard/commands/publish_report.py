@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from models.manifest import Manifest
-from models.publish.quantize import QuantizeReport
+from models.publish import QuantizeReport
 
 #: Input names that are shown.
 _NAMES = 6

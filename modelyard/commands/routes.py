@@ -12,20 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelyard.commands.options import (
-    common,
-    examples,
-    open_client,
-    plain,
-    print_json,
-    print_table,
-)
+from modelyard.options import common, examples, open_client, plain, print_json, print_table
 
 if TYPE_CHECKING:
     from producer.client import Client
-    from yard.contract.values import Route
-    from yard.routing.routes import Change
-    from yard.routing.warmup import Warmth
+    from yard.contract import Route
+    from yard.routing import Change, Warmth
 
 _NO_WAIT = click.option(
     "--no-wait",
@@ -61,9 +53,8 @@ def models(redis_url: str | None, as_json: bool) -> None:
 @common
 def route(model: str, redis_url: str | None, as_json: bool) -> None:
     """Show how a model's traffic splits, and what is wrong with its keys."""
-    from yard.cluster.presence import read_presence
-    from yard.routing.routes import read_route
-    from yard.routing.warmup import cold
+    from yard.cluster import read_presence
+    from yard.routing import cold, read_route
 
     with open_client(redis_url) as client:
         known = read_route(client.redis, model)
@@ -86,7 +77,7 @@ def activate(model: str, version: str, no_wait: bool, redis_url: str | None, as_
     finish on the version that they were accepted for. The same by hand, which waits for nothing:
     redis-cli SET modelyard:active:MODEL VERSION.
     """
-    from yard.routing.routes import Change
+    from yard.routing import Change
 
     with open_client(redis_url) as client:
         _flip(client, Change(model, active=version), no_wait, as_json)
@@ -112,7 +103,7 @@ def weights(
 
     Those with a weight above zero are loaded by every pool first, as `modelyard activate` does.
     """
-    from yard.routing.routes import Change
+    from yard.routing import Change
 
     if clear == bool(split):
         raise click.UsageError("give weights, as in v1=90 v2=10, or --clear.")
@@ -137,7 +128,7 @@ def alias(
     model: str, name: str, version: str | None, delete: bool, redis_url: str | None, as_json: bool
 ) -> None:
     """Let a name stand for a version, for jobs that ask for it by that name."""
-    from yard.routing.routes import read_route, set_alias
+    from yard.routing import read_route, set_alias
 
     if delete == (version is not None):
         raise click.UsageError("give the VERSION that NAME stands for, or --delete.")
@@ -164,7 +155,7 @@ def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) ->
 
 def _flip(client: Client, change: Change, no_wait: bool, as_json: bool) -> None:
     """Warm, change the route, and show both."""
-    from yard.routing.warmup import flip
+    from yard.routing import flip
 
     warm_s = 0.0 if no_wait else client.settings.warm_s
     known, warmth = flip(client.redis, change, warm_s, _Patience())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from models.store.repository import Repository, open_repository
-from yard.contract.values import ModelRef, check_name
+from models.store import Repository, open_repository
+from yard.contract import ModelRef, check_name
 from yard.errors import ConfigurationError, InvalidName, Unavailable
 from yard.settings import Settings
 
@@ -106,7 +106,7 @@ def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
     Raises:
         Unavailable: Redis does not answer.
     """
-    from yard.broker.connections import redis_reachable
+    from yard.broker import redis_reachable
     from yard.status import read_models
 
     with redis_reachable():
@@ -123,8 +123,8 @@ def digests_of(redis: Redis) -> dict[ModelRef, str]:
     Raises:
         Unavailable: Redis does not answer.
     """
-    from yard.broker.connections import redis_reachable
-    from yard.registry.catalog import model_names, read_versions
+    from yard.broker import redis_reachable
+    from yard.registry import model_names, read_versions
 
     with redis_reachable():
         return {

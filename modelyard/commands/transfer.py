@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from modelyard.commands.options import examples, print_json
 from modelyard.commands.store_options import (
     activating,
     common,
@@ -14,7 +13,8 @@ from modelyard.commands.store_options import (
     repository_of,
     version,
 )
-from yard.contract.values import ModelRef
+from modelyard.options import examples, print_json
+from yard.contract import ModelRef
 from yard.errors import ModelyardError
 from yard.settings import Settings
 
@@ -70,7 +70,7 @@ def import_version(
     or pickle file RUNS ITS CODE: import only what you trust.
     """
     from models.maintenance import archive
-    from models.publish.publisher import check_catalogue, register
+    from models.publish import check_catalogue, register
 
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelyard.commands.options import examples, plain, print_json, print_table
 from modelyard.commands.store_options import (
     check_argument,
     common,
@@ -22,14 +21,15 @@ from modelyard.commands.store_options import (
     repository_of,
     version,
 )
-from yard.contract.values import ModelRef
+from modelyard.options import examples, plain, print_json, print_table
+from yard.contract import ModelRef
 from yard.errors import ModelyardError, NotFound, UnknownVersion
 from yard.settings import Settings
 
 if TYPE_CHECKING:
-    from models.maintenance.verify import Depth, Verdict
+    from models.maintenance import Depth, Verdict
     from models.manifest import Manifest
-    from models.store.repository import Repository
+    from models.store import Repository
 
 #: Inputs, and numbers of a list, that the table shows; ``--json`` shows all.
 _MOST = 8
@@ -217,7 +217,7 @@ def _wanted(repository: Repository, model: str | None, version: str | None) -> l
 def _verdict(
     repository: Repository, published: Mapping[ModelRef, str], ref: ModelRef, depth: Depth
 ) -> Verdict:
-    from models.maintenance.verify import verify
+    from models.maintenance import verify
 
     verdict = verify(repository, ref, depth)
     known = published.get(ref)

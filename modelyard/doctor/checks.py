@@ -20,19 +20,14 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from gateway import endpoint
-from modelyard.up.redis_server import RESULT_NODE_BYTES, find_server
-from yard.broker.connections import check_server, server_version
-from yard.cluster.crash_loops import LOOP, read_crash_loops
-from yard.cluster.presence import PoolInfo, read_presence, why_none_looks
-from yard.contract import keys, wire
-from yard.contract.values import is_name
+from modelyard.up import RESULT_NODE_BYTES, find_server
+from yard.broker import check_server, server_version
+from yard.cluster import LOOP, PoolInfo, read_crash_loops, read_presence, why_none_looks
+from yard.contract import is_name, keys, wire
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
-from yard.platform import extras
-from yard.platform.environment import child_environment
-from yard.platform.signals import cause_of
-from yard.registry import catalog
-from yard.registry.lifecycle import read_states
-from yard.routing.routes import read_route
+from yard.platform import cause_of, child_environment, extras
+from yard.registry import catalog, read_states
+from yard.routing import read_route
 from yard.settings import PREFIX, Settings, variable
 
 #: Bytes of a manifest that are read at most.

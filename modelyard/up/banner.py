@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from yard.broker.connections import redacted
-from yard.registry.catalog import Published
+from yard.broker import redacted
+from yard.registry import Published
 
 
 def banner(address: str, url: str, logs: Path, known: Sequence[Published], took_s: float) -> str:

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from modelyard.up.log_tail import last_line
 from yard import local
-from yard.broker.connections import OLDEST
+from yard.broker import OLDEST
 from yard.errors import ConfigurationError
 from yard.platform import pdeathsig
 from yard.settings import variable

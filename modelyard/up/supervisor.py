@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from gateway import endpoint
-from modelyard.commands.options import pool_settings, workers
+from modelyard.options import pool_settings, workers
 from modelyard.up.banner import banner
 from modelyard.up.child_process import Child
 from modelyard.up.log_tail import Tail, last_line
@@ -30,8 +30,7 @@ from yard import local
 from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
-from yard.platform.environment import child_environment
-from yard.platform.signals import StopSignals, cause_of
+from yard.platform import StopSignals, cause_of, child_environment
 from yard.registry import catalog
 from yard.settings import Settings
 

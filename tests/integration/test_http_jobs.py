@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from gateway.api import schemas
-from gateway.services.services import services_of
+from gateway.services.container import services_of
 from producer import submission
 from tests.gateways import RESULT, new_app, stand_in_worker
 from tests.redis_server import RedisServer

@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
 
-from gateway.services.services import services_of
+from gateway.services.container import services_of
 from tests.gateways import new_app
 from tests.stand_ins import ROW, publish
 from yard.platform import logs

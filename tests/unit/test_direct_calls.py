@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from gateway.api import health, jobs
-from gateway.api.async_views import AsyncViewIndex
+from gateway.api import ASYNC_VIEWS, AsyncViewIndex
 from gateway.http.messages import HttpRequest
 from gateway.http.wsgi import environ
 
-DIRECTORY = AsyncViewIndex([*jobs.direct.calls, *health.direct.calls])
+DIRECTORY = AsyncViewIndex(ASYNC_VIEWS)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from models.manifest import Manifest
 from models.optimize import int8_weights
 from models.optimize.compile import convert
 from models.publish.publisher import publish
-from models.publish.quantize import quantize
+from models.publish.quantizer import quantize
 from models.publish.sklearn_signature import derive
 from models.runtimes import load
 from models.runtimes.golden import check_golden

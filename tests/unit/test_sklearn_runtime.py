@@ -43,7 +43,7 @@ from models.manifest import File, Golden, Manifest, Tolerance, build
 from models.publish.sklearn_signature import derive
 from models.runtimes import batch_invariance, labels, load, registry, threads
 from models.runtimes.memory_size import measure
-from models.runtimes.sklearn_joblib import SklearnModel, open_artefact
+from models.runtimes.sklearn_joblib import SklearnModel, open_joblib
 from models.runtimes.sklearn_tuning import take_arrays
 from models.store.repository import Repository
 from yard.contract.values import Column, Output, Signature
@@ -63,7 +63,7 @@ def dumped(estimator: Any) -> bytes:
 
 def model_of(estimator: Any, example: list[Any] | None = None) -> SklearnModel:
     """A copy of the estimator as a worker would have it."""
-    copy = open_artefact(dumped(estimator))
+    copy = open_joblib(dumped(estimator))
     rows = [[row] if isinstance(row, str) else row for row in example or ROWS[::50]]
     return SklearnModel(copy, derive(copy, rows), rows, holds_threads=False)
 
@@ -418,7 +418,7 @@ def test_columns_that_were_chosen_by_name_are_found_by_place_without_a_data_fram
     model = fitted_on_a_frame({"text": [2], "kind": [1], "number": [0]}, names, rows)
     with pytest.raises(ValueError, match="using strings is only supported for"):
         model.predict(np.array(rows, dtype=object))
-    served = model_of(take_arrays(open_artefact(dumped(model))), rows[:4])
+    served = model_of(take_arrays(open_joblib(dumped(model))), rows[:4])
     assert list(served.signature.names) == names
     by_place = fitted_on_a_frame({"text": [2], "kind": [1], "number": [0]}, names, rows)
     by_place[0].transformers_ = [
@@ -545,7 +545,7 @@ def test_planted_bytes_do_not_run(store, regression):
     with pytest.raises(ModelUnavailable):
         load(manifest, store)
     assert not Planted.ran
-    open_artefact(pickle.dumps(Planted()))
+    open_joblib(pickle.dumps(Planted()))
     assert Planted.ran  # had they been opened, they would have
 
 

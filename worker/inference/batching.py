@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from worker.queue.lease import Claimed
-from yard.contract.payload import Call, decode_call
-from yard.contract.validation import check_outputs, check_rows
-from yard.contract.values import Failure, Signature
+from worker.queue import Claimed
+from yard.contract import Call, Failure, Signature, check_outputs, check_rows, decode_call
 from yard.errors import ModelyardError
 
 #: Rows to outputs by name, one element a row; raises where the model does.

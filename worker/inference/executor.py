@@ -12,17 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 
-from models.runtimes import Loaded
-from models.runtimes.model_cache import ModelCache
+from models.runtimes import Loaded, ModelCache
 from worker.inference.batching import Member, Outcome, check, read_call, run, stacks
 from worker.inference.metrics import MetricsBuffer
-from worker.queue.lease import Batch, Claimed, Lease
-from worker.queue.outcomes import EndedJob
-from yard.contract.keys import parse_queue
-from yard.contract.payload import Call
-from yard.contract.values import Failure, ModelRef
+from worker.queue import Batch, Claimed, EndedJob, Lease
+from yard.contract import Call, Failure, ModelRef, parse_queue
 from yard.errors import JobFailed
-from yard.routing.routes import point_of
+from yard.routing import point_of
 from yard.settings import Settings
 
 _MOST_TTL_S = 604_800

@@ -13,13 +13,10 @@ from redis import Redis
 
 from models.manifest import Manifest
 from models.runtimes import Loaded, load, prepare
-from models.store.repository import Repository
-from yard.contract import wire
-from yard.contract.keys import queue_name
-from yard.contract.values import ModelRef
+from models.store import Repository
+from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
-from yard.registry.catalog import Published, read_versions
-from yard.registry.lifecycle import read_states
+from yard.registry import Published, read_states, read_versions
 
 
 class Loader:

@@ -6,9 +6,8 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
-from yard.cluster import metrics
-from yard.cluster.metrics import labels_of
-from yard.contract.values import ModelRef
+from yard.cluster import labels_of, metrics
+from yard.contract import ModelRef
 
 
 class MetricsBuffer:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from yard.cluster.capacity import Pace
+from yard.cluster import Pace
 
 #: The weight of what was measured before, each time that a batch is added: some 50 batches count.
 _FADE = 0.98

@@ -16,15 +16,11 @@ from typing import Any
 import structlog
 from redis import Redis
 
-from models.runtimes.model_cache import ModelCache
+from models.runtimes import ModelCache
 from worker.inference.metrics import MetricsBuffer
-from yard.contract import keys
-from yard.contract.keys import parse_queue
-from yard.contract.timestamps import moment
-from yard.contract.values import ModelRef
+from yard.contract import ModelRef, keys, moment, parse_queue
 from yard.errors import JobFailed
-from yard.routing.routes import routed_versions
-from yard.routing.warmup import read_wanted
+from yard.routing import read_wanted, routed_versions
 from yard.settings import Settings
 
 _log = structlog.get_logger()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from yard.cluster.capacity import KEEP, Bounds, Work, is_long, wanted
+from yard.cluster import KEEP, Bounds, Work, is_long, wanted
 
 #: Jobs' arrivals are counted over so long, in seconds.
 RATE_S = 3.0

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from worker.pool.processes import Process
-from worker.queue.lease import MOST_TIMEOUT_S
+from worker.queue import MOST_TIMEOUT_S
 
 #: What a batch of a worker that has none is called: no batch has this token.
 _NO_TOKEN = "-"

@@ -16,12 +16,11 @@ from redis import Redis
 
 from worker.pool.child import WorkerHandle, WorkerView
 from worker.pool.processes import collect_strays
-from worker.process.registration import unregister
-from worker.queue.lease import Lease
-from worker.queue.recovery import Reaped, Reason, reap
-from yard.cluster.crash_loops import count_crash, note_crash
+from worker.process import unregister
+from worker.queue import Lease, Reaped, Reason, reap
+from yard.cluster import count_crash, note_crash
 from yard.contract import keys
-from yard.platform.signals import cause_of
+from yard.platform import cause_of
 from yard.settings import Settings
 
 _log = structlog.get_logger()

@@ -15,8 +15,7 @@ from typing import Any
 from redis import Redis
 
 from worker.pool.autoscaler import Memory, Observation, Peer, Policy
-from yard.cluster.presence import PoolInfo, Presence, read_presence
-from yard.cluster.workload import read_workload
+from yard.cluster import PoolInfo, Presence, read_presence, read_workload
 from yard.contract import keys
 from yard.registry import catalog
 

@@ -24,8 +24,7 @@ from typing import Any
 import structlog
 
 from worker.pool.processes import GO, MOST_BYTES, Forked, Process, adopt_orphans
-from yard.platform import pdeathsig, signals
-from yard.platform.environment import child_environment
+from yard.platform import child_environment, pdeathsig, signals
 from yard.settings import Settings
 
 _log = structlog.get_logger()

@@ -26,18 +26,13 @@ from worker.pool.child import WorkerHandle
 from worker.pool.monitor import WorkerMonitor
 from worker.pool.observer import Needs, Observer
 from worker.pool.spawner import Spawner
-from worker.queue.reconnect import OUTAGE
-from worker.queue.recovery import sweep
-from worker.queue.scheduler import QueueScheduler, keep_off
+from worker.queue import OUTAGE, QueueScheduler, keep_off, sweep
 from yard.broker import connections
-from yard.cluster.capacity import Bounds
-from yard.cluster.format_version import format_problem
-from yard.cluster.presence import announce
+from yard.cluster import Bounds, announce, format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
-from yard.platform import extras
-from yard.platform.signals import StopSignals
-from yard.routing.warmup import unmet
+from yard.platform import StopSignals, extras
+from yard.routing import unmet
 from yard.settings import Settings
 
 _log = structlog.get_logger()

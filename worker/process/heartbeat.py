@@ -15,13 +15,11 @@ from collections.abc import Callable
 import structlog
 from redis import Redis
 
-from worker.inference.memory import used_bytes, worker_limit_bytes
-from worker.inference.throughput import ServiceTimes
+from worker.inference import ServiceTimes, used_bytes, worker_limit_bytes
 from worker.process.registration import Registration
-from worker.queue.lease import Batch, Lease
-from worker.queue.reconnect import OUTAGE
+from worker.queue import OUTAGE, Batch, Lease
 from yard.broker import connections
-from yard.cluster.workload import write_paces
+from yard.cluster import write_paces
 from yard.settings import Settings
 
 _log = structlog.get_logger()

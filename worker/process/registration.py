@@ -16,10 +16,9 @@ from typing import Any
 
 from redis import Redis
 
-from yard.broker.lua import Argument, Script
-from yard.cluster.presence import announce, withdraw_worker
-from yard.contract import keys
-from yard.contract.timestamps import moment
+from yard.broker import Argument, Script
+from yard.cluster import announce, withdraw_worker
+from yard.contract import keys, moment
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")

@@ -15,9 +15,8 @@ from typing import Any
 
 from redis import Redis
 
-from worker.queue.reconnect import OUTAGE
-from yard.broker import connections
-from yard.broker.pubsub import Subscription
+from worker.queue import OUTAGE
+from yard.broker import Subscription, connections
 from yard.cancellation import cancel_job
 from yard.contract import keys, wire
 from yard.errors import ModelyardError

@@ -20,27 +20,36 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.runtimes.model_cache import ModelCache
-from models.store.mmap import open_maps
-from models.store.repository import open_repository
-from worker.inference.executor import BatchExecutor, BatchResult
-from worker.inference.loader import Loader
-from worker.inference.memory import cache_limit_bytes
-from worker.inference.throughput import ServiceTimes
-from worker.inference.warmup import Warmer
+from models.runtimes import ModelCache
+from models.store import open_maps, open_repository
+from worker.inference import (
+    BatchExecutor,
+    BatchResult,
+    Loader,
+    ServiceTimes,
+    Warmer,
+    cache_limit_bytes,
+)
 from worker.process.heartbeat import Heartbeat
 from worker.process.registration import Registration
 from worker.process.rq_commands import CommandListener
 from worker.process.watchdog import Watchdog
-from worker.queue.lease import Batch, EndedBatch, Lease, Suspended
-from worker.queue.prefetch import Prefetcher
-from worker.queue.reconnect import OUTAGE, GaveUp, backoff, retry_until_up
-from worker.queue.recovery import reap
-from worker.queue.scheduler import QueueScheduler
+from worker.queue import (
+    OUTAGE,
+    Batch,
+    EndedBatch,
+    GaveUp,
+    Lease,
+    Prefetcher,
+    QueueScheduler,
+    Suspended,
+    backoff,
+    reap,
+    retry_until_up,
+)
 from yard.broker import connections
-from yard.contract import keys
-from yard.contract.values import Failure, ModelRef
-from yard.platform.signals import StopSignals
+from yard.contract import Failure, ModelRef, keys
+from yard.platform import StopSignals
 from yard.settings import Settings
 
 _log = structlog.get_logger()

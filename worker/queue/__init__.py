@@ -1,1 +1,29 @@
 """The batch protocol: claim, lease, prefetch, finish, recover; which queue is next."""
+
+from worker.queue.lease import MOST_TIMEOUT_S, Batch, Claimed, EndedBatch, Lease, Suspended
+from worker.queue.outcomes import EndedJob
+from worker.queue.prefetch import Prefetcher
+from worker.queue.reconnect import OUTAGE, GaveUp, backoff, retry_until_up
+from worker.queue.recovery import Reaped, Reason, reap, sweep
+from worker.queue.scheduler import QueueScheduler, keep_off
+
+__all__ = [
+    "MOST_TIMEOUT_S",
+    "OUTAGE",
+    "Batch",
+    "Claimed",
+    "EndedBatch",
+    "EndedJob",
+    "GaveUp",
+    "Lease",
+    "Prefetcher",
+    "QueueScheduler",
+    "Reaped",
+    "Reason",
+    "Suspended",
+    "backoff",
+    "keep_off",
+    "reap",
+    "retry_until_up",
+    "sweep",
+]

@@ -33,7 +33,7 @@ from redis.exceptions import NoScriptError
 from worker.queue.outcomes import EndedJob, chunked
 from worker.queue.pipeline import PipelinedConnection
 from worker.queue.recovery import Reaped, reap
-from yard.broker.lua import Argument, Script
+from yard.broker import Argument, Script
 from yard.contract import wire
 from yard.settings import Settings
 

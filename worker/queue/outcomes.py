@@ -10,8 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from yard.contract import wire
-from yard.contract.values import Failure
+from yard.contract import Failure, wire
 
 # No script may hold Redis for more than 2 ms: a finish takes 7 to 15 us a job and 0.9 ms a MiB, and
 # others wait meanwhile.

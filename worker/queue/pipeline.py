@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from yard.broker.lua import Argument
+from yard.broker import Argument
 
 
 class PipelinedConnection:

@@ -12,7 +12,7 @@ from typing import Literal
 from redis import Redis
 
 from worker.queue.outcomes import CRASHED, EXPIRED, OVERRAN
-from yard.broker.lua import Argument, Script
+from yard.broker import Argument, Script
 from yard.settings import Settings
 
 #: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was

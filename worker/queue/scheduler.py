@@ -14,10 +14,9 @@ from typing import Any
 from redis import Redis
 
 from worker.queue.fair_queue import FairQueue
-from yard.cluster.workload import waits_s
+from yard.cluster import waits_s
 from yard.contract import keys
-from yard.registry.lifecycle import State
-from yard.registry.queues import read_served_queues
+from yard.registry import State, read_served_queues
 
 #: How long the queues are remembered.
 _TTL_S = 1.0

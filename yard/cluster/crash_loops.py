@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from yard.broker.lua import Script
+from yard.broker import Script
 from yard.cluster import metrics
 from yard.cluster.metrics import labels_of
-from yard.contract import keys, wire
-from yard.contract.values import ModelRef
+from yard.contract import ModelRef, keys, wire
 from yard.errors import InvalidJson
 
 #: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from yard.broker.connections import redis_reachable
+from yard.broker import redis_reachable
 from yard.contract import keys
 from yard.errors import ConfigurationError
 

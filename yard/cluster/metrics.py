@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from yard.contract.values import ModelRef
+from yard.contract import ModelRef
 
 #: Upper bounds of buckets of seconds, from a bare predict to a job's timeout.
 SECONDS = (

@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 
-from yard.broker.lua import Script
+from yard.broker import Script
 from yard.contract import keys, wire
 from yard.errors import InvalidJson
 

@@ -1,1 +1,62 @@
 """What travels between the parts, and under which Redis key."""
+
+from yard.contract import keys, wire
+from yard.contract.ids import new_id
+from yard.contract.keys import parse_queue, queue_name
+from yard.contract.payload import ARGUMENTS, MOST_BYTES, Call, decode_call, encode_call, plain
+from yard.contract.timestamps import moment
+from yard.contract.validation import MOST_ERRORS, check_outputs, check_rows
+from yard.contract.values import (
+    TASK,
+    Column,
+    ColumnType,
+    Failure,
+    Job,
+    JobStatus,
+    ModelRef,
+    Output,
+    Request,
+    Route,
+    Signature,
+    Task,
+    Timings,
+    check_job_id,
+    check_name,
+    is_job_id,
+    is_name,
+)
+
+__all__ = [
+    "ARGUMENTS",
+    "MOST_BYTES",
+    "MOST_ERRORS",
+    "TASK",
+    "Call",
+    "Column",
+    "ColumnType",
+    "Failure",
+    "Job",
+    "JobStatus",
+    "ModelRef",
+    "Output",
+    "Request",
+    "Route",
+    "Signature",
+    "Task",
+    "Timings",
+    "check_job_id",
+    "check_name",
+    "check_outputs",
+    "check_rows",
+    "decode_call",
+    "encode_call",
+    "is_job_id",
+    "is_name",
+    "keys",
+    "moment",
+    "new_id",
+    "parse_queue",
+    "plain",
+    "queue_name",
+    "wire",
+]

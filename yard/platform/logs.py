@@ -16,11 +16,12 @@ import logging
 import re
 import sys
 from collections.abc import Callable, MutableMapping
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
 
-from yard.settings import Settings
+if TYPE_CHECKING:
+    from yard.settings import Settings
 
 _CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s\"'<>]*@")
 

@@ -16,9 +16,8 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import RedisError
 
-from yard.broker.lua import Script
-from yard.contract import keys, wire
-from yard.contract.values import ModelRef, Signature, check_name, is_name
+from yard.broker import Script
+from yard.contract import ModelRef, Signature, check_name, is_name, keys, wire
 from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("yard", "register")

@@ -19,9 +19,8 @@ from typing import Any, Literal
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from yard.broker.lua import Script
-from yard.contract import keys
-from yard.contract.values import ModelRef, Signature
+from yard.broker import Script
+from yard.contract import ModelRef, Signature, keys
 from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 
 State = Literal["retired", "drained", "deleted", "revived"]

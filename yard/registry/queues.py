@@ -13,9 +13,8 @@ from fnmatch import fnmatchcase
 from redis import Redis
 from redis.exceptions import RedisError
 
-from yard.cluster.crash_loops import held_back
-from yard.contract import keys
-from yard.contract.values import ModelRef, is_name
+from yard.cluster import held_back
+from yard.contract import ModelRef, is_name, keys
 from yard.registry import lifecycle
 from yard.registry.catalog import model_names
 from yard.registry.lifecycle import State

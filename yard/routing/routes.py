@@ -15,9 +15,8 @@ from typing import Any, Literal, cast
 
 from redis import Redis
 
-from yard.broker.lua import Script
-from yard.contract import keys, wire
-from yard.contract.values import ModelRef, Route, check_name
+from yard.broker import Script
+from yard.contract import ModelRef, Route, check_name, keys, wire
 from yard.errors import (
     InvalidRoute,
     ModelyardError,

@@ -17,10 +17,9 @@ from typing import Any
 
 from redis import Redis
 
-from yard.broker.lua import Script
-from yard.cluster.presence import PoolInfo, Presence, read_presence
-from yard.contract import keys
-from yard.contract.values import ModelRef, Route
+from yard.broker import Script
+from yard.cluster import PoolInfo, Presence, read_presence
+from yard.contract import ModelRef, Route, keys
 from yard.errors import ModelUnavailable
 from yard.routing import routes
 

@@ -10,8 +10,8 @@ from flask import Flask, current_app
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from gateway.http.threads import Threads
-from gateway.middleware.request_log import RequestLog
+from gateway.http import Threads
+from gateway.middleware import RequestLog
 from gateway.services.async_client import AsyncClient
 from producer.client import Client
 from yard.settings import Settings

@@ -82,7 +82,7 @@ def examples(*lines: str) -> str:
 def open_client(redis_url: str | None) -> Iterator[Client]:
     """A client for one command; errors leave it with what to do about them."""
     from producer.client import Client
-    from yard.broker.connections import redis_reachable
+    from yard.broker import redis_reachable
     from yard.settings import Settings
 
     try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.manifest import Manifest
-from models.store.repository import Repository
-from yard.contract.values import ModelRef
+from models.store import Repository
+from yard.contract import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, NotFound
 
 #: How thoroughly to look: at manifests, at the digests of all files, or at answers, too.

@@ -20,11 +20,9 @@ from models.formats import onnx_check
 from models.manifest import File, Manifest
 from models.publish.examine import SANDBOX, Tell, grown, our_error
 from models.publish.publisher import GRAPH, check_catalogue, libraries_of, register
-from models.sandbox.client import ArtefactRefused, SandboxError
-from models.sandbox.limits import Limits
-from models.sandbox.messages import Quantized
-from models.store.repository import Repository
-from yard.contract.values import ModelRef
+from models.sandbox import ArtefactRefused, Limits, Quantized, SandboxError
+from models.store import Repository
+from yard.contract import ModelRef
 from yard.errors import ConfigurationError, VersionExists
 
 
