@@ -35,7 +35,7 @@ coverage: $(VENV)/dev.stamp ## Run the tests, and show which branches none of th
 	@$(PY) -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 chaos: $(VENV)/dev.stamp ## Break all that can break, at random, for half an hour; ARGS="--seed N".
-	@CHAOS_EXAMPLES=3000 $(PY) -m pytest tests/integration/test_protocol_state_machine.py
+	@CHAOS_EXAMPLES=3000 $(PY) -m pytest tests/integration/worker/test_protocol_state_machine.py
 	@CHAOS_TIMES=25 $(PY) -m pytest tests/acceptance/test_named_points.py
 	@$(PY) -m pytest tests/chaos
 	@$(PY) -m tests.chaos $(ARGS)

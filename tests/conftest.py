@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis
 
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 from yard.errors import ConfigurationError
 
 #: The longest first, so that what runs side by side ends together.
@@ -26,7 +26,8 @@ if not os.environ.get("CI"):  # there, Hypothesis sets this itself, and tries th
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tiers; within one, the order stays the one that was drawn."""
-    items.sort(key=lambda item: _TIERS.index(item.path.parent.name))
+    here = Path(__file__).parent
+    items.sort(key=lambda item: _TIERS.index(item.path.relative_to(here).parts[0]))
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests import estimators
-from tests.pools import RunningPool, running_pool
-from tests.redis_server import patient
+from tests.helpers import estimators
+from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.redis_server import patient
 from yard.broker import connections
 
 

@@ -15,8 +15,8 @@ from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor.checks import check_crashes
 from producer.client import Client, Handle
-from tests import estimators
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.waiting import wait_until
 from yard.cluster.crash_loops import held_back, read_crash_loops
 from yard.contract import keys
 from yard.contract.values import JobStatus

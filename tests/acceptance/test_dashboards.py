@@ -17,13 +17,13 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests import estimators
-from tests.composes import DEPLOY, needs_deploy
-from tests.gateways import RunningGateway, running_gateway
-from tests.pools import RunningPool, running_pool
-from tests.prometheus import RunningPrometheus, program, running_prometheus
-from tests.redis_server import patient
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.composes import DEPLOY, needs_deploy
+from tests.helpers.gateways import RunningGateway, running_gateway
+from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.prometheus import RunningPrometheus, program, running_prometheus
+from tests.helpers.redis_server import patient
+from tests.helpers.waiting import wait_until
 from yard.contract import keys
 
 pytestmark = [needs_deploy, pytest.mark.timeout(240)]

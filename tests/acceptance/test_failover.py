@@ -12,11 +12,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests import estimators
-from tests.gateways import RunningGateway, running_gateway
-from tests.pools import running_pool
-from tests.sentinels import WatchedRedis, watched_redis
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.gateways import RunningGateway, running_gateway
+from tests.helpers.pools import running_pool
+from tests.helpers.sentinels import WatchedRedis, watched_redis
+from tests.helpers.waiting import wait_until
 from yard.broker import connections
 from yard.errors import ModelyardError
 

@@ -11,9 +11,9 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
-from tests import estimators
-from tests.pools import running_pool
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.pools import running_pool
+from tests.helpers.waiting import wait_until
 from yard.contract import keys
 from yard.contract.values import Request
 from yard.errors import ModelyardError

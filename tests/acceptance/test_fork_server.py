@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 from redis import Redis
 
-from tests import estimators
-from tests.pools import RunningPool
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.pools import RunningPool
+from tests.helpers.waiting import wait_until
 
 
 def fork_server(pool: RunningPool, redis: Redis) -> psutil.Process | None:

@@ -19,11 +19,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
-from tests.gateways import RESULT, Answer, RunningGateway, running_gateway, stand_in_worker
-from tests.redis_server import RedisServer
-from tests.stand_ins import ROW, publish, queued
-from tests.waiting import ends_soon, wait_until
-from tests.yards import clean_environ
+from tests.helpers.gateways import (
+    RESULT,
+    Answer,
+    RunningGateway,
+    running_gateway,
+    stand_in_worker,
+)
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.stand_ins import ROW, publish, queued
+from tests.helpers.waiting import ends_soon, wait_until
+from tests.helpers.yards import clean_environ
 from yard.contract import keys
 from yard.settings import Settings
 

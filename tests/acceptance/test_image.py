@@ -1,7 +1,7 @@
 """What the images do, done by hand: their steps in empty folders, then their entry points.
 
 There may be no container engine where the tests run, so what is tested is the file, each of whose
-steps `tests.dockerfiles` takes. The processes get what docker-compose.yml gives them.
+steps `tests.helpers.dockerfiles` takes. The processes get what docker-compose.yml gives them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import pytest
 from redis.exceptions import RedisError
 
 from modelyard.up.redis_server import find_server
-from tests.composes import DEPLOY, ROOT, needs_deploy, seconds, services
-from tests.dockerfiles import Builder, Image, StepFailed
-from tests.waiting import wait_until
-from tests.yards import free_port
+from tests.helpers import ROOT
+from tests.helpers.composes import DEPLOY, needs_deploy, seconds, services
+from tests.helpers.dockerfiles import Builder, Image, StepFailed
+from tests.helpers.waiting import wait_until
+from tests.helpers.yards import free_port
 from yard.broker import connections
 from yard.platform import pdeathsig
 

@@ -23,8 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests.redis_server import patient
-from tests.yards import clean_environ
+from tests.helpers import ROOT
+from tests.helpers.redis_server import patient
+from tests.helpers.yards import clean_environ
 from yard.contract.values import ModelRef
 from yard.platform import pdeathsig
 from yard.settings import Settings
@@ -50,7 +51,7 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, name: str, pattern: str) -> None:
-        here = str(Path(__file__).parents[2])
+        here = str(ROOT)
         argv = [sys.executable, "-P", "-c", _WORKER, name, pattern]
         self.process = subprocess.Popen(
             pdeathsig.command(argv, signal.SIGKILL),

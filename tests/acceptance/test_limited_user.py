@@ -13,11 +13,10 @@ from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor import checks as inspection
 from producer.client import Client
-from tests import estimators
-from tests.composes import ROOT
-from tests.gateways import running_gateway
-from tests.pools import running_pool
-from tests.redis_server import patient
+from tests.helpers import ROOT, estimators
+from tests.helpers.gateways import running_gateway
+from tests.helpers.pools import running_pool
+from tests.helpers.redis_server import patient
 from yard.broker import connections
 
 PAGE = ROOT / "docs/scaling.md"

@@ -11,10 +11,10 @@ import pytest
 from redis import Redis
 
 from producer.client import Client, Handle
-from tests import estimators
 from tests.chaos.points import Strikes
-from tests.pools import RunningPool
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.pools import RunningPool
+from tests.helpers.waiting import wait_until
 from yard.contract import keys
 from yard.contract.values import JobStatus
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from redis import Redis
 
-from tests.gateways import announce_pool
-from tests.pools import running_pool
-from tests.redis_server import RedisServer
-from tests.waiting import wait_until
-from tests.yards import clean_environ
+from tests.helpers.gateways import announce_pool
+from tests.helpers.pools import running_pool
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.waiting import wait_until
+from tests.helpers.yards import clean_environ
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 

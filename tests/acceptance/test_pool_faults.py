@@ -19,9 +19,9 @@ from rq.worker import Worker as RqWorker
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
-from tests import estimators
-from tests.pools import RunningPool, running_pool
-from tests.waiting import ends_soon, wait_until
+from tests.helpers import estimators
+from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.waiting import ends_soon, wait_until
 from yard.contract import keys
 from yard.contract.values import Job, JobStatus
 from yard.settings import Settings

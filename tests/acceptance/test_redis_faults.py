@@ -17,10 +17,10 @@ from rq.worker import Worker as RqWorker
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
-from tests import estimators
 from tests.chaos.proxy import FaultProxy, Loss, calls
-from tests.redis_server import RedisServer
-from tests.waiting import ends_soon, wait_until
+from tests.helpers import ROOT, estimators
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.waiting import ends_soon, wait_until
 from yard.contract import keys
 from yard.contract.values import JobStatus, Request
 from yard.errors import Unavailable, UnknownJob
@@ -201,7 +201,7 @@ def publish_again(store: Path, redis: Redis) -> None:
 class TestAway:
     def test_clients_are_told_so_at_once(self, client, redis, redis_server):
         """One time limit for each, also for many at once, whose submissions share round trips."""
-        from tests.versions import register
+        from tests.helpers.versions import register
 
         register(redis)
         (handle,) = submit(client, 1.0)
@@ -250,7 +250,7 @@ class TestAway:
         import subprocess
         import sys
 
-        from tests.yards import clean_environ
+        from tests.helpers.yards import clean_environ
 
         redis_server.pause()
         settings = Settings.load({}, redis_url=redis_server.url, store=str(store))
@@ -259,7 +259,7 @@ class TestAway:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "worker.process.worker", "w1", "", "*"],
                 env=clean_environ() | settings.environ(),
-                cwd=Path(__file__).parent.parent.parent,
+                cwd=ROOT,
                 stdout=output,
                 stderr=output,
             )

@@ -17,18 +17,17 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
-from tests import estimators
-from tests.gateways import announce_pool, new_app
-from tests.pools import RunningPool, running_pool
-from tests.waiting import wait_until
-from tests.yards import clean_environ
+from tests.helpers import ROOT, estimators
+from tests.helpers.gateways import announce_pool, new_app
+from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.waiting import wait_until
+from tests.helpers.yards import clean_environ
 from yard.cluster.format_version import FORMAT
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.platform import pdeathsig
 
-ROOT = Path(__file__).parents[2]
 JOBS = 300
 
 

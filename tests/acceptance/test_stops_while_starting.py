@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.stand_ins import publish
-from tests.yards import clean_environ, free_port
+from tests.helpers.stand_ins import publish
+from tests.helpers.yards import clean_environ, free_port
 from yard.contract import keys
 from yard.platform import pdeathsig, signals
 from yard.settings import Settings

@@ -16,12 +16,19 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests import estimators
-from tests.object_store import SECRET, S3Server, objects, put_objects, repository, running_s3
-from tests.pools import RunningPool, running_pool
-from tests.redis_server import patient
-from tests.waiting import ends_soon, wait_until
-from tests.yards import RunningYard, running_yard
+from tests.helpers import estimators
+from tests.helpers.object_store import (
+    SECRET,
+    S3Server,
+    objects,
+    put_objects,
+    repository,
+    running_s3,
+)
+from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.redis_server import patient
+from tests.helpers.waiting import ends_soon, wait_until
+from tests.helpers.yards import RunningYard, running_yard
 from yard.contract.values import Job
 
 

@@ -20,8 +20,8 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from tests.waiting import wait_until
-from tests.yards import RunningYard, running_yard
+from tests.helpers.waiting import wait_until
+from tests.helpers.yards import RunningYard, running_yard
 from yard.cluster.presence import read_presence
 from yard.contract.values import JobStatus
 

@@ -14,10 +14,10 @@ from rq.suspension import resume, suspend
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client, Handle
-from tests import estimators
-from tests.pools import running_pool
-from tests.redis_server import patient
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.pools import running_pool
+from tests.helpers.redis_server import patient
+from tests.helpers.waiting import wait_until
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import JobStatus, ModelRef, Request

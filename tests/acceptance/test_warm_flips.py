@@ -18,9 +18,9 @@ from models.manifest import Golden, Tolerance
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests import estimators
-from tests.pools import running_pool
-from tests.waiting import ends_soon, wait_until
+from tests.helpers import estimators
+from tests.helpers.pools import running_pool
+from tests.helpers.waiting import ends_soon, wait_until
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef

@@ -16,9 +16,9 @@ from redis import Redis
 
 import worker
 from producer.client import Client, Handle
-from tests import estimators
 from tests.chaos.points import hooked
-from tests.waiting import wait_until
+from tests.helpers import estimators
+from tests.helpers.waiting import wait_until
 from yard.contract import keys
 from yard.contract.values import JobStatus, Request
 from yard.errors import JobEnded

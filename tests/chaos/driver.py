@@ -12,7 +12,7 @@ from tests.chaos.history import History
 from tests.chaos.load import Load
 from tests.chaos.plan import Plan
 from tests.chaos.yard import QUEUES, ChaosYard, open_yard
-from tests.waiting import wait_until
+from tests.helpers.waiting import wait_until
 
 
 def run(plan: Plan, folder: Path) -> Report:

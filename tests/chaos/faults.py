@@ -15,7 +15,7 @@ from tests.chaos.history import History
 from tests.chaos.plan import DISTURBING
 from tests.chaos.proxy import Loss
 from tests.chaos.yard import MODEL, VERSIONS, ChaosYard, Place, batch_of, signal_quietly
-from tests.waiting import wait_until
+from tests.helpers.waiting import wait_until
 from yard.contract import keys
 
 

@@ -11,8 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.chaos.proxy import FaultProxy, Loss
-from tests.redis_server import RedisServer
-from tests.waiting import wait_until
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.waiting import wait_until
 from yard.broker import connections
 
 BELL = "modelyard:bell:q"

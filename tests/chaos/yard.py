@@ -18,10 +18,10 @@ from models.store.repository import Repository
 from tests.chaos.plan import Plan
 from tests.chaos.points import Strikes
 from tests.chaos.proxy import FaultProxy
-from tests.estimators import Echo
-from tests.pools import RunningPool
-from tests.redis_server import RedisServer
-from tests.waiting import wait_until
+from tests.helpers.estimators import Echo
+from tests.helpers.pools import RunningPool
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.waiting import wait_until
 from yard.broker import connections
 from yard.contract import keys
 

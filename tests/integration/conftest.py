@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
-from tests.key_leaks import find_leaks
-from tests.redis_server import RedisServer
-from tests.versions import register
+from tests.helpers.key_leaks import find_leaks
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.versions import register
 from yard.settings import Settings
 
 

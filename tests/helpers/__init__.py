@@ -1,0 +1,6 @@
+"""What the tests share: servers, processes, stand-ins, and waiting for a condition."""
+
+from pathlib import Path
+
+#: The folder that holds `tests`; in a checkout also the packages, `docs` and `deploy`.
+ROOT = Path(__file__).absolute().parents[2]

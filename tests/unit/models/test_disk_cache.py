@@ -1,0 +1,183 @@
+"""The folder that object stores are read through: a help, never something to rest on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from models.manifest import File
+from models.store.disk_cache import DiskCache, cache_folder
+from tests.helpers import ROOT
+from tests.unit.models.test_repository import IRIS_V1
+from yard.settings import Settings
+
+CONTENT = b"the weights"
+FILE = File.of("model.joblib", CONTENT)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> DiskCache:
+    return DiskCache(tmp_path / "cache", 1000)
+
+
+def kept(cache: DiskCache) -> list[str]:
+    return sorted(path.name for path in cache.folder.rglob("*") if path.is_file())
+
+
+def path_of(cache: DiskCache, file: File) -> Path:
+    return cache.folder / file.sha256[:2] / file.sha256
+
+
+def filled(cache: DiskCache, *names: str) -> list[File]:
+    """Files of 300 bytes, each read longer ago than the next."""
+    files = []
+    for place, name in enumerate(names):
+        content = name.encode().ljust(300)
+        files.append(File.of(name, content))
+        cache.keep(files[-1], content)
+        os.utime(path_of(cache, files[-1]), (place, place))
+    return files
+
+
+def test_what_was_kept_is_read_back(cache):
+    assert cache.read(FILE) is None
+    cache.keep(FILE, CONTENT)
+    assert cache.read(FILE) == CONTENT
+
+
+@pytest.mark.parametrize("content", [b"", b"the weight", b"THE WEIGHTS", b"the weights and more"])
+def test_broken_bytes_are_never_given_out_and_go(cache, content):
+    cache.keep(FILE, CONTENT)
+    path_of(cache, FILE).write_bytes(content)
+    assert cache.read(FILE) is None
+    assert kept(cache) == []
+    cache.keep(FILE, CONTENT)
+    assert cache.read(FILE) == CONTENT
+
+
+def test_a_link_in_a_files_place_is_not_followed(cache, tmp_path):
+    cache.keep(FILE, CONTENT)
+    (tmp_path / "elsewhere").write_bytes(CONTENT)
+    path_of(cache, FILE).unlink()
+    path_of(cache, FILE).symlink_to(tmp_path / "elsewhere")
+    assert cache.read(FILE) is None
+
+
+def test_a_pipe_in_a_files_place_does_not_hang_the_reader(cache):
+    cache.keep(FILE, CONTENT)
+    path_of(cache, FILE).unlink()
+    os.mkfifo(path_of(cache, FILE))
+    assert cache.read(FILE) is None
+
+
+def test_what_was_read_the_longest_time_ago_makes_room(cache):
+    a, b, c = filled(cache, "a", "b", "c")
+    cache.read(a)
+    filled(cache, "d")
+    assert [file.name for file in (a, b, c) if cache.read(file) is not None] == ["a", "c"]
+
+
+def test_what_is_larger_than_the_bound_is_not_kept(cache):
+    filled(cache, "a", "b")
+    content = b"x" * 1001
+    cache.keep(File.of("large", content), content)
+    assert len(kept(cache)) == 2
+
+
+def test_what_is_about_to_be_used_stays(cache):
+    content = b"x" * 1000
+    large = File.of("large", content)
+    for file in filled(cache, "a", "b", "c"):
+        os.utime(path_of(cache, file), (2e9 * 2, 2e9 * 2))  # by the clock of another machine
+    cache.keep(large, content)
+    assert kept(cache) == [large.sha256]
+
+
+def test_what_a_dead_writer_left_goes_and_what_is_being_written_stays(cache):
+    filled(cache, "a")
+    shelf = next(cache.folder.iterdir())
+    for name in (".draft-old", ".draft-new"):
+        (shelf / name).write_bytes(b"half")
+    os.utime(shelf / ".draft-old", (0, 0))
+    cache.trim()
+    assert ".draft-old" not in kept(cache)
+    assert ".draft-new" in kept(cache)
+
+
+def test_other_folders_are_left_alone(cache, tmp_path):
+    (tmp_path / "cache" / "photos").mkdir(parents=True)
+    (tmp_path / "cache" / "photos" / "1.jpg").write_bytes(b"x" * 5000)
+    filled(cache, "a")
+    cache.trim()
+    assert "1.jpg" in kept(cache)
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_no_error(tmp_path, caplog):
+    (tmp_path / "cache").write_bytes(b"a file")
+    cache = DiskCache(tmp_path / "cache", 1000)
+    with caplog.at_level(logging.WARNING):
+        cache.keep(FILE, CONTENT)
+        cache.keep(FILE, CONTENT)
+    assert len(caplog.records) == 1
+    assert "cannot be written" in caplog.text
+    assert cache.read(FILE) is None
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path):
+    """A bound on the length of files ends a write as a full disk does."""
+    code = (
+        "import sys, pathlib; from models.store.disk_cache import DiskCache; "
+        "from models.manifest import File; content = b'x' * 10000; "
+        "cache = DiskCache(pathlib.Path(sys.argv[1]), 10**6); "
+        "cache.keep(File.of('m', content), content)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cache")],
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_many_may_write_and_trim_at_once(tmp_path):
+    cache = DiskCache(tmp_path / "cache", 1000)
+    contents = [f"content {number}".encode().ljust(200) for number in range(20)]
+    files = [File.of("m", content) for content in contents]
+    wrong: list[bytes] = []
+
+    def work() -> None:
+        for file, content in zip(files, contents, strict=True):
+            cache.keep(file, content)
+            read = cache.read(file)  # another may have evicted it
+            if read not in (None, content):
+                wrong.append(content)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert sum(path.stat().st_size for path in cache.folder.rglob("*") if path.is_file()) <= 1200
+
+
+def test_a_manifest_is_kept_for_its_store_and_version(cache):
+    cache.keep_manifest("s3://a", IRIS_V1, b"{}")
+    assert cache.manifest("s3://a", IRIS_V1) == b"{}"
+    assert cache.manifest("s3://b", IRIS_V1) is None
+
+
+def test_the_default_folder_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder(Settings()) == tmp_path / "modelyard"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_folder(Settings()) == Path("/home/somebody/.cache/modelyard")
