@@ -27,7 +27,7 @@ _COMMON = """
 import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 import click
-from producer import signals
+from yard.platform import signals
 
 def note(text):
     with open("journal.txt", "a") as file:
@@ -51,9 +51,9 @@ def wait_for_term(name, stop):
     note(name + " stopped, redis " + answers())
 
 def answers():
-    from producer import connect
+    from yard.broker import connections
     try:
-        with connect.fast(os.environ["MODELYARD_REDIS_URL"]) as redis:
+        with connections.fast(os.environ["MODELYARD_REDIS_URL"]) as redis:
             return str(redis.ping())
     except Exception as error:
         return type(error).__name__
@@ -122,10 +122,13 @@ def up(tmp_path: Path) -> Iterator[RunningYard]:
     except ConfigurationError as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(error.message)
     packages = tmp_path / "packages"
-    for package, code in {"gateway": _GATEWAY, "worker": _POOL, "models": _EXAMPLES}.items():
-        (packages / package).mkdir(parents=True)
-        (packages / package / "__init__.py").touch()
-        (packages / package / "cli.py").write_text(code)
+    stand_ins = {"gateway": _GATEWAY, "pool": _POOL, "publish": _EXAMPLES}
+    (packages / "commands").mkdir(parents=True)
+    for name, code in stand_ins.items():
+        (packages / "commands" / f"{name}.py").write_text(code)
+    first = f"__path__.insert(0, {str(packages / 'commands')!r})"
+    hook = f"import modelyard.commands\nmodelyard.commands.{first}\n"
+    (packages / "sitecustomize.py").write_text(hook)
     here = tmp_path / "here"
     here.mkdir()
     paths = [str(packages)] + ([] if extras.is_installed() else [str(extras.root())])
