@@ -11,11 +11,11 @@ from gateway.api.async_views import AsyncViews, response
 from gateway.http import HttpRequest, HttpResponse, json_response
 from gateway.middleware import problem
 from gateway.services import Services, services
-from gateway.survey import Status, read_status
 from yard.broker import redis_reachable
 from yard.cluster import format_problem, why_none_looks
 from yard.contract import wire
 from yard.errors import Unavailable
+from yard.status import Status, read_status
 
 blueprint = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]

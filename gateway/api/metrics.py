@@ -27,7 +27,6 @@ from redis import Redis
 from gateway.api import openapi
 from gateway.api.scaling import Scaling, read_scaling
 from gateway.services import services
-from gateway.survey import Status, read_status
 from yard.broker import redis_reachable
 from yard.cluster import (
     DEFINITIONS,
@@ -42,6 +41,7 @@ from yard.contract import keys
 from yard.errors import ModelyardError
 from yard.routing import cold
 from yard.settings import Settings
+from yard.status import Status, read_status
 
 blueprint = APIBlueprint(
     "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -89,7 +89,7 @@ class YardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of the yard."""
         try:
-            look = read_status(self._redis)
+            look = read_status(self._redis, with_waits=True)
             scaling = read_scaling(self._redis, self._settings)
             with redis_reachable():
                 counted = self._redis.hgetall(keys.METRICS)

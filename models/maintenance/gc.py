@@ -89,12 +89,11 @@ def find(
 
 
 def _catalogue(redis: Redis) -> dict[ModelRef, dict[str, Any]]:
-    with redis_reachable():
-        return {
-            ModelRef(version["model"], version["version"]): version
-            for model in read_models(redis)
-            for version in model["versions"]
-        }
+    return {
+        ModelRef(version["model"], version["version"]): version
+        for model in read_models(redis)
+        for version in model["versions"]
+    }
 
 
 def _of_store(repository: Repository, age_s: float) -> Iterator[Garbage]:
