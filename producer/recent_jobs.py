@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 
 from producer.results import decode_job, read_raw
-from yard.contract import Job, JobStatus, check_name, is_job_id, keys
+from yard.contract import Job, JobStatus, check_name, is_job_id, keys, lenient, parse_time
 from yard.errors import UnknownModel
 
 #: Jobs that one call lists at most.
@@ -29,7 +29,8 @@ _PLACES = {
     JobStatus.CANCELED: "canceled",
 }
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
+#: Taken for a time of creation that cannot be read.
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 def list_jobs(
@@ -68,13 +69,13 @@ def _queues(redis: Redis, model: str | None) -> list[str]:
     pipe.smembers(keys.QUEUES)
     pipe.smembers(keys.MODELS)
     names, models = pipe.execute()
-    published = {raw.decode("utf-8", "replace") for raw in models}
+    published = {lenient.decode(raw) for raw in models}
     if model is not None and check_name("model", model) not in published:
         raise UnknownModel(f"no version of model {model!r} is published")
     wanted = published if model is None else {model}
     found = []
     for raw in names:
-        name = raw.decode("utf-8", "replace").removeprefix(keys.PREFIXES["queue"])
+        name = lenient.decode(raw).removeprefix(keys.PREFIXES["queue"])
         parsed = keys.parse_queue(name)
         if parsed is not None and parsed[0] in wanted:
             found.append(name)
@@ -98,9 +99,9 @@ def _newest_ids(
 
 def _valid_ids(replies: Iterable[Any]) -> Iterator[str]:
     for reply in replies:
-        for raw in reply if isinstance(reply, list) else ():  # else somebody's key of another type
+        for raw in lenient.items(reply):  # none where a key holds another type
             # The started registry's members are "id:execution".
-            job_id = raw.decode("utf-8", "replace").partition(":")[0]
+            job_id = lenient.decode(raw).partition(":")[0]
             if is_job_id(job_id):
                 yield job_id
 
@@ -111,17 +112,8 @@ def _by_creation(redis: Redis, ids: list[str]) -> list[str]:
     for job_id in ids:
         pipe.hget(keys.key("job", job_id), "created_at")
     created = [
-        (_moment(reply), job_id)
+        (parse_time(reply) or _LONG_AGO, job_id)
         for job_id, reply in zip(ids, pipe.execute(raise_on_error=False), strict=True)
         if isinstance(reply, bytes)
     ]
     return [job_id for _, job_id in sorted(created, reverse=True)]
-
-
-def _moment(raw: bytes) -> datetime:
-    """When a job was created; a date without a zone is UTC, one that is none is long ago."""
-    try:
-        moment = datetime.fromisoformat(raw.decode("utf-8", "replace"))
-    except ValueError:
-        return _EPOCH
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -18,7 +18,7 @@ from redis import Redis
 from redis.exceptions import NoScriptError
 
 from yard.broker import Script
-from yard.contract import Failure, Job, JobStatus, Timings, keys, wire
+from yard.contract import Failure, Job, JobStatus, Timings, keys, lenient, parse_time, wire
 from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 
 _READ = Script("producer", "read")
@@ -101,7 +101,7 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
     values, entry = raw
     if values[0] is None:
         return None
-    _, origin, created_at, started_at, ended_at, attempts, run, error = map(_text, values)
+    _, origin, created_at, started_at, ended_at, attempts, run, error = map(lenient.decode, values)
     status = _STATUSES.get(values[0], JobStatus.QUEUED)
     model, _, version = origin.partition("@")
     result: dict[str, Any] | None = None
@@ -111,7 +111,7 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
         status = JobStatus.FAILED if failure else status
     elif status is JobStatus.FAILED:
         failure = _failure(error, entry)
-    ran = _mapping(run)
+    ran = lenient.json_object(run) or {}
     return Job(
         id=job_id,
         status=status,
@@ -121,29 +121,12 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
         created_at=created_at or None,
         started_at=started_at or None,
         ended_at=ended_at or None,
-        attempts=_count(attempts),
+        attempts=lenient.digits(attempts, most=9) or 0,
         result=result,
         error=failure,
         timings=_timings(created_at, started_at, ended_at, ran) if status.is_terminal else None,
-        batch_size=batch if type(batch := ran.get("batch")) is int else None,
+        batch_size=lenient.integer(ran.get("batch")),
     )
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "replace")
-
-
-def _count(text: str) -> int:
-    """A small number; 0 for anything else, as for digits without end, which `int` refuses."""
-    return int(text) if text.isdecimal() and len(text) < 10 else 0
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = wire.loads(text) if text else {}
-    except InvalidJson:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _result(
@@ -161,7 +144,7 @@ def _result(
 
 def _failure(error: str, entry: Mapping[bytes, bytes]) -> Failure:
     """Why a job failed: as our workers write it, else from the traceback that RQ keeps."""
-    known = _mapping(error)
+    known = lenient.json_object(error) or {}
     if isinstance(known.get("code"), str):
         row = known.get("row")
         return Failure(
@@ -187,20 +170,15 @@ def _from_traceback(line: str) -> Failure:
 
 
 def _timings(created_at: str, started_at: str, ended_at: str, ran: dict[str, Any]) -> Timings:
-    created, started, ended = map(_moment, (created_at, started_at, ended_at))
+    created, started, ended = (
+        parse_time(at, zone=None) for at in (created_at, started_at, ended_at)
+    )
     return Timings(
         queue=_ms(created, started or ended),
-        load=_number(ran.get("load")),
-        predict=_number(ran.get("predict")),
+        load=_measured_ms(ran.get("load")),
+        predict=_measured_ms(ran.get("predict")),
         total=_ms(created, ended),
     )
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 def _ms(start: datetime | None, end: datetime | None) -> float:
@@ -209,5 +187,5 @@ def _ms(start: datetime | None, end: datetime | None) -> float:
     return round((end - start).total_seconds() * 1000, 3)
 
 
-def _number(value: Any) -> float:
+def _measured_ms(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

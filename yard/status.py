@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
 
 from yard.broker import redis_reachable
 from yard.cluster import Presence, read_presence
-from yard.contract import ModelRef, Route, keys
+from yard.contract import ModelRef, Route, keys, lenient, parse_epoch_s
 from yard.errors import UnknownModel
 from yard.registry import Published, model_names, read_versions
 from yard.routing import cold, read_route
@@ -141,14 +140,14 @@ def version_json(model: ModelStatus, entry: Published, presence: Presence) -> di
         ),
         "signature": entry.signature.model_dump(mode="json"),
         "signature_id": entry.signature.id,
-        "digest": _text(manifest.get("digest")),
+        "digest": lenient.text(manifest.get("digest")),
         "size_bytes": _size_bytes(manifest.get("files")),
-        "created_at": _text(manifest.get("created_at")),
-        "note": _text(manifest.get("note")) or "",
+        "created_at": lenient.text(manifest.get("created_at")),
+        "note": lenient.text(manifest.get("note")) or "",
         "loaded": [
             {
                 "worker": worker.name,
-                "host": _text(worker.known.get("host")),
+                "host": lenient.text(worker.known.get("host")),
                 "bytes": worker.versions[queue],
             }
             for worker in presence.holders(queue)
@@ -156,7 +155,7 @@ def version_json(model: ModelStatus, entry: Published, presence: Presence) -> di
         "failed": [
             {
                 "worker": worker.name,
-                "host": _text(worker.known.get("host")),
+                "host": lenient.text(worker.known.get("host")),
                 "reason": failed.reason,
                 "retry_at": failed.retry_at,
             }
@@ -178,8 +177,8 @@ def _read_queues(redis: Redis, names: Sequence[str], *, with_waits: bool) -> dic
     since = _created_s(redis, heads) if with_waits else [None] * len(heads)
     return {
         name: QueueStatus(
-            _number(replies[3 * place]),
-            _number(replies[3 * place + 1]),
+            lenient.count(replies[3 * place]),
+            lenient.count(replies[3 * place + 1]),
             max(0.0, seconds - began) if began is not None else 0.0,
         )
         for place, (name, began) in enumerate(zip(names, since, strict=True))
@@ -194,27 +193,10 @@ def _created_s(redis: Redis, job_ids: Sequence[bytes]) -> list[float | None]:
     """When each job was created, in seconds since 1970; None where there is none."""
     pipe = redis.pipeline(transaction=False)
     for job_id in job_ids:
-        pipe.hget(keys.key("job", job_id.decode("utf-8", "replace")), "created_at")
-    return [_moment(reply) for reply in pipe.execute(raise_on_error=False)]
+        pipe.hget(keys.key("job", lenient.decode(job_id)), "created_at")
+    return [parse_epoch_s(reply) for reply in pipe.execute(raise_on_error=False)]
 
 
 def _size_bytes(files: Any) -> int | None:
-    known = files if isinstance(files, list) else []
-    sizes = [file.get("size_bytes") for file in known if isinstance(file, dict)]
+    sizes = [f.get("size_bytes") for f in lenient.items(files) if isinstance(f, dict)]
     return sum(size for size in sizes if isinstance(size, int)) if sizes else None
-
-
-def _moment(raw: Any) -> float | None:
-    try:
-        moment = datetime.fromisoformat(raw.decode())
-    except (AttributeError, ValueError):  # nothing there, or nothing of RQ's
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _number(reply: Any) -> int:
-    return reply if isinstance(reply, int) else 0
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

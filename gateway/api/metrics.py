@@ -37,7 +37,7 @@ from yard.cluster import (
     parse_field,
     read_crash_loops,
 )
-from yard.contract import keys
+from yard.contract import keys, lenient
 from yard.errors import ModelyardError
 from yard.routing import cold
 from yard.settings import Settings
@@ -119,8 +119,8 @@ def _counted(raw: Mapping[bytes, bytes], published: set[_Labels]) -> Iterator[Me
     """What workers have counted, of published versions only."""
     values: dict[str, dict[_Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for field, text in raw.items():
-        series = parse_field(field.decode("utf-8", "replace"))
-        number = _number(text)
+        series = parse_field(lenient.decode(field))
+        number = lenient.number(text)
         if series is None or number is None:
             continue
         labels = tuple(series.labels[label] for label in series.measure.labels)
@@ -231,14 +231,6 @@ def _demands(scaling: Scaling) -> Iterator[Metric]:
 
 def _gauge(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=labels)
-
-
-def _number(raw: bytes) -> float | None:
-    try:
-        number = float(raw)
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None
 
 
 def registry_for(redis: Redis, settings: Settings, *, has_files: bool) -> CollectorRegistry:

@@ -18,7 +18,7 @@ from redis import Redis
 
 from models.runtimes import ModelCache
 from worker.inference.metrics import MetricsBuffer
-from yard.contract import ModelRef, keys, moment, parse_queue
+from yard.contract import ModelRef, format_time, keys, parse_queue
 from yard.errors import JobFailed
 from yard.routing import read_wanted, routed_versions
 from yard.settings import Settings
@@ -114,7 +114,7 @@ class Warmer:
             queue = keys.queue_name(ref)
             found[queue] = {
                 "reason": failed.message[:_REASON],
-                "retry_at": moment(failed.retry_in_s),
+                "retry_at": format_time(failed.retry_in_s),
                 "wanted_ms": self._answered.get(queue),
             }
         return dict(list(found.items())[-_MOST:])

@@ -18,7 +18,7 @@ from redis import Redis
 
 from yard.broker import Argument, Script
 from yard.cluster import announce, withdraw_worker
-from yard.contract import keys, moment
+from yard.contract import format_time, keys
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")
@@ -42,7 +42,7 @@ class Registration:
         self._key = keys.key("worker", worker)
         self._queues: frozenset[str] = frozenset()
         self._entry: dict[str, str | int] = {
-            "birth": moment(),
+            "birth": format_time(),
             "hostname": socket.gethostname(),
             "ip_address": "unknown",
             "pid": os.getpid(),
@@ -75,7 +75,7 @@ class Registration:
         """
         left = self._queues - set(queues)
         arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]
-        for name, value in (self._entry | {"last_heartbeat": moment()}).items():
+        for name, value in (self._entry | {"last_heartbeat": format_time()}).items():
             arguments += [name, value]
         _BEAT(self._redis, arguments)
         self._queues = frozenset(queues)
@@ -98,7 +98,7 @@ class Registration:
     def begin_load(self) -> None:
         """Say that the worker is busy without a batch: it loads, and this load is a new one."""
         pipe = self._redis.pipeline(transaction=True)
-        pipe.hset(self._key, mapping={"state": "busy", "my_load": moment()})
+        pipe.hset(self._key, mapping={"state": "busy", "my_load": format_time()})
         pipe.expire(self._key, keys.WORKER_TTL_S)
         pipe.execute()
 

@@ -15,8 +15,7 @@ from redis.exceptions import ResponseError
 from yard.broker import Script
 from yard.cluster import metrics
 from yard.cluster.metrics import labels_of
-from yard.contract import ModelRef, keys, wire
-from yard.errors import InvalidJson
+from yard.contract import ModelRef, keys, lenient
 
 #: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.
 LOOP = 3
@@ -61,7 +60,7 @@ def read_crash_loops(redis: Redis) -> tuple[CrashLoop, ...]:
     if not isinstance(known, dict):  # somebody's own under a name of ours
         return ()
     now_ms = now[0] * 1000 + now[1] / 1000
-    found = [_read(queue.decode("utf-8", "replace"), raw, now_ms) for queue, raw in known.items()]
+    found = [_read(lenient.decode(queue), raw, now_ms) for queue, raw in known.items()]
     return tuple(sorted(filter(None, found), key=lambda crashes: crashes.queue))
 
 
@@ -99,14 +98,10 @@ def count_crash(redis: Redis, queue: str) -> None:
 
 
 def _read(queue: str, raw: bytes, now_ms: float) -> CrashLoop | None:
-    try:
-        match wire.loads(raw):
-            case {"row": int(row), "at_ms": int(at_ms), "until_ms": int(until_ms), **rest}:
-                if now_ms - at_ms > keys.CRASHES_TTL_S * 1000:
-                    return None
-                status = rest.get("status")
-                held_s = max(0.0, (until_ms - now_ms) / 1000)
-                return CrashLoop(queue, row, status if isinstance(status, int) else 0, held_s)
-    except InvalidJson:
-        pass
+    match lenient.json_object(raw):
+        case {"row": int(row), "at_ms": int(at_ms), "until_ms": int(until_ms), **rest}:
+            if now_ms - at_ms > keys.CRASHES_TTL_S * 1000:
+                return None
+            held_s = max(0.0, (until_ms - now_ms) / 1000)
+            return CrashLoop(queue, row, lenient.count(rest.get("status")), held_s)
     return None

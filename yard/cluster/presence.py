@@ -15,8 +15,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from yard.broker import Script
-from yard.contract import keys, wire
-from yard.errors import InvalidJson
+from yard.contract import keys, lenient, wire
 
 #: The key family of what each kind of member announces.
 _FAMILIES = {"pool": "pool", "worker": "loaded"}
@@ -141,7 +140,7 @@ def read_presence(redis: Redis) -> Presence:
     alive = sorted(
         (kind, name)
         for raw, expiry_ms in members
-        for kind, colon, name in [raw.decode("utf-8", "replace").partition(":")]
+        for kind, colon, name in [lenient.decode(raw).partition(":")]
         if colon and kind in ("pool", "worker") and expiry_ms > now_ms
     )
     if not alive:
@@ -149,7 +148,7 @@ def read_presence(redis: Redis) -> Presence:
     found = redis.mget([keys.key(_FAMILIES[kind], name) for kind, name in alive])
     pools, workers = [], []
     for (kind, name), raw in zip(alive, found, strict=True):
-        known = _read(raw)
+        known = lenient.json_object(raw)
         if known is not None and kind == "pool":
             workers_of = _counts(known.get("workers"), WORKER_STATES)
             pools.append(PoolInfo(name, workers_of, known, _ago_s(known.get("looked_ms"), now_ms)))
@@ -159,25 +158,13 @@ def read_presence(redis: Redis) -> Presence:
     return Presence(tuple(pools), tuple(workers))
 
 
-def _read(raw: bytes | str | None) -> dict[str, Any] | None:
-    """What was announced; None if it has expired or is no JSON object."""
-    try:
-        value = wire.loads(raw) if raw else None
-    except InvalidJson:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _failed(value: Any) -> dict[str, FailedLoad]:
     """The failures that can be read."""
-    known = value if isinstance(value, dict) else {}
     return {
         ref: FailedLoad(
-            reason,
-            retry_at if isinstance(retry_at := said.get("retry_at"), str) else None,
-            wanted_ms if type(wanted_ms := said.get("wanted_ms")) is int else None,
+            reason, lenient.text(said.get("retry_at")), lenient.integer(said.get("wanted_ms"))
         )
-        for ref, said in known.items()
+        for ref, said in lenient.mapping(value).items()
         if isinstance(said, dict) and isinstance(reason := said.get("reason"), str)
     }
 
@@ -196,6 +183,5 @@ def why_none_looks(pools: Sequence[PoolInfo]) -> str:
 
 def _counts(value: Any, names: tuple[str, ...] = ()) -> dict[str, int]:
     """The whole numbers from 0 on in ``value``; the ``names`` that have none get 0."""
-    known = value if isinstance(value, dict) else {}
-    counts = {name: n for name, n in known.items() if type(n) is int and n >= 0}
+    counts = {name: n for name, n in lenient.mapping(value).items() if type(n) is int and n >= 0}
     return {name: counts.get(name, 0) for name in names} if names else counts

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from math import isfinite
 from typing import Any
 
 from redis import Redis
@@ -18,8 +16,7 @@ from redis import Redis
 from yard.cluster import metrics
 from yard.cluster.capacity import Pace, Work
 from yard.cluster.presence import Presence
-from yard.contract import keys, wire
-from yard.errors import InvalidJson
+from yard.contract import keys, lenient, parse_epoch_s, wire
 
 #: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.
 _SAMPLE = 4
@@ -69,7 +66,9 @@ def read_workload(
         pipe.get(keys.key("pace", queue))
         pipe.hmget(keys.METRICS, *_ended_fields(queue))
     is_suspended, *replies = pipe.execute(raise_on_error=False)
-    heads = _heads(redis, [q for q, n in zip(queues, replies[::4], strict=True) if _count(n)])
+    heads = _heads(
+        redis, [q for q, n in zip(queues, replies[::4], strict=True) if lenient.count(n)]
+    )
     works, counts = [], {}
     for place, queue in enumerate(queues):
         depth, running, raw, ended = replies[4 * place : 4 * place + 4]
@@ -78,9 +77,9 @@ def read_workload(
         works.append(
             Work(
                 queue=queue,
-                depth=_count(depth),
-                rows=_count(depth) * (head.rows or (pace.rows if pace else 1.0)),
-                running=_count(running),
+                depth=lenient.count(depth),
+                rows=lenient.count(depth) * (head.rows or (pace.rows if pace else 1.0)),
+                running=lenient.count(running),
                 arrivals_s=(arrivals_s or {}).get(queue, 0.0),
                 holders=len(presence.holders(queue)),
                 pace=pace,
@@ -88,7 +87,7 @@ def read_workload(
             )
         )
         if "@" in queue:
-            counts[queue] = _count(depth) + _count(running) + _sum(ended)
+            counts[queue] = lenient.count(depth) + lenient.count(running) + _sum(ended)
     return Workload(tuple(works), counts, is_suspended == 1)
 
 
@@ -105,15 +104,16 @@ def announced_arrivals_s(presence: Presence) -> dict[str, float]:
     """Jobs that arrive in a second, by queue, as the pools that are alive have counted them."""
     found: dict[str, float] = {}
     for pool in presence.pools:
-        known = pool.known.get("arrivals_s")
-        for queue, rate in (known if isinstance(known, dict) else {}).items():
-            found[queue] = max(found.get(queue, 0.0), _number(rate) or 0.0)
+        for queue, rate in lenient.mapping(pool.known.get("arrivals_s")).items():
+            found[queue] = max(found.get(queue, 0.0), lenient.number(rate) or 0.0)
     return found
 
 
 def announced_start_s(presence: Presence) -> float:
     """How long a worker takes to start, as the slowest pool that is alive has seen it."""
-    return max((_number(pool.known.get("start_s")) or 0.0 for pool in presence.pools), default=0.0)
+    return max(
+        (lenient.number(pool.known.get("start_s")) or 0.0 for pool in presence.pools), default=0.0
+    )
 
 
 def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
@@ -131,12 +131,8 @@ def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
 
 def parse_pace(raw: Any) -> Pace | None:
     """What `write_paces` has written; None for whatever else somebody wrote there."""
-    try:
-        value = wire.loads(raw) if isinstance(raw, bytes) else None
-    except InvalidJson:
-        return None
-    known = value if isinstance(value, dict) else {}
-    numbers = [_number(known.get(name)) for name in _PACE]
+    known = lenient.json_object(raw) or {}
+    numbers = [lenient.number(known.get(name)) for name in _PACE]
     batch_s, row_s, load_s, rows = numbers
     if batch_s is None or row_s is None or load_s is None or not rows:
         return None
@@ -179,15 +175,14 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
 def _head(jobs: Sequence[Any], now_s: float) -> _Head:
     # What has expired deep in a long queue is passed over when a claim comes to it.
     told = [job for job in jobs if isinstance(job, list) and job[2] not in _HAVE_ENDED]
-    rows = [float(job[0]) for job in told if job[0] is not None and _is_count(job[0])]
-    since_s = _moment(told[0][1]) if told else None
+    rows = [n for job in told if (n := lenient.digits(job[0], most=6)) is not None]
+    since_s = parse_epoch_s(told[0][1]) if told else None
     wait_s = max(0.0, now_s - since_s) if since_s is not None else 0.0
     return _Head(max(1.0, sum(rows) / len(rows)) if rows else 0.0, wait_s)
 
 
 def _texts(reply: Any) -> list[str]:
-    found = reply if isinstance(reply, list) else []
-    return [raw.decode("utf-8", "replace") for raw in found]
+    return [lenient.decode(raw) for raw in lenient.items(reply)]
 
 
 def _ended_fields(queue: str) -> list[str]:
@@ -197,31 +192,7 @@ def _ended_fields(queue: str) -> list[str]:
     return [metrics.field(_ENDED, labels | {"status": status}) for status in _ENDS]
 
 
-def _moment(raw: Any) -> float | None:
-    try:
-        moment = datetime.fromisoformat(raw.decode())
-    except (AttributeError, ValueError):  # nothing there, or nothing of RQ's
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _is_count(raw: bytes) -> bool:
-    return raw.isdigit() and len(raw) <= 6
-
-
-def _count(reply: Any) -> int:
-    return reply if isinstance(reply, int) else 0
-
-
 def _sum(reply: Any) -> int:
-    found = reply if isinstance(reply, list) else []
-    return sum(int(number) for raw in found if (number := _number(raw)) is not None)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number from zero up; None for whatever else."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if isfinite(number) and number >= 0 else None
+    return sum(
+        int(number) for raw in lenient.items(reply) if (number := lenient.number(raw)) is not None
+    )

@@ -1,10 +1,10 @@
 """What travels between the parts, and under which Redis key."""
 
-from yard.contract import keys, wire
+from yard.contract import keys, lenient, wire
 from yard.contract.ids import new_id
 from yard.contract.keys import parse_queue, queue_name
 from yard.contract.payload import ARGUMENTS, MOST_BYTES, Call, decode_call, encode_call, plain
-from yard.contract.timestamps import moment
+from yard.contract.timestamps import format_time, parse_epoch_s, parse_time
 from yard.contract.validation import MOST_ERRORS, check_outputs, check_rows
 from yard.contract.values import (
     TASK,
@@ -50,12 +50,15 @@ __all__ = [
     "check_rows",
     "decode_call",
     "encode_call",
+    "format_time",
     "is_job_id",
     "is_name",
     "keys",
-    "moment",
+    "lenient",
     "new_id",
+    "parse_epoch_s",
     "parse_queue",
+    "parse_time",
     "plain",
     "queue_name",
     "wire",

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from yard.broker import Script
-from yard.contract import ModelRef, Signature, check_name, is_name, keys, wire
+from yard.contract import ModelRef, Signature, check_name, is_name, keys, lenient, wire
 from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("yard", "register")
@@ -52,7 +52,7 @@ def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature)
 def model_names(redis: Redis) -> list[str]:
     """The published models, in order; what is no name is left out."""
     members: set[bytes] = redis.smembers(keys.MODELS)  # type: ignore[assignment]  # not decoded
-    return sorted(name for raw in members if is_name(name := raw.decode("utf-8", "replace")))
+    return sorted(name for raw in members if is_name(name := lenient.decode(raw)))
 
 
 def read_versions(redis: Redis, model: str) -> dict[str, Published]:

@@ -20,7 +20,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from yard.broker import Script
-from yard.contract import ModelRef, Signature, keys
+from yard.contract import ModelRef, Signature, keys, lenient
 from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 
 State = Literal["retired", "drained", "deleted", "revived"]
@@ -111,9 +111,9 @@ def read_states(redis: Redis) -> dict[str, tuple[State, str]]:
 def parse_states(raw: Any) -> dict[str, tuple[State, str]]:
     """What `read_states` gives, from the reply of an HGETALL."""
     found: dict[str, tuple[State, str]] = {}
-    for queue, said in raw.items() if isinstance(raw, dict) else ():
-        state, _, since = said.decode("utf-8", "replace").partition(" ")
-        name = queue.decode("utf-8", "replace")
+    for queue, said in lenient.mapping(raw).items():
+        state, _, since = lenient.decode(said).partition(" ")
+        name = lenient.decode(queue)
         parsed = keys.parse_queue(name)
         if state in STATES and parsed is not None and parsed[1] is not None:
             found[name] = (state, since)
@@ -125,7 +125,7 @@ def _done(ref: ModelRef, reply: list[bytes]) -> bool:
         case b"ok" | b"same":
             return reply[0] == b"ok"
         case b"in_use":
-            reasons = [_reason(raw.decode("utf-8", "replace")) for raw in reply[1:]]
+            reasons = [_reason(lenient.decode(raw)) for raw in reply[1:]]
             raise VersionInUse(f"{ref} is in use: {'; '.join(reasons)}")
         case b"unknown_version":
             raise UnknownVersion(f"model {ref.model!r} has no version {ref.version!r}")

@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from yard.cluster import held_back
-from yard.contract import ModelRef, is_name, keys
+from yard.contract import ModelRef, is_name, keys, lenient
 from yard.registry import lifecycle
 from yard.registry.catalog import model_names
 from yard.registry.lifecycle import State
@@ -57,7 +57,7 @@ def read_served_queues(
     for model, versions in zip(models, published, strict=True):
         if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
             continue
-        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
+        names = sorted(lenient.decode(raw) for raw in versions)
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)
     queues += _ending(redis, states, frozenset(queues))

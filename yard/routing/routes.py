@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from redis import Redis
 
 from yard.broker import Script
-from yard.contract import ModelRef, Route, check_name, keys, wire
+from yard.contract import ModelRef, Route, check_name, keys, lenient, wire
 from yard.errors import (
     InvalidRoute,
     ModelyardError,
@@ -333,7 +333,7 @@ def _route(model: str, reply: list[Any]) -> Route:
         revision=int(revision),
         problems=tuple(wire.loads(problems)),
         keys={
-            "active": _text(raw_active) or None,
+            "active": _shown(raw_active) or None,
             "weights": _pairs(raw_weights),
             "aliases": _pairs(aliases),
         },
@@ -341,10 +341,10 @@ def _route(model: str, reply: list[Any]) -> Route:
     )
 
 
-def _text(raw: bytes) -> str:
-    """What an operator wrote, whatever it was, short enough to show."""
-    return raw[:200].decode("utf-8", "replace")
+def _shown(raw: bytes) -> str:
+    """What an operator wrote, cut to a length that can be shown."""
+    return lenient.decode(raw[:200])
 
 
 def _pairs(raw: list[bytes]) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in zip(raw[::2], raw[1::2], strict=True)}
+    return {_shown(name): _shown(value) for name, value in zip(raw[::2], raw[1::2], strict=True)}

@@ -11,7 +11,7 @@ that is set by hand goes past all this and is obeyed at once; `cold` tells of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from redis import Redis
 
 from yard.broker import Script
 from yard.cluster import PoolInfo, Presence, read_presence
-from yard.contract import ModelRef, Route, keys
+from yard.contract import ModelRef, Route, keys, lenient
 from yard.errors import ModelUnavailable
 from yard.routing import routes
 
@@ -122,8 +122,7 @@ def read_wanted(redis: Redis) -> dict[str, int]:
     pipe.hgetall(keys.WANTED)
     (seconds, micros), wishes = pipe.execute(raise_on_error=False)
     now_ms = seconds * 1000 + micros / 1000
-    found = wishes if isinstance(wishes, Mapping) else {}  # somebody's own under a name of ours
-    read = ((queue.decode("utf-8", "replace"), _wish(raw)) for queue, raw in found.items())
+    read = ((lenient.decode(queue), _wish(raw)) for queue, raw in lenient.mapping(wishes).items())
     return {queue: wish[0] for queue, wish in read if wish is not None and wish[1] > now_ms}
 
 
@@ -201,6 +200,7 @@ def _too_late(lacking: Sequence[tuple[str, str]], timeout_s: float) -> ModelUnav
 def _wish(raw: bytes) -> tuple[int, int] | None:
     """The moment and the end of a wish, in ms."""
     words = raw.split()
-    if len(words) != 2 or not all(word.isdigit() and len(word) < 16 for word in words):
+    if len(words) != 2:
         return None
-    return int(words[0]), int(words[1])
+    began, ends = (lenient.digits(word, most=15) for word in words)
+    return None if began is None or ends is None else (began, ends)
