@@ -1,6 +1,6 @@
 """What every process of ours needs: logs, signals, environment, installed extras."""
 
-from yard.platform import extras, logs, pdeathsig, signals
+from yard.platform import extras, logs, pdeathsig, prctl, signals
 from yard.platform.environment import child_environment
 from yard.platform.signals import StopSignals, cause_of
 
@@ -11,5 +11,6 @@ __all__ = [
     "extras",
     "logs",
     "pdeathsig",
+    "prctl",
     "signals",
 ]

@@ -15,8 +15,6 @@ from __future__ import annotations
 import os
 import sys
 
-_PR_SET_PDEATHSIG = 1
-
 
 def command(argv: list[str], signum: int) -> list[str]:
     """The command line that runs ``argv`` as a child of this process, tied to it.
@@ -30,10 +28,11 @@ def command(argv: list[str], signum: int) -> list[str]:
 def main(arguments: list[str]) -> None:
     """Become ``arguments[2:]``; the first two are the signal and the process it waits on."""
     signum, parent, program = int(arguments[0]), int(arguments[1]), arguments[2:]
-    if sys.platform == "linux":
-        import ctypes
+    # With -I neither the package nor this folder is on the path; the standard library comes first.
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import prctl  # type: ignore[import-not-found]
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+    prctl.die_with_parent(signum)
     if os.getppid() != parent:  # it died before the request was made: no signal will come
         sys.exit(1)
     try:
