@@ -17,7 +17,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from yard.broker import Script
+from yard.broker import Script, redis_reachable
 from yard.contract import Failure, Job, JobStatus, Timings, keys, lenient, parse_time, wire
 from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 
@@ -56,6 +56,16 @@ def found_job(job_id: str, raw: Raw) -> Job:
 def read_raw(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
     """What Redis holds of several jobs, in one round trip, for `decode_job`."""
     return _raws(_READ(redis, job_ids))
+
+
+def read_jobs(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
+    """Reads jobs as `read_raw` does, for callers that know only our errors.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    with redis_reachable():
+        return read_raw(redis, job_ids)
 
 
 def _raws(replies: Any) -> list[Raw]:

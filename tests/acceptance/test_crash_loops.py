@@ -14,7 +14,7 @@ from gateway.api.metrics import registry_for
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor.checks import check_crashes
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import estimators
 from tests.helpers.waiting import wait_until
 from yard.cluster.crash_loops import held_back, read_crash_loops

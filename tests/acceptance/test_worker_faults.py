@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 import worker
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.chaos.points import hooked
 from tests.helpers import estimators
 from tests.helpers.waiting import wait_until

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from producer.submission import CHUNK
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.stand_ins import (
@@ -68,19 +68,21 @@ def test_a_submission_is_one_round_trip(client: Client, redis: Redis):
     assert [command.split()[0] for command in sent] == ["EVALSHA"]
 
 
-def test_a_draft_at_once_asks_redis_nothing(client: Client, redis: Redis):
+def test_preparing_from_the_cached_catalogue_asks_redis_nothing(client: Client, redis: Redis):
     good, bad = Request("iris", [ROW], routing_key="u"), Request("iris", [[1, 2]])
-    assert client.draft_at_once(good, "job-1") is None, "the catalogue has not been read"
-    drafted = client.draft(good, "job-1")
+    assert client.submitter.prepare_cached(good, "job-1") is None, "the catalogue has not been read"
+    prepared = client.submitter.prepare(good, "job-1")
     with commands_sent(redis) as sent:
-        assert client.draft_at_once(good, "job-1") == drafted
-        assert client.draft_at_once(bad, "job-1") is None, "Redis may name another version"
+        assert client.submitter.prepare_cached(good, "job-1") == prepared
+        assert client.submitter.prepare_cached(bad, "job-1") is None, (
+            "Redis may name another version"
+        )
         with pytest.raises(InvalidName):
-            client.draft_at_once(Request("IRIS", [ROW]), "job-1")
+            client.submitter.prepare_cached(Request("IRIS", [ROW]), "job-1")
     assert sent == []
     with pytest.raises(InvalidInput):
-        client.draft(bad, "job-1")
-    (handle,) = client.submit_drafts([drafted])
+        client.submitter.prepare(bad, "job-1")
+    (handle,) = client.submitter.submit([prepared])
     assert isinstance(handle, Handle)
     assert (handle.id, queued(redis, "iris@v1")) == ("job-1", ["job-1"])
 
