@@ -14,7 +14,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from yard.contract import ARGUMENTS, MOST_BYTES, TASK, decode_call, plain
+from yard.contract import JOB_ARGUMENTS, MAX_PAYLOAD_BYTES, TASK_NAME, decode_call, inflate_payload
 from yard.errors import InvalidJob
 
 #: Hash fields of a job that this project reads or writes; all others are dropped before RQ sees
@@ -46,7 +46,7 @@ def predict(**arguments: Any) -> Any:
 
 
 #: Every callable that a job can name.
-CALLABLES: Mapping[str, Callable[..., Any]] = {TASK: predict}
+CALLABLES: Mapping[str, Callable[..., Any]] = {TASK_NAME: predict}
 
 
 class SafeJob(RqJob):
@@ -66,7 +66,7 @@ class SafeJob(RqJob):
         }
         known = {name: value for name, value in named.items() if name in FIELDS}
         if "data" in known:
-            known["data"] = plain(known["data"], MOST_BYTES)
+            known["data"] = inflate_payload(known["data"], MAX_PAYLOAD_BYTES)
         try:
             return super().restore(known)
         except NoSuchJobError:
@@ -76,15 +76,15 @@ class SafeJob(RqJob):
 
     def _deserialize_data(self) -> None:
         call = decode_call(self.data)
-        self._func_name, self._instance, self._args = TASK, None, ()
-        self._kwargs = {name: v for name in ARGUMENTS if (v := getattr(call, name)) is not None}
+        self._func_name, self._instance, self._args = TASK_NAME, None, ()
+        self._kwargs = {name: v for name in JOB_ARGUMENTS if (v := getattr(call, name)) is not None}
 
     @property
     def func(self) -> Callable[..., Any]:
         """The callable, from the dictionary."""
         found = CALLABLES.get(self.func_name or "")
         if found is None:
-            raise InvalidJob(f"not allowed: the only function is {TASK!r}")
+            raise InvalidJob(f"not allowed: the only function is {TASK_NAME!r}")
         return found
 
     @property

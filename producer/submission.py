@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from producer.handle import Handle
-from yard.broker import Argument, Script, redis_reachable
+from yard.broker import Script, ScriptArgument, redis_reachable
 from yard.contract import (
     Request,
     Signature,
@@ -34,8 +34,8 @@ from yard.errors import (
     Unavailable,
     UnknownVersion,
 )
-from yard.registry import Published
-from yard.routing import point_of, resolve, routing_error
+from yard.registry import PublishedVersion
+from yard.routing import resolve, routing_error, routing_point
 
 if TYPE_CHECKING:
     from producer.client import Client
@@ -70,7 +70,7 @@ class PreparedJob:
     id: str
     point: float
     signature: Signature
-    arguments: list[Argument]
+    arguments: list[ScriptArgument]
     size_bytes: int
 
 
@@ -101,7 +101,7 @@ class Submitter:
             ModelyardError: The request cannot become a job, or Redis does not answer.
         """
         _check_request(request)
-        point = point_of(request.model, request.routing_key)
+        point = routing_point(request.model, request.routing_key)
         with redis_reachable():
             signature = self._guess(request, self._catalog.versions(request.model)).signature
             try:
@@ -131,15 +131,15 @@ class Submitter:
             arguments = self._arguments(request, signature)
         except ModelyardError:
             return None
-        point = point_of(request.model, request.routing_key)
+        point = routing_point(request.model, request.routing_key)
         return _prepared(request, job_id, point, signature, arguments)
 
-    def _guess(self, request: Request, entries: Mapping[str, Published]) -> Published:
+    def _guess(self, request: Request, entries: Mapping[str, PublishedVersion]) -> PublishedVersion:
         """The version that the request will most likely meet."""
         guess = self._chosen.get((request.model, request.version), request.version or "")
         return entries.get(guess) or entries[max(entries)]
 
-    def _arguments(self, request: Request, signature: Signature) -> list[Argument]:
+    def _arguments(self, request: Request, signature: Signature) -> list[ScriptArgument]:
         """What the submitting script takes behind the point: signature, rows, ..., data.
 
         Raises:
@@ -195,9 +195,9 @@ class Submitter:
             )
         return [outcomes[job.id] for job in jobs]
 
-    def _script_arguments(self, jobs: Sequence[PreparedJob]) -> list[Argument]:
+    def _script_arguments(self, jobs: Sequence[PreparedJob]) -> list[ScriptArgument]:
         bounds = self._settings
-        arguments: list[Argument] = [
+        arguments: list[ScriptArgument] = [
             bounds.queue_bound,
             bounds.timeout_s,
             bounds.result_ttl_s,
@@ -267,7 +267,11 @@ def first_chunk_size(jobs: Sequence[PreparedJob]) -> int:
 
 
 def _prepared(
-    request: Request, job_id: str, point: float, signature: Signature, arguments: list[Argument]
+    request: Request,
+    job_id: str,
+    point: float,
+    signature: Signature,
+    arguments: list[ScriptArgument],
 ) -> PreparedJob:
     data = arguments[-1]
     size_bytes = len(data) if isinstance(data, bytes) else 0

@@ -17,8 +17,8 @@ from yard.broker import redis_reachable
 from yard.cluster import Presence, read_presence
 from yard.contract import ModelRef, Route, keys, lenient, parse_epoch_s
 from yard.errors import UnknownModel
-from yard.registry import Published, model_names, read_versions
-from yard.routing import cold, read_route
+from yard.registry import PublishedVersion, model_names, read_versions
+from yard.routing import cold_versions, read_route
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ModelStatus:
 
     name: str
     route: Route
-    versions: Mapping[str, Published]
+    versions: Mapping[str, PublishedVersion]
     queues: Mapping[str, QueueStatus]
 
     @property
@@ -117,13 +117,13 @@ def model_json(model: ModelStatus, presence: Presence) -> dict[str, Any]:
     """A model as `modelyard models --json` and ``GET /v1/models`` show it."""
     return {
         "model": model.name,
-        "route": model.route.to_dict() | {"cold": cold(model.route, presence)},
+        "route": model.route.to_dict() | {"cold": cold_versions(model.route, presence)},
         "queue_depth": model.depth,
         "versions": [version_json(model, entry, presence) for entry in model.versions.values()],
     }
 
 
-def version_json(model: ModelStatus, entry: Published, presence: Presence) -> dict[str, Any]:
+def version_json(model: ModelStatus, entry: PublishedVersion, presence: Presence) -> dict[str, Any]:
     """One version of a model, as `model_json` has it; nothing in a manifest is relied on."""
     version, manifest = entry.ref.version, entry.manifest
     queue = keys.queue_name(entry.ref)

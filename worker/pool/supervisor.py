@@ -32,7 +32,7 @@ from yard.cluster import Bounds, announce, format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.platform import StopSignals, extras
-from yard.routing import unmet
+from yard.routing import unmet_warmups
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -183,7 +183,7 @@ class Pool:
             {c.name: c.idle_since for c in staying if c.idle_since is not None},
             self._started_at,
             self._guard,
-            len(unmet(self._redis, self.name, self._scheduler.known.__contains__)),
+            len(unmet_warmups(self._redis, self.name, self._scheduler.known.__contains__)),
         )
 
     def _place_guard(self, found: Guard | None) -> None:

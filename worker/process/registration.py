@@ -16,7 +16,7 @@ from typing import Any
 
 from redis import Redis
 
-from yard.broker import Argument, Script
+from yard.broker import Script, ScriptArgument
 from yard.cluster import announce, withdraw_worker
 from yard.contract import format_time, keys
 
@@ -74,7 +74,7 @@ class Registration:
             failed: What could not be loaded, by the same; see `yard.cluster.presence.FailedLoad`.
         """
         left = self._queues - set(queues)
-        arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]
+        arguments: list[ScriptArgument] = [self._worker, len(queues), *queues, len(left), *left]
         for name, value in (self._entry | {"last_heartbeat": format_time()}).items():
             arguments += [name, value]
         _BEAT(self._redis, arguments)

@@ -27,7 +27,7 @@ from yard.errors import ConfigurationError, Unavailable
 from yard.settings import variable
 
 #: The oldest server that has what the scripts use; every Valkey is newer.
-OLDEST = (6, 2)
+OLDEST_REDIS = (6, 2)
 
 #: Connections that one client makes at most; redis-py's own bound of 100 is below a gateway's
 #: threads.
@@ -109,7 +109,7 @@ def redis_reachable() -> Iterator[None]:
         raise Unavailable(f"Redis refuses: {error}") from error
 
 
-def redacted(url: str) -> str:
+def redact_url(url: str) -> str:
     """``url`` for logs and messages, without its password."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
@@ -139,7 +139,7 @@ def check_server(redis: Redis) -> None:
     """
     info = _server_info(redis)
     version = _version_of(info)
-    if version < OLDEST:
+    if version < OLDEST_REDIS:
         raise ConfigurationError(
             f"Redis {'.'.join(map(str, version))} is too old: "
             "Modelyard needs Redis 6.2 or Valkey 7.2"
@@ -183,7 +183,7 @@ def _client(url: str, *, retries: int, **options: Any) -> Redis:
     except (ValueError, TypeError, RedisError) as error:
         raise _bad_url(url, error) from None
     if pool.connection_kwargs.get("decode_responses"):
-        raise ConfigurationError(f"{redacted(url)}: decode_responses must not be set")
+        raise ConfigurationError(f"{redact_url(url)}: decode_responses must not be set")
     return Redis.from_pool(pool)
 
 
@@ -195,4 +195,4 @@ def _bad_url(url: str, error: Exception) -> ConfigurationError:
     else:
         reason = "is no Redis URL: redis://[[user]:password@]host[:port][/db], rediss://..., "
         reason += f"unix:///path/to/socket or {sentinel.FORM}"
-    return ConfigurationError(f"{variable('redis_url')}={redacted(url)!r} {reason}")
+    return ConfigurationError(f"{variable('redis_url')}={redact_url(url)!r} {reason}")

@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError
 
 from yard.contract import keys
 
-Argument = str | bytes | int | float
+ScriptArgument = str | bytes | int | float
 
 _CONSTANT = re.compile(r"\bK\.(\w+)")
 _USE = re.compile(r"^--- use (\w+)\n", re.MULTILINE)
@@ -43,7 +43,7 @@ class Script:
         self.source = _constants(text) + text
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, redis: Redis, arguments: Sequence[Argument]) -> Any:
+    def __call__(self, redis: Redis, arguments: Sequence[ScriptArgument]) -> Any:
         """Run it; a server that does not know it yet (new, or restarted) is taught first."""
         try:
             return redis.evalsha(self.sha, 0, *arguments)
@@ -52,7 +52,7 @@ class Script:
                 redis.script_load(script.source)
             return redis.eval(self.source, 0, *arguments)
 
-    def command(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+    def command(self, arguments: Sequence[ScriptArgument]) -> tuple[ScriptArgument, ...]:
         """The command that runs it on a server that knows it; for a pipeline of one's own."""
         return ("EVALSHA", self.sha, 0, *arguments)
 

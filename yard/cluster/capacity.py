@@ -18,14 +18,14 @@ from math import ceil, floor
 
 #: Workers for what arrives, as multiples of what it would keep busy all the time: the first when it
 #: is asked whether more are needed, the second whether fewer would do. Between them nothing moves.
-GROW, KEEP = 1.1, 1.25
+GROW_HEADROOM, KEEP_HEADROOM = 1.1, 1.25
 
 #: A version whose next batch takes this part of the target wait holds others up, and is given
 #: workers of its own.
-_LONG = 0.5
+_LONG_BATCH = 0.5
 
 #: Less of a worker than this is rounding.
-_CRUMB = 1e-6
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class Work:
         return self.depth > 0 or self.running > 0 or self.arrivals_s > 0
 
     @property
-    def is_door(self) -> bool:
+    def is_unversioned(self) -> bool:
         """Whether it is a model's front door, where nothing is predicted or loaded."""
         return "@" not in self.queue
 
     @property
     def is_cold(self) -> bool:
         """Whether jobs wait that no worker has loaded the version for."""
-        return self.depth > 0 and self.holders == 0 and not self.is_door
+        return self.depth > 0 and self.holders == 0 and not self.is_unversioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def seconds_of_work(work: Work, bounds: Bounds) -> float:
     return waiting + running + (pace.load_s if work.is_cold else 0.0)
 
 
-def need(work: Work, bounds: Bounds, headroom: float = GROW) -> float:
+def workers_needed(work: Work, bounds: Bounds, headroom: float = GROW_HEADROOM) -> float:
     """Workers that a queue needs, a fraction where it may share one.
 
     The larger of two: enough for what arrives, in full batches, with ``headroom``; and enough that
@@ -124,7 +124,7 @@ def need(work: Work, bounds: Bounds, headroom: float = GROW) -> float:
     """
     if not work.is_active:
         return 0.0
-    if work.pace is None and not work.is_door:
+    if work.pace is None and not work.is_unversioned:
         return 1.0
     pace = work.pace or PRIOR
     rows = max(1.0, min(bounds.batch_rows, bounds.batch_jobs * pace.rows))
@@ -133,42 +133,46 @@ def need(work: Work, bounds: Bounds, headroom: float = GROW) -> float:
     return max(arriving * headroom, min(due, _batches(work, bounds) + work.running))
 
 
-def wanted(works: Iterable[Work], bounds: Bounds, headroom: float = GROW) -> dict[str, int]:
+def workers_wanted(
+    works: Iterable[Work], bounds: Bounds, headroom: float = GROW_HEADROOM
+) -> dict[str, int]:
     """Workers that each queue is due; their sum is how many there should be.
 
     Versions share workers, so that a queue may be due none and be served all the same. Those that
     nobody has loaded share others than those that are being served, so that each gets a worker at
     once; one whose batches are long shares with nobody, for it would hold the others up.
     """
-    needs = {work: need(work, bounds, headroom) for work in works}
-    cold = [work for work in needs if work.is_cold or (work.pace is None and not work.is_door)]
-    long = [work for work in needs if work not in cold and is_long(work, bounds)]
+    needs = {work: workers_needed(work, bounds, headroom) for work in works}
+    cold = [
+        work for work in needs if work.is_cold or (work.pace is None and not work.is_unversioned)
+    ]
+    long = [work for work in needs if work not in cold and has_long_batches(work, bounds)]
     warm = [work for work in needs if work not in cold and work not in long]
-    seats = _seated(warm, needs) | _seated(cold, needs)
+    slots = _slots(warm, needs) | _slots(cold, needs)
     for work in long:
-        seats |= _seated([work], needs)
-    return {work.queue: seats[work.queue] for work in needs}
+        slots |= _slots([work], needs)
+    return {work.queue: slots[work.queue] for work in needs}
 
 
-def _seated(works: Sequence[Work], needs: Mapping[Work, float]) -> dict[str, int]:
+def _slots(works: Sequence[Work], needs: Mapping[Work, float]) -> dict[str, int]:
     """Whole workers for those that share: the sum rounded up, the rest to the largest fractions."""
     total = max(
-        ceil(sum(needs[work] for work in works) - _CRUMB), int(any(w.is_active for w in works))
+        ceil(sum(needs[work] for work in works) - _EPSILON), int(any(w.is_active for w in works))
     )
-    seats = {work.queue: floor(needs[work]) for work in works}
+    slots = {work.queue: floor(needs[work]) for work in works}
     by_rest = sorted(works, key=lambda work: (floor(needs[work]) - needs[work], work.queue))
-    for work in by_rest[: total - sum(seats.values())]:
-        seats[work.queue] += 1
-    return seats
+    for work in by_rest[: total - sum(slots.values())]:
+        slots[work.queue] += 1
+    return slots
 
 
-def is_long(work: Work, bounds: Bounds) -> bool:
+def has_long_batches(work: Work, bounds: Bounds) -> bool:
     """Whether the queue's next batch would hold other versions up."""
     if work.pace is None or not work.is_active:
         return False
     jobs = min(max(1, work.depth), bounds.batch_jobs)
     rows = min(jobs * work.pace.rows, max(bounds.batch_rows, work.pace.rows))
-    return work.pace.batch_s + rows * work.pace.row_s >= _LONG * bounds.wait_s
+    return work.pace.batch_s + rows * work.pace.row_s >= _LONG_BATCH * bounds.wait_s
 
 
 def _batches(work: Work, bounds: Bounds) -> int:

@@ -14,11 +14,11 @@ from redis.exceptions import ResponseError
 
 from yard.broker import Script
 from yard.cluster import metrics
-from yard.cluster.metrics import labels_of
+from yard.cluster.metrics import version_labels
 from yard.contract import ModelRef, keys, lenient
 
 #: So many deaths in a row are a loop: one job alone makes fewer, or as many and then fails.
-LOOP = 3
+LOOP_CRASHES = 3
 
 #: A version in a loop is held back for the first time, doubled for each further death up to the
 #: last, in seconds.
@@ -64,7 +64,7 @@ def read_crash_loops(redis: Redis) -> tuple[CrashLoop, ...]:
     return tuple(sorted(filter(None, found), key=lambda crashes: crashes.queue))
 
 
-def held_back(redis: Redis) -> frozenset[str]:
+def held_back_queues(redis: Redis) -> frozenset[str]:
     """The queues from which nobody is to take a batch now.
 
     Raises:
@@ -73,7 +73,7 @@ def held_back(redis: Redis) -> frozenset[str]:
     return frozenset(crashes.queue for crashes in read_crash_loops(redis) if crashes.held_s > 0)
 
 
-def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
+def record_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
     """How many workers in a row died over a version, and for how long it is held back, in seconds.
 
     A row ends with a batch that is predicted. A worker that died over no version makes none.
@@ -82,9 +82,9 @@ def note_crash(redis: Redis, queue: str, status: int) -> tuple[int, float]:
     if version is None:
         return 0, 0.0
     predicts = metrics.field(
-        "model_inference_latency_seconds_count", labels_of(ModelRef(model, version))
+        "model_inference_latency_seconds_count", version_labels(ModelRef(model, version))
     )
-    bounds = [LOOP, int(_FIRST_HOLD_S * 1000), int(_LAST_HOLD_S * 1000)]
+    bounds = [LOOP_CRASHES, int(_FIRST_HOLD_S * 1000), int(_LAST_HOLD_S * 1000)]
     row, held_ms = _CRASHED(redis, [queue, predicts, status, *bounds])
     return int(row), held_ms / 1000
 
@@ -93,7 +93,7 @@ def count_crash(redis: Redis, queue: str) -> None:
     """Count a worker's death, with the version that it was working on, if it was on one."""
     model, version = keys.parse_queue(queue) or ("", None)
     if version is not None:
-        labels = labels_of(ModelRef(model, version))
+        labels = version_labels(ModelRef(model, version))
         redis.hincrby(keys.METRICS, metrics.field("worker_crashes_total", labels), 1)
 
 

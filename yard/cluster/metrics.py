@@ -48,9 +48,9 @@ class MetricDefinition:
     bounds: tuple[float, ...] = ()
 
 
-DEFINITIONS: Mapping[str, MetricDefinition] = {
-    measure.name: measure
-    for measure in (
+METRIC_DEFINITIONS: Mapping[str, MetricDefinition] = {
+    metric.name: metric
+    for metric in (
         MetricDefinition(
             "model_prediction_requests_total",
             "counter",
@@ -100,7 +100,7 @@ DEFINITIONS: Mapping[str, MetricDefinition] = {
 }
 
 
-def labels_of(ref: ModelRef) -> dict[str, str]:
+def version_labels(ref: ModelRef) -> dict[str, str]:
     """The labels of a version."""
     return {"model": ref.model, "model_version": ref.version}
 
@@ -110,23 +110,23 @@ def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:
 
     Args:
         name: A counter's name, or a histogram's with ``_bucket``, ``_sum`` or ``_count``.
-        labels: Every label of the measure; the order does not matter.
+        labels: Every label of the metric; the order does not matter.
         le: The bucket's upper bound as `bucket` gives it, only with ``_bucket``.
     """
-    parts = [name, *(f"{label}={labels[label]}" for label in _measure_of(name).labels)]
+    parts = [name, *(f"{label}={labels[label]}" for label in _metric_of(name).labels)]
     return "|".join(parts if le is None else [*parts, f"le={le}"])
 
 
-def bucket(measure: MetricDefinition, value: float) -> str:
+def bucket(metric: MetricDefinition, value: float) -> str:
     """The upper bound of the bucket of ``value``, as text: ``0.005``, ``64.0``, ``+Inf``."""
-    place = bisect_left(measure.bounds, value)
-    return str(measure.bounds[place]) if place < len(measure.bounds) else "+Inf"
+    place = bisect_left(metric.bounds, value)
+    return str(metric.bounds[place]) if place < len(metric.bounds) else "+Inf"
 
 
 def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str, float]:
     """What one observed ``value`` adds to a histogram: hash field to increment."""
     return {
-        field(f"{name}_bucket", labels, bucket(DEFINITIONS[name], value)): 1,
+        field(f"{name}_bucket", labels, bucket(METRIC_DEFINITIONS[name], value)): 1,
         field(f"{name}_sum", labels): value,
         field(f"{name}_count", labels): 1,
     }
@@ -137,27 +137,27 @@ class Series:
     """A hash field, read back.
 
     Attributes:
-        measure: The metric that it belongs to.
+        metric: The metric that it belongs to.
         part: Which of a histogram's fields it is; ``total`` for a counter.
-        labels: Every label of the measure.
+        labels: Every label of the metric.
         le: The upper bound, of a bucket only.
     """
 
-    measure: MetricDefinition
+    metric: MetricDefinition
     part: Literal["total", "bucket", "sum", "count"]
     labels: Mapping[str, str]
     le: str | None = None
 
 
-def parse_field(text: str) -> Series | None:
+def parse_metric_field(text: str) -> Series | None:
     """The series of a hash field; None if `field` does not write it, whoever did."""
     name, *pairs = text.split("|")
     labels = {label: value for label, _, value in (pair.partition("=") for pair in pairs)}
     le = labels.pop("le", None)
-    measure, part = _parse_name(name)
+    metric, part = _parse_name(name)
     if (
-        measure is None
-        or labels.keys() != set(measure.labels)
+        metric is None
+        or labels.keys() != set(metric.labels)
         or len(pairs) != len(labels) + bool(le)
     ):
         return None
@@ -165,19 +165,19 @@ def parse_field(text: str) -> Series | None:
         return None
     if (le is not None) != (part == "bucket"):
         return None
-    if le is not None and le not in (*map(str, measure.bounds), "+Inf"):
+    if le is not None and le not in (*map(str, metric.bounds), "+Inf"):
         return None
-    return Series(measure, part, labels, le)
+    return Series(metric, part, labels, le)
 
 
 def _parse_name(
     name: str,
 ) -> tuple[MetricDefinition | None, Literal["total", "bucket", "sum", "count"]]:
-    found = DEFINITIONS.get(name)
+    found = METRIC_DEFINITIONS.get(name)
     if found is not None and found.kind == "counter":
         return found, "total"
     base, _, part = name.rpartition("_")
-    found = DEFINITIONS.get(base)
+    found = METRIC_DEFINITIONS.get(base)
     if found is not None and found.kind == "histogram":
         match part:
             case "bucket" | "sum" | "count":
@@ -185,8 +185,8 @@ def _parse_name(
     return None, "total"
 
 
-def _measure_of(name: str) -> MetricDefinition:
-    measure, _ = _parse_name(name)
-    if measure is None:
-        raise KeyError(f"no measure has a field {name!r}")
-    return measure
+def _metric_of(name: str) -> MetricDefinition:
+    metric, _ = _parse_name(name)
+    if metric is None:
+        raise KeyError(f"no metric has a field {name!r}")
+    return metric

@@ -173,7 +173,7 @@ def _ago_s(looked_ms: Any, now_ms: float) -> float:
     return max(0.0, now_ms - looked_ms) / 1000 if type(looked_ms) is int else 0.0
 
 
-def why_none_looks(pools: Sequence[PoolInfo]) -> str:
+def why_no_pool_works(pools: Sequence[PoolInfo]) -> str:
     """What is wrong with pools none of which does its work, in one line."""
     if not pools:
         return "no pool of workers is alive: start `modelyard pool`"

@@ -91,7 +91,7 @@ def read_workload(
     return Workload(tuple(works), counts, is_suspended == 1)
 
 
-def waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
+def read_waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
     """How long the first job of each queue that has any has waited, in seconds; two round trips.
 
     Raises:

@@ -3,11 +3,18 @@
 from yard.contract import keys, lenient, wire
 from yard.contract.ids import new_id
 from yard.contract.keys import parse_queue, queue_name
-from yard.contract.payload import ARGUMENTS, MOST_BYTES, Call, decode_call, encode_call, plain
+from yard.contract.payload import (
+    JOB_ARGUMENTS,
+    MAX_PAYLOAD_BYTES,
+    Call,
+    decode_call,
+    encode_call,
+    inflate_payload,
+)
 from yard.contract.timestamps import format_time, parse_epoch_s, parse_time
-from yard.contract.validation import MOST_ERRORS, check_outputs, check_rows
+from yard.contract.validation import MAX_INPUT_ERRORS, check_outputs, check_rows
 from yard.contract.values import (
-    TASK,
+    TASK_NAME,
     Column,
     ColumnType,
     Failure,
@@ -27,10 +34,10 @@ from yard.contract.values import (
 )
 
 __all__ = [
-    "ARGUMENTS",
-    "MOST_BYTES",
-    "MOST_ERRORS",
-    "TASK",
+    "JOB_ARGUMENTS",
+    "MAX_INPUT_ERRORS",
+    "MAX_PAYLOAD_BYTES",
+    "TASK_NAME",
     "Call",
     "Column",
     "ColumnType",
@@ -51,6 +58,7 @@ __all__ = [
     "decode_call",
     "encode_call",
     "format_time",
+    "inflate_payload",
     "is_job_id",
     "is_name",
     "keys",
@@ -59,7 +67,6 @@ __all__ = [
     "parse_epoch_s",
     "parse_queue",
     "parse_time",
-    "plain",
     "queue_name",
     "wire",
 ]

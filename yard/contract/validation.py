@@ -16,7 +16,7 @@ from yard.contract.values import Column, Signature
 from yard.errors import InvalidInput, TooLarge
 
 #: Places that one answer names at most.
-MOST_ERRORS = 20
+MAX_INPUT_ERRORS = 20
 
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT64_MIN, _INT64_MAX, _UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
@@ -44,7 +44,7 @@ def check_rows(
         ``(rows, columns)`` nested lists, at least one row.
 
     Raises:
-        InvalidInput: Naming each faulty place, up to `MOST_ERRORS`.
+        InvalidInput: Naming each faulty place, up to `MAX_INPUT_ERRORS`.
         TooLarge: There are more than ``most_rows`` rows.
     """
     if (instances is None) == (inputs is None):
@@ -108,10 +108,10 @@ def _from_rows(signature: Signature, instances: Sequence[Any]) -> list[list[Any]
     rows: list[list[Any]] = []
     for place, instance in enumerate(instances):
         rows.append(_row(signature, instance, ["instances", place], errors))
-        if len(errors) >= MOST_ERRORS:
+        if len(errors) >= MAX_INPUT_ERRORS:
             break
     if errors:
-        raise InvalidInput.of(errors[:MOST_ERRORS])
+        raise InvalidInput.of(errors[:MAX_INPUT_ERRORS])
     return rows
 
 
@@ -153,7 +153,7 @@ def _row_by_name(
     errors: list[dict[str, Any]],
 ) -> list[Any]:
     for name in instance:
-        if len(errors) >= MOST_ERRORS:  # a body may hold a million names
+        if len(errors) >= MAX_INPUT_ERRORS:  # a body may hold a million names
             return []
         if name not in signature.positions:
             errors.append(
@@ -178,7 +178,7 @@ def _from_columns(signature: Signature, inputs: Any, most_rows: int) -> list[lis
         )
     errors: list[dict[str, Any]] = []
     for name, values in inputs.items():
-        if len(errors) >= MOST_ERRORS:
+        if len(errors) >= MAX_INPUT_ERRORS:
             break
         if name not in signature.positions:
             errors.append(
@@ -197,7 +197,7 @@ def _from_columns(signature: Signature, inputs: Any, most_rows: int) -> list[lis
         if name not in inputs
     ]
     if errors:
-        raise InvalidInput.of(errors[:MOST_ERRORS])
+        raise InvalidInput.of(errors[:MAX_INPUT_ERRORS])
     lengths = {name: len(inputs[name]) for name in signature.names}
     count = lengths[signature.names[0]]
     for name, length in lengths.items():
@@ -208,7 +208,7 @@ def _from_columns(signature: Signature, inputs: Any, most_rows: int) -> list[lis
     for column in signature.inputs:
         for place, value in enumerate(inputs[column.name]):
             _cell(column, value, ["inputs", column.name, place], errors)
-            if len(errors) >= MOST_ERRORS:
+            if len(errors) >= MAX_INPUT_ERRORS:
                 raise InvalidInput.of(errors)
     if errors:
         raise InvalidInput.of(errors)

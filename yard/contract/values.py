@@ -21,7 +21,7 @@ from yard.contract import wire
 from yard.errors import InvalidName, job_failure
 
 #: The one callable that a job may name. Workers look it up in a dictionary, never by import.
-TASK = "worker.tasks.predict"
+TASK_NAME = "worker.tasks.predict"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -2,12 +2,12 @@
 
 from yard.platform import extras, logs, pdeathsig, prctl, signals
 from yard.platform.environment import child_environment
-from yard.platform.signals import StopSignals, cause_of
+from yard.platform.signals import StopSignals, exit_cause
 
 __all__ = [
     "StopSignals",
-    "cause_of",
     "child_environment",
+    "exit_cause",
     "extras",
     "logs",
     "pdeathsig",

@@ -38,7 +38,7 @@ def is_waiting() -> bool:
     return not signal.sigpending().isdisjoint(_STOPS)
 
 
-def cause_of(status: int) -> str:
+def exit_cause(status: int) -> str:
     """What a process ended with, by its exit status: ``status 1``, or ``SIGKILL`` for -9."""
     if status >= 0:
         return f"status {status}"

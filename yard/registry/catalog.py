@@ -21,11 +21,11 @@ from yard.contract import ModelRef, Signature, check_name, is_name, keys, lenien
 from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("yard", "register")
-_NEVER: tuple[float, dict[str, Published]] = (float("-inf"), {})
+_NEVER: tuple[float, dict[str, PublishedVersion]] = (float("-inf"), {})
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedVersion:
     """One published version.
 
     Attributes:
@@ -55,7 +55,7 @@ def model_names(redis: Redis) -> list[str]:
     return sorted(name for raw in members if is_name(name := lenient.decode(raw)))
 
 
-def read_versions(redis: Redis, model: str) -> dict[str, Published]:
+def read_versions(redis: Redis, model: str) -> dict[str, PublishedVersion]:
     """A model's versions in order; an entry that cannot be read is left out."""
     pipe = redis.pipeline(transaction=True)  # one look: a version is published, or retired
     pipe.hgetall(keys.key("versions", check_name("model", model)))
@@ -72,12 +72,14 @@ def read_versions(redis: Redis, model: str) -> dict[str, Published]:
     return {entry.ref.version: entry for entry in entries if entry is not None}
 
 
-def _entry(model: str, version: bytes, manifest: bytes, is_published: bool) -> Published | None:
+def _entry(
+    model: str, version: bytes, manifest: bytes, is_published: bool
+) -> PublishedVersion | None:
     try:
         ref = ModelRef(model, version.decode())
         known = wire.loads(manifest)
         signature = Signature.model_validate(known["signature"])
-        return Published(ref, signature, known, "published" if is_published else "retired")
+        return PublishedVersion(ref, signature, known, "published" if is_published else "retired")
     except Exception:  # whatever somebody wrote there: one bad entry must not hide the others
         return None
 
@@ -91,9 +93,9 @@ class Catalog:
         self._redis = redis
         self._ttl_s = ttl_s
         self._clock = clock
-        self._read: dict[str, tuple[float, dict[str, Published]]] = {}
+        self._read: dict[str, tuple[float, dict[str, PublishedVersion]]] = {}
 
-    def versions(self, model: str, *, fresh: bool = False) -> dict[str, Published]:
+    def versions(self, model: str, *, fresh: bool = False) -> dict[str, PublishedVersion]:
         """The versions of a model, at most a second old, or read anew.
 
         Raises:
@@ -109,12 +111,12 @@ class Catalog:
             self._read[model] = (now, known)
         return known
 
-    def known(self, model: str) -> dict[str, Published] | None:
+    def known(self, model: str) -> dict[str, PublishedVersion] | None:
         """The versions of a model as read in the last second; None if they were not."""
         read_at, entries = self._read.get(model, _NEVER)
         return entries if self._clock() - read_at <= self._ttl_s else None
 
-    def entry(self, ref: ModelRef) -> Published:
+    def entry(self, ref: ModelRef) -> PublishedVersion:
         """One version.
 
         Raises:

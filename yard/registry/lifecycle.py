@@ -23,8 +23,8 @@ from yard.broker import Script
 from yard.contract import ModelRef, Signature, keys, lenient
 from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 
-State = Literal["retired", "drained", "deleted", "revived"]
-STATES: tuple[State, ...] = ("retired", "drained", "deleted", "revived")
+VersionState = Literal["retired", "drained", "deleted", "revived"]
+STATES: tuple[VersionState, ...] = ("retired", "drained", "deleted", "revived")
 
 _RETIRE = Script("yard", "retire")
 _DELETE = Script("yard", "delete")
@@ -96,7 +96,7 @@ def drain(redis: Redis, queues: Sequence[str]) -> None:
     _DRAIN(redis, list(queues))
 
 
-def read_states(redis: Redis) -> dict[str, tuple[State, str]]:
+def read_states(redis: Redis) -> dict[str, tuple[VersionState, str]]:
     """The versions that were taken out of service: queue to state and moment.
 
     What is no state is left out, and so is everything where somebody has put another thing in the
@@ -108,9 +108,9 @@ def read_states(redis: Redis) -> dict[str, tuple[State, str]]:
         return {}
 
 
-def parse_states(raw: Any) -> dict[str, tuple[State, str]]:
+def parse_states(raw: Any) -> dict[str, tuple[VersionState, str]]:
     """What `read_states` gives, from the reply of an HGETALL."""
-    found: dict[str, tuple[State, str]] = {}
+    found: dict[str, tuple[VersionState, str]] = {}
     for queue, said in lenient.mapping(raw).items():
         state, _, since = lenient.decode(said).partition(" ")
         name = lenient.decode(queue)

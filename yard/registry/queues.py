@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from redis import Redis
 from redis.exceptions import RedisError
 
-from yard.cluster import held_back
+from yard.cluster import held_back_queues
 from yard.contract import ModelRef, is_name, keys, lenient
 from yard.registry import lifecycle
 from yard.registry.catalog import model_names
-from yard.registry.lifecycle import State
+from yard.registry.lifecycle import VersionState
 
 
 def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
@@ -34,7 +34,7 @@ def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
 
 def read_served_queues(
     redis: Redis, pattern: str
-) -> tuple[list[str], dict[str, tuple[State, str]]]:
+) -> tuple[list[str], dict[str, tuple[VersionState, str]]]:
     """The same, and the versions that were taken out of service, see `retirement.read_states`.
 
     Notes of retired versions that their last job has ended, where it has.
@@ -61,12 +61,12 @@ def read_served_queues(
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)
     queues += _ending(redis, states, frozenset(queues))
-    held = held_back(redis)
+    held = held_back_queues(redis)
     return [queue for queue in queues if queue not in held], states
 
 
 def _ending(
-    redis: Redis, states: Mapping[str, tuple[State, str]], known: frozenset[str]
+    redis: Redis, states: Mapping[str, tuple[VersionState, str]], known: frozenset[str]
 ) -> list[str]:
     """The queues beside the ``known`` ones that versions out of service have left work on."""
     versions = sorted(states.keys() - known)

@@ -33,7 +33,7 @@ _RESOLVE = Script("yard", "resolve")
 _SET_ROUTE = Script("yard", "set_route")
 
 
-def point_of(model: str, routing_key: str | None) -> float:
+def routing_point(model: str, routing_key: str | None) -> float:
     """Where a job falls in [0, 1): the same for the same model and key, random without a key.
 
     The first 53 bits of SHA-256, the most that a double holds.
@@ -107,7 +107,7 @@ def read_route(redis: Redis, model: str) -> Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RouteChange:
     """A change of a model's route, as `set_route` takes it.
 
     Attributes:
@@ -129,7 +129,7 @@ class Change:
         return split or ([self.active] if self.active is not None else [])
 
 
-def apply(redis: Redis, change: Change) -> Route:
+def apply(redis: Redis, change: RouteChange) -> Route:
     """Make a change; see `set_route`."""
     return set_route(
         redis,
@@ -140,7 +140,7 @@ def apply(redis: Redis, change: Change) -> Route:
     )
 
 
-def check_change(redis: Redis, change: Change) -> Route:
+def check_change(redis: Redis, change: RouteChange) -> Route:
     """The present route; raises what `apply` would, by the keys as they are now."""
     pairs = _checked(change.active, change.weights)
     present = read_route(redis, change.model)
@@ -200,7 +200,7 @@ def rollback(redis: Redis, model: str) -> Route:
     return apply(redis, previous(redis, model))
 
 
-def previous(redis: Redis, model: str) -> Change:
+def previous(redis: Redis, model: str) -> RouteChange:
     """The change that puts back the route that was in force before the present one.
 
     Raises:
@@ -215,7 +215,7 @@ def previous(redis: Redis, model: str) -> Change:
         active: str | None = entry["active"] or None
         if entry["mode"] == "active":
             weights = None
-        return Change(model, active, weights, present.revision)
+        return RouteChange(model, active, weights, present.revision)
     raise InvalidRoute(f"model {model!r} has had no other route")
 
 

@@ -4,8 +4,8 @@ Who flips writes a wish into Redis (``want.lua``) and looks at what workers anno
 living pool that serves the model has a worker with the version loaded and proven, or until one says
 why it does not load. Workers read the wishes while idle and between batches
 (`worker.inference.warmup`); a pool without workers starts one for a wish as it does for a job
-(`unmet`). Only then does `yard.routing.routes` change the keys, at one instant as always. A key
-that is set by hand goes past all this and is obeyed at once; `cold` tells of it.
+(`unmet_warmups`). Only then does `yard.routing.routes` change the keys, at one instant as always. A
+key that is set by hand goes past all this and is obeyed at once; `cold_versions` tells of it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WANT = Script("yard", "want")
 
 
 @dataclass(frozen=True, slots=True)
-class Warmth:
+class WarmupResult:
     """What became of loading versions before a flip.
 
     Attributes:
@@ -55,12 +55,12 @@ class Warmth:
         }
 
 
-def flip(
+def flip_route(
     redis: Redis,
-    change: routes.Change,
+    change: routes.RouteChange,
     warm_s: float,
     wait: Callable[[float], object] = time.sleep,
-) -> tuple[Route, Warmth]:
+) -> tuple[Route, WarmupResult]:
     """Load what the change gives traffic to, then make the change.
 
     Args:
@@ -77,7 +77,7 @@ def flip(
     """
     present = routes.check_change(redis, change)
     routed = change.routed or [v for v in (present.active,) if v]  # weights are cleared
-    warmth = Warmth("skipped")
+    warmth = WarmupResult("skipped")
     if warm_s > 0 and routed:
         warmth = warm(redis, [ModelRef(change.model, version) for version in routed], warm_s, wait)
     return routes.apply(redis, change), warmth
@@ -88,7 +88,7 @@ def warm(
     refs: Sequence[ModelRef],
     timeout_s: float,
     wait: Callable[[float], object] = time.sleep,
-) -> Warmth:
+) -> WarmupResult:
     """Have versions of one model loaded by at least one worker of every pool that serves it.
 
     Raises:
@@ -101,7 +101,7 @@ def warm(
     presence = read_presence(redis)
     if not _lacking(presence, refs[0].model, names):
         state = "warm" if _waited_for(presence, refs[0].model) else "no_pool"
-        return Warmth(state, versions, time.monotonic() - started)
+        return WarmupResult(state, versions, time.monotonic() - started)
     asked_ms = int(_WANT(redis, [round((timeout_s + _LONGER_S) * 1000), *names]))
     while True:
         presence = read_presence(redis)
@@ -109,13 +109,13 @@ def warm(
         lacking = _lacking(presence, refs[0].model, names)
         waited_s = time.monotonic() - started
         if not lacking:
-            return Warmth("warm", versions, waited_s)
+            return WarmupResult("warm", versions, waited_s)
         if waited_s >= timeout_s:
             raise _too_late(lacking, timeout_s)
         wait(_LOOK_S)
 
 
-def read_wanted(redis: Redis) -> dict[str, int]:
+def read_wanted_versions(redis: Redis) -> dict[str, int]:
     """The wishes that stand: queue of the version to the moment of the wish, in ms."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
@@ -126,7 +126,7 @@ def read_wanted(redis: Redis) -> dict[str, int]:
     return {queue: wish[0] for queue, wish in read if wish is not None and wish[1] > now_ms}
 
 
-def unmet(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
+def unmet_warmups(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
     """The wishes that a pool's workers have neither fulfilled nor found that they cannot.
 
     Args:
@@ -134,7 +134,7 @@ def unmet(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
         pool: The pool's name.
         serves: Whether the pool serves a queue.
     """
-    wanted = {queue: ms for queue, ms in read_wanted(redis).items() if serves(queue)}
+    wanted = {queue: ms for queue, ms in read_wanted_versions(redis).items() if serves(queue)}
     if not wanted:
         return []
     own = [w for w in read_presence(redis).workers if w.known.get("pool") == pool]
@@ -145,7 +145,7 @@ def unmet(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
     ]
 
 
-def cold(route: Route, presence: Presence) -> list[str]:
+def cold_versions(route: Route, presence: Presence) -> list[str]:
     """The versions that get traffic and that some living pool, or no pool at all, has loaded.
 
     Their next job waits for a load. A version may be cold because a key was set by hand, or because

@@ -29,7 +29,7 @@ from tests.helpers.stand_ins import (
 )
 from tests.helpers.waiting import ends_soon
 from yard.contract import keys, wire
-from yard.contract.values import TASK, JobStatus, Request
+from yard.contract.values import TASK_NAME, JobStatus, Request
 from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,
@@ -42,7 +42,7 @@ from yard.errors import (
     UnknownModel,
     UnknownVersion,
 )
-from yard.routing.routes import choose, point_of, read_route
+from yard.routing.routes import choose, read_route, routing_point
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_rq_reads_what_was_written(client: Client, redis: Redis):
     queue = rq.Queue("iris@v1", connection=redis, serializer="json")
     assert queue.get_job_ids() == [handle.id]
     job = rq.job.Job.fetch(handle.id, connection=redis, serializer="json")
-    assert job.func_name == TASK
+    assert job.func_name == TASK_NAME
     assert job.instance is None
     assert job.args == []
     assert job.kwargs == {"instances": [ROW], "outputs": ["predictions"]}
@@ -145,7 +145,7 @@ def test_rows_travel_as_lists_in_signature_order_whatever_form_they_came_in(
     for form in forms:
         job = keys.key("job", client.submit("iris", **form).id)
         assert wire.loads(redis.hget(job, "data") or b"") == [
-            TASK,
+            TASK_NAME,
             None,
             [],
             {"instances": [[1, 2, 3, 4]]},
@@ -554,7 +554,7 @@ def test_the_scripts_choice_is_that_of_routing_choose(
     publish(redis, "iris", "v1", "v2", "v1.1", "v10", "a-b", "a_b")
     redis.delete("modelyard:weights:iris")
     redis.hset("modelyard:weights:iris", mapping={v: repr(w) for v, w in weights.items()})
-    point = at if isinstance(at, float) else point_of("iris", at)
+    point = at if isinstance(at, float) else routing_point("iris", at)
     route = read_route(redis, "iris")
     chosen = choose(route.weights, point)
     assert client.resolve("iris", point=point).version == chosen
