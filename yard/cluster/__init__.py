@@ -1,4 +1,4 @@
-"""The running cluster: which pools and workers live, what waits, what crashed."""
+"""The running cluster: pools and workers that are alive, work that waits, crashes, metrics."""
 
 from yard.cluster import metrics
 from yard.cluster.capacity import (

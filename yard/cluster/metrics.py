@@ -1,10 +1,10 @@
-"""Every metric of jobs, once: its name, labels, help text and buckets, and how Redis keeps it.
+"""Definitions of the job metrics: name, labels, help text, buckets, and their form in Redis.
 
 Workers and the reaper count in one hash, `yard.contract.keys.METRICS`, inside the scripts that end
 jobs, so that a count is as durable as the job; the gateway reads the hash when it is scraped. A
 field is one number: ``name|label=value|label=value``. A histogram has a field for each bucket,
-``name_bucket|...|le=0.005``, which counts only what fell between the bound before and its own (so
-that a worker adds to one field; the gateway adds them up), and ``name_sum`` and ``name_count``.
+``name_bucket|...|le=0.005``, which counts only values between the bound before and its own (a
+worker adds to one field, the gateway sums them up), and ``name_sum`` and ``name_count``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MetricDefinition:
 
     Attributes:
         name: As Prometheus shows it; a histogram's fields add ``_bucket``, ``_sum`` and ``_count``.
-        kind: What it is.
+        kind: Counter or histogram.
         help: One sentence for people.
         labels: Names of its labels, in the order of a field.
         bounds: Upper bounds of a histogram's buckets, rising; beyond the last is ``+Inf``.
@@ -101,12 +101,12 @@ METRIC_DEFINITIONS: Mapping[str, MetricDefinition] = {
 
 
 def version_labels(ref: ModelRef) -> dict[str, str]:
-    """The labels of a version."""
+    """Returns the labels of a version."""
     return {"model": ref.model, "model_version": ref.version}
 
 
 def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:
-    """The hash field of one series.
+    """Returns the hash field of one series.
 
     Args:
         name: A counter's name, or a histogram's with ``_bucket``, ``_sum`` or ``_count``.
@@ -118,13 +118,13 @@ def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:
 
 
 def bucket(metric: MetricDefinition, value: float) -> str:
-    """The upper bound of the bucket of ``value``, as text: ``0.005``, ``64.0``, ``+Inf``."""
+    """Returns the upper bound of a value's bucket, as text: ``0.005``, ``64.0``, ``+Inf``."""
     place = bisect_left(metric.bounds, value)
     return str(metric.bounds[place]) if place < len(metric.bounds) else "+Inf"
 
 
 def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str, float]:
-    """What one observed ``value`` adds to a histogram: hash field to increment."""
+    """Returns the increments that one observed ``value`` makes, by hash field of a histogram."""
     return {
         field(f"{name}_bucket", labels, bucket(METRIC_DEFINITIONS[name], value)): 1,
         field(f"{name}_sum", labels): value,
@@ -134,11 +134,11 @@ def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A hash field, read back.
+    """A hash field, parsed.
 
     Attributes:
-        metric: The metric that it belongs to.
-        part: Which of a histogram's fields it is; ``total`` for a counter.
+        metric: Its metric.
+        part: The histogram's part that it counts; ``total`` for a counter.
         labels: Every label of the metric.
         le: The upper bound, of a bucket only.
     """
@@ -150,7 +150,7 @@ class Series:
 
 
 def parse_metric_field(text: str) -> Series | None:
-    """The series of a hash field; None if `field` does not write it, whoever did."""
+    """Parses a hash field; None if `field` does not write such a one."""
     name, *pairs = text.split("|")
     labels = {label: value for label, _, value in (pair.partition("=") for pair in pairs)}
     le = labels.pop("le", None)

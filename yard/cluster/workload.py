@@ -1,8 +1,8 @@
-"""What waits, runs and arrives in a yard's queues, as Redis says it, for `yard.cluster.capacity`.
+"""Workload: the jobs that wait, run and arrive in a yard's queues, for `yard.cluster.capacity`.
 
-Pools read it twice a second, the gateway when it is asked. How fast workers are with a version is
-kept beside its queue by the workers that measured it, for a day, so that a pool that has just been
-started, or has no worker left, knows it.
+Pools read it twice a second, the gateway on request. Workers keep their measured pace with a
+version beside its queue for a day, so that a pool that has just started, or has no worker left,
+knows it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from yard.cluster.capacity import Pace, Work
 from yard.cluster.presence import Presence
 from yard.contract import keys, lenient, parse_epoch_s, wire
 
-#: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.
+#: Jobs at each end of a queue whose rows are read; the others are assumed to be alike.
 _SAMPLE = 4
 
 _ENDED = "model_prediction_requests_total"
@@ -32,8 +32,8 @@ class Workload:
 
     Attributes:
         works: One for each queue, in the order that was asked for.
-        counts: By version's queue, how many jobs it has had: those that wait, run, and have ended.
-        is_suspended: Whether nothing may be claimed now.
+        counts: Jobs that wait, run and have ended, by version's queue.
+        is_suspended: True if nothing may be claimed now.
     """
 
     works: tuple[Work, ...]
@@ -47,13 +47,13 @@ def read_workload(
     presence: Presence,
     arrivals_s: Mapping[str, float] | None = None,
 ) -> Workload:
-    """The queues as they stand, in three round trips; what cannot be read counts as nothing.
+    """Reads the queues in three round trips; replies that cannot be read count as nothing.
 
     Args:
         redis: Where they are.
         queues: Their names.
-        presence: Who is alive: holders of versions are counted in it.
-        arrivals_s: Jobs that arrive in a second, by queue, where it is known.
+        presence: The workers that are alive, among which holders of versions are counted.
+        arrivals_s: Jobs that arrive in a second, by queue, where known.
 
     Raises:
         RedisError: Redis does not answer.
@@ -92,7 +92,7 @@ def read_workload(
 
 
 def read_waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
-    """How long the first job of each queue that has any has waited, in seconds; two round trips.
+    """Reads the wait of the first job of each queue that has any, in seconds; two round trips.
 
     Raises:
         RedisError: Redis does not answer.
@@ -101,7 +101,7 @@ def read_waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
 
 
 def announced_arrivals_s(presence: Presence) -> dict[str, float]:
-    """Jobs that arrive in a second, by queue, as the pools that are alive have counted them."""
+    """Returns the jobs that arrive in a second, by queue, as living pools have counted them."""
     found: dict[str, float] = {}
     for pool in presence.pools:
         for queue, rate in lenient.mapping(pool.known.get("arrivals_s")).items():
@@ -110,14 +110,14 @@ def announced_arrivals_s(presence: Presence) -> dict[str, float]:
 
 
 def announced_start_s(presence: Presence) -> float:
-    """How long a worker takes to start, as the slowest pool that is alive has seen it."""
+    """Returns the seconds that a worker takes to start, as the slowest living pool measured it."""
     return max(
         (lenient.number(pool.known.get("start_s")) or 0.0 for pool in presence.pools), default=0.0
     )
 
 
 def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
-    """Keep how fast workers are, by queue, for `keys.PACE_TTL_S`.
+    """Writes the measured paces, by queue, for `keys.PACE_TTL_S`.
 
     Raises:
         RedisError: Redis does not answer.
@@ -130,7 +130,7 @@ def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
 
 
 def parse_pace(raw: Any) -> Pace | None:
-    """What `write_paces` has written; None for whatever else somebody wrote there."""
+    """Parses what `write_paces` has written; None for anything else."""
     known = lenient.json_object(raw) or {}
     numbers = [lenient.number(known.get(name)) for name in _PACE]
     batch_s, row_s, load_s, rows = numbers
@@ -144,14 +144,14 @@ _PACE = ("batch_s", "row_s", "load_s", "rows")
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What some jobs of a queue tell: rows in the mean (0.0 if none says), and the first's wait."""
+    """Sample of a queue: mean number of rows (0.0 if unknown), and the wait of the first job."""
 
     rows: float = 0.0
     wait_s: float = 0.0
 
 
 def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[str, _Head]:
-    """The first jobs, and the last, of the queues that have any."""
+    """Samples the first and the last jobs of the queues that have any."""
     if not queues:
         return {}
     pipe = redis.pipeline(transaction=False)
@@ -173,7 +173,7 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
 
 
 def _head(jobs: Sequence[Any], now_s: float) -> _Head:
-    # What has expired deep in a long queue is passed over when a claim comes to it.
+    # A job that has expired deep in a long queue is skipped when a claim comes to it.
     told = [job for job in jobs if isinstance(job, list) and job[2] not in _HAVE_ENDED]
     rows = [n for job in told if (n := lenient.digits(job[0], most=6)) is not None]
     since_s = parse_epoch_s(told[0][1]) if told else None
@@ -186,7 +186,7 @@ def _texts(reply: Any) -> list[str]:
 
 
 def _ended_fields(queue: str) -> list[str]:
-    """The fields that count a version's ended jobs; of a front door, one that is never there."""
+    """The fields that count a version's ended jobs; an unversioned queue's never exist."""
     model, _, version = queue.partition("@")
     labels = {"model": model, "model_version": version}
     return [metrics.field(_ENDED, labels | {"status": status}) for status in _ENDS]
