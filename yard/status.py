@@ -1,4 +1,4 @@
-"""Status of a yard: its models with their routes, versions and queues, and who has what loaded.
+"""Status of a yard: its models with their routes, versions and queues, and the loaded versions.
 
 The command line, the gateway's ``/v1/models``, ``/readyz`` and ``/metrics`` read it here, in two
 round trips for each model and four for all. A route is worked out by the script that submissions
@@ -28,8 +28,7 @@ class QueueStatus:
     Attributes:
         depth: Jobs that wait.
         inflight: Jobs that workers have claimed and not ended.
-        oldest_s: How long the first job has waited, in seconds; 0.0 if none waits, or if waits were
-            not read.
+        oldest_s: Wait of the first job, in seconds; 0.0 if none waits, or if waits were not read.
     """
 
     depth: int = 0
@@ -73,7 +72,7 @@ def read_status(redis: Redis, only: str | None = None, *, with_waits: bool = Fal
     Args:
         redis: Where the yard is.
         only: The name of the one.
-        with_waits: Read how long the first job of each queue has waited, too: one more round trip.
+        with_waits: Read the wait of the first job of each queue, too: one more round trip.
 
     Raises:
         UnknownModel: No version of the one is published.
@@ -114,7 +113,7 @@ def read_models(redis: Redis) -> list[dict[str, Any]]:
 
 
 def model_json(model: ModelStatus, presence: Presence) -> dict[str, Any]:
-    """A model as `modelyard models --json` and ``GET /v1/models`` show it."""
+    """Returns a model as `modelyard models --json` and ``GET /v1/models`` show it."""
     return {
         "model": model.name,
         "route": model.route.to_dict() | {"cold": cold_versions(model.route, presence)},
@@ -124,7 +123,7 @@ def model_json(model: ModelStatus, presence: Presence) -> dict[str, Any]:
 
 
 def version_json(model: ModelStatus, entry: PublishedVersion, presence: Presence) -> dict[str, Any]:
-    """One version of a model, as `model_json` has it; nothing in a manifest is relied on."""
+    """Returns one version of a model, as in `model_json`; nothing in its manifest is relied on."""
     version, manifest = entry.ref.version, entry.manifest
     queue = keys.queue_name(entry.ref)
     return {
@@ -165,7 +164,7 @@ def version_json(model: ModelStatus, entry: PublishedVersion, presence: Presence
 
 
 def _read_queues(redis: Redis, names: Sequence[str], *, with_waits: bool) -> dict[str, QueueStatus]:
-    """Queues by name, in one round trip, or two; what is no list or set counts as empty."""
+    """Queues by name, in one or two round trips; keys of another type count as empty."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     for name in names:
@@ -190,7 +189,7 @@ def _queues_of(model: str, versions: Iterable[str]) -> list[str]:
 
 
 def _created_s(redis: Redis, job_ids: Sequence[bytes]) -> list[float | None]:
-    """When each job was created, in seconds since 1970; None where there is none."""
+    """Creation of each job, in seconds since 1970; None where there is none."""
     pipe = redis.pipeline(transaction=False)
     for job_id in job_ids:
         pipe.hget(keys.key("job", lenient.decode(job_id)), "created_at")

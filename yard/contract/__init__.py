@@ -1,4 +1,4 @@
-"""What travels between the parts, and under which Redis key."""
+"""The contract between the parts: values, their wire form, and the Redis keys."""
 
 from yard.contract import keys, lenient, wire
 from yard.contract.ids import new_id

@@ -1,7 +1,7 @@
-"""Lenient readers for what anybody may have written into Redis, or into a manifest.
+"""Lenient readers of values that any client may have written into Redis, or into a manifest.
 
-None of them raises: for bad input each returns what its docstring names. Times are read by
-`yard.contract.timestamps`, and what must be right is checked by `yard.contract.validation`.
+None of them raises: each docstring names the result for bad input. Times are read by
+`yard.contract.timestamps`; `yard.contract.validation` checks what must be right.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from yard.errors import InvalidJson
 
 
 def decode(value: object) -> str:
-    """Text, or bytes read as UTF-8 with bad ones replaced; empty for anything else."""
+    """Returns text as it is and bytes read as UTF-8, bad ones replaced; else an empty text."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
 
 
 def text(value: object) -> str | None:
-    """A member of a JSON value that is a string; None for anything else."""
+    """Returns a string of a JSON value; None for anything else."""
     return value if isinstance(value, str) else None
 
 
 def integer(value: object) -> int | None:
-    """A member of a JSON value that is a whole number; None for anything else, as for true."""
+    """Returns a whole number of a JSON value; None for anything else, also for true."""
     return value if type(value) is int else None
 
 
 def count(reply: object) -> int:
-    """A reply of Redis that is a whole number; 0 for anything else, as for an error."""
+    """Returns a reply of Redis that is a whole number; 0 for anything else, such as an error."""
     return reply if isinstance(reply, int) else 0
 
 
 def number(value: object) -> float | None:
-    """A finite number from zero up, also as text or bytes; None for anything else."""
+    """Returns a finite number from zero up, also of text or bytes; None for anything else."""
     try:
         found = float(value)  # type: ignore[arg-type]  # what is no number raises
     except (TypeError, ValueError, OverflowError):
@@ -45,26 +45,26 @@ def number(value: object) -> float | None:
 
 
 def digits(value: object, most: int) -> int | None:
-    """A whole number of ``most`` decimal digits at most, as text or bytes; None for anything else.
+    """Returns the number in text or bytes of at most ``most`` decimal digits; else None.
 
-    The bound comes first: `int` refuses digits without end.
+    The bound comes first: `int` raises for digits without end.
     """
     found = decode(value)
     return int(found) if len(found) <= most and found.isascii() and found.isdecimal() else None
 
 
 def items(value: object) -> list[Any]:
-    """A list; an empty one for anything else."""
+    """Returns a list as it is; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 
 def mapping(value: object) -> dict[Any, Any]:
-    """A dictionary; an empty one for anything else."""
+    """Returns a dictionary as it is; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def json_object(raw: object) -> dict[str, Any] | None:
-    """The JSON object in text or bytes; None for anything else."""
+    """Returns the JSON object in text or bytes; None for anything else."""
     try:
         value = wire.loads(raw) if isinstance(raw, bytes | str) else None
     except InvalidJson:

@@ -1,8 +1,8 @@
-"""What somebody pushed onto a queue, read safely.
+"""Safe decoding of the payloads that any client may push onto a queue.
 
-A payload becomes a `Call` by three rules: bounded, and plain or zlib'd; strict JSON of the shape
-that RQ's JSONSerializer writes; and one function that it may name, which is never imported by that
-name. `producer.rq_job` puts the same rules under RQ's own tools.
+A payload becomes a `Call` by three rules: it is bounded, plain or zlib'd; it is strict JSON of the
+shape that RQ's JSONSerializer writes; and it names the one allowed function, which is never
+imported by that name. `producer.rq_job` applies the same rules to RQ's own tools.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from yard.contract import wire
 from yard.contract.values import TASK_NAME, check_name
 from yard.errors import InvalidJob, InvalidJson, InvalidName, TooLarge
 
-#: What a job's keyword arguments may be.
+#: Keyword arguments that a job may have.
 JOB_ARGUMENTS = frozenset(
     {"instances", "inputs", "version", "routing_key", "outputs", "deadline_ms"}
 )
 
-#: Payload bytes that a job may have, plain, where no setting says otherwise.
+#: Bytes of a job's inflated payload, at most, where no setting bounds them.
 MAX_PAYLOAD_BYTES = 8 * 2**20
 
 
@@ -35,15 +35,15 @@ class Call(NamedTuple):
 
 
 def encode_call(arguments: Mapping[str, Any]) -> bytes:
-    """The ``data`` field of a job hash, as RQ's JSONSerializer would write it, plain."""
+    """Returns the ``data`` field of a job hash, as RQ's JSONSerializer writes it, not deflated."""
     return wire.dumps([TASK_NAME, None, [], arguments])
 
 
 def decode_call(data: bytes, limit: int = MAX_PAYLOAD_BYTES) -> Call:
-    """Read the ``data`` field of a job hash.
+    """Decodes the ``data`` field of a job hash.
 
     Raises:
-        InvalidJob: It is not what `encode_call` writes; the message says why.
+        InvalidJob: It is not what `encode_call` writes; the message has the reason.
     """
     try:
         value = wire.loads(inflate_payload(data, limit))
@@ -61,10 +61,13 @@ def decode_call(data: bytes, limit: int = MAX_PAYLOAD_BYTES) -> Call:
 
 
 def inflate_payload(data: bytes, limit: int) -> bytes:
-    """The JSON list that ``data`` holds, inflated once.
+    """Inflates a payload once; returns the JSON list in it, undecoded.
 
-    Whatever else it inflates to is refused here, by its first byte, so that nobody behind unpickles
-    it, inflates it again (RQ's `Job.restore` would, without a bound), or shows it in a message.
+    Anything else is refused here, by its first byte, so that no later code unpickles it, inflates
+    it again (RQ's `Job.restore` would, without a bound), or shows it in a message.
+
+    Raises:
+        InvalidJob: It is too large, broken, or no JSON list.
     """
     try:
         plain = wire.inflate(data, limit)

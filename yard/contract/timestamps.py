@@ -8,7 +8,7 @@ from yard.contract import lenient
 
 
 def format_time(in_s: float = 0.0) -> str:
-    """Formats the present, or the time in ``in_s`` seconds, as RQ writes it; it parses no other."""
+    """Formats the time in ``in_s`` seconds from now as RQ does; RQ parses no other form."""
     return (datetime.now(UTC) + timedelta(seconds=in_s)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

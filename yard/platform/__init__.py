@@ -1,4 +1,4 @@
-"""What every process of ours needs: logs, signals, environment, installed extras."""
+"""Needs of every process of ours: logs, signals, environment, installed extras."""
 
 from yard.platform import extras, logs, pdeathsig, prctl, signals
 from yard.platform.environment import child_environment

@@ -1,4 +1,4 @@
-"""Which versions are published, how they end, and which queues they have."""
+"""The registry: published versions, the end of a version, and the queues of all."""
 
 from yard.registry import catalog, lifecycle
 from yard.registry.catalog import Catalog, PublishedVersion, model_names, read_versions

@@ -1,9 +1,9 @@
-"""Which versions exist and what they take, as published in Redis.
+"""The catalogue: published versions and their signatures, in Redis.
 
 ``models`` publishes here after the artefact is in the store; the client, the gateway and the
-workers read. `Catalog` remembers what it read for a second, so that checking a request costs no
-round trip; the submitting script compares signatures, so a stale memory can delay an answer but
-never make a wrong one.
+workers read. `Catalog` caches entries for a second, so that checking a request costs no round trip;
+the submitting script compares signatures, so a stale entry can delay an answer but never make a
+wrong one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class PublishedVersion:
 
     Attributes:
         ref: Its model and version.
-        signature: What it takes and gives.
+        signature: Its inputs and outputs.
         manifest: The whole manifest, as published.
-        state: ``published``, or ``retired``: then it gets no new jobs.
+        state: ``published``, or ``retired``: it gets no new jobs.
     """
 
     ref: ModelRef
@@ -42,7 +42,7 @@ class PublishedVersion:
 
 
 def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature) -> None:
-    """Make a version known, all at once; publishing the same again changes nothing.
+    """Adds a version to the catalogue, atomically; publishing the same again changes nothing.
 
     A retired version stays retired: `yard.registry.lifecycle.restore` brings it back.
     """
@@ -50,20 +50,20 @@ def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature)
 
 
 def model_names(redis: Redis) -> list[str]:
-    """The published models, in order; what is no name is left out."""
+    """Reads the names of the published models, in order; members that are no names are left out."""
     members: set[bytes] = redis.smembers(keys.MODELS)  # type: ignore[assignment]  # not decoded
     return sorted(name for raw in members if is_name(name := lenient.decode(raw)))
 
 
 def read_versions(redis: Redis, model: str) -> dict[str, PublishedVersion]:
-    """A model's versions in order; an entry that cannot be read is left out."""
+    """Reads a model's versions in order; entries that cannot be read are left out."""
     pipe = redis.pipeline(transaction=True)  # one look: a version is published, or retired
     pipe.hgetall(keys.key("versions", check_name("model", model)))
     pipe.hkeys(keys.key("signatures", model))
     raw, published = pipe.execute(raise_on_error=False)
     if isinstance(raw, RedisError):
         raise raw
-    # Where somebody has put another thing in the key's place, nobody knows who is retired.
+    # Where the key holds another type, it is unknown which versions are retired.
     in_service = frozenset(published) if isinstance(published, list) else raw.keys()
     entries = (
         _entry(model, version, manifest, version in in_service)
@@ -80,12 +80,18 @@ def _entry(
         known = wire.loads(manifest)
         signature = Signature.model_validate(known["signature"])
         return PublishedVersion(ref, signature, known, "published" if is_published else "retired")
-    except Exception:  # whatever somebody wrote there: one bad entry must not hide the others
+    except Exception:  # anything may be written there: one bad entry must not hide the others
         return None
 
 
 class Catalog:
-    """The catalogue as read lately; safe for threads."""
+    """A cache of the catalogue; safe for threads.
+
+    Args:
+        redis: Where the catalogue is.
+        ttl_s: Seconds that an entry is kept.
+        clock: Seconds by a monotonic clock.
+    """
 
     def __init__(
         self, redis: Redis, ttl_s: float = 1.0, clock: Callable[[], float] = time.monotonic
@@ -96,7 +102,7 @@ class Catalog:
         self._read: dict[str, tuple[float, dict[str, PublishedVersion]]] = {}
 
     def versions(self, model: str, *, fresh: bool = False) -> dict[str, PublishedVersion]:
-        """The versions of a model, at most a second old, or read anew.
+        """Returns the versions of a model, at most ``ttl_s`` old; ``fresh`` reads them again.
 
         Raises:
             UnknownModel: None is published.
@@ -112,12 +118,12 @@ class Catalog:
         return known
 
     def known(self, model: str) -> dict[str, PublishedVersion] | None:
-        """The versions of a model as read in the last second; None if they were not."""
+        """Returns the cached versions of a model; None if they must be read."""
         read_at, entries = self._read.get(model, _NEVER)
         return entries if self._clock() - read_at <= self._ttl_s else None
 
     def entry(self, ref: ModelRef) -> PublishedVersion:
-        """One version.
+        """Returns one version.
 
         Raises:
             UnknownModel: No version of the model is published.

@@ -1,4 +1,4 @@
-"""Which version gets a model's traffic, and which must be warm first."""
+"""Routing: the version that gets a model's traffic, and warm-up before a flip."""
 
 from yard.routing import routes, warmup
 from yard.routing.routes import (
