@@ -194,7 +194,7 @@ class Client:
         return read_jobs(self.redis, job_ids)
 
     def _prepared(self, request: Request) -> PreparedJob | ModelyardError:
-        """The request as a prepared job, or why it can be none.
+        """Prepares a request; returns the error of one that cannot become a job.
 
         Raises:
             Unavailable: Redis does not answer.
@@ -209,7 +209,7 @@ class Client:
     def _submit_all(
         self, prepared: Sequence[PreparedJob | ModelyardError], outcomes: list[Outcome]
     ) -> None:
-        """Appends to ``outcomes`` what becomes of each prepared job; an error stays itself.
+        """Submits prepared jobs; appends to ``outcomes`` theirs and the errors between, in order.
 
         Raises:
             Unavailable: Redis does not answer; it names the jobs that may have been queued.

@@ -1,8 +1,9 @@
-"""The latest jobs, for people who look: from RQ's queues and registries, in four round trips.
+"""Recent jobs, for people to look at: from RQ's queues and registries, in four round trips.
 
 Nothing scans the database. Each queue and registry is kept in the order in which jobs came to it,
-so its newest few are read from its end; of those the newest by creation are shown. A job that was
-created long before it ended may therefore be missed when a registry holds more than ``limit``.
+so its newest few are read from its end, and the newest by creation among them are returned. A job
+that was created long before it ended may therefore be missed when a registry holds more than
+``limit``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from producer.results import decode_job, read_raw
 from yard.contract import Job, JobStatus, check_name, is_job_id, keys, lenient, parse_time
 from yard.errors import UnknownModel
 
-#: Jobs that one call lists at most.
+#: Most jobs of one call.
 MOST_JOBS = 1_000
 
-#: Where jobs of a status are: a list whose end is the newest, or a set by time of expiry.
+#: Key family of the jobs of each status: a list whose end is the newest, or a set by expiry.
 _PLACES = {
     JobStatus.QUEUED: "queue",
     JobStatus.STARTED: "wip",
@@ -39,13 +40,13 @@ def list_jobs(
     status: JobStatus | Collection[JobStatus] | None = None,
     limit: int = 20,
 ) -> list[Job]:
-    """The latest jobs, newest first.
+    """Reads the latest jobs, newest first.
 
     Args:
         redis: Where they are.
-        model: Only this model's; None for those of every published model.
-        status: Only jobs that stand so, or in one of these ways; None or empty for all.
-        limit: At most so many, `MOST_JOBS` at most.
+        model: Only this model's jobs; None for those of every published model.
+        status: Only jobs of this status, or of one of these; None or empty for all.
+        limit: Number of jobs at most, capped at `MOST_JOBS`.
 
     Raises:
         InvalidName: ``model`` is no name.
@@ -85,7 +86,7 @@ def _queues(redis: Redis, model: str | None) -> list[str]:
 def _newest_ids(
     redis: Redis, queues: Iterable[str], wanted: Collection[JobStatus], limit: int
 ) -> list[str]:
-    """The ids at the new end of each queue and registry, each once."""
+    """Ids at the new end of each queue and registry, each once."""
     pipe = redis.pipeline(transaction=False)
     for queue in queues:
         for status in wanted:
@@ -107,7 +108,7 @@ def _valid_ids(replies: Iterable[Any]) -> Iterator[str]:
 
 
 def _by_creation(redis: Redis, ids: list[str]) -> list[str]:
-    """``ids`` of jobs that still are, the latest created first."""
+    """Those of ``ids`` whose jobs still exist, the latest created first."""
     pipe = redis.pipeline(transaction=False)
     for job_id in ids:
         pipe.hget(keys.key("job", job_id), "created_at")

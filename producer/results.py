@@ -1,7 +1,7 @@
-"""Jobs as they stand, read from RQ's hash and result stream.
+"""Reads jobs as they stand from RQ's hash and result stream.
 
-Reads known fields only and never unpickles, so that whatever somebody wrote there becomes at worst
-a job that failed with ``invalid_job``.
+Reads known fields only and never unpickles: anything else that was written there becomes at worst a
+job that failed with ``invalid_job``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, Unkno
 
 _READ = Script("producer", "read")
 
-#: How many fields of a hash the script reads.
+#: Number of fields of a hash that the script reads.
 _FIELDS = 8
 
-#: Bytes of a traceback that is looked at; a longer one is somebody's bomb.
+#: Bytes of a traceback that is read, at most; a longer one may be a zlib bomb.
 _MOST_BYTES = 2**20
 
-#: RQ's other words for how a job stands.
+#: Status of each word that RQ writes.
 _STATUSES = {status.value.encode(): status for status in JobStatus} | {
     b"stopped": JobStatus.CANCELED
 }
@@ -42,7 +42,7 @@ Raw = tuple[list[bytes | None], dict[bytes, bytes]]
 
 
 def found_job(job_id: str, raw: Raw) -> Job:
-    """The job that ``raw`` tells of.
+    """Decodes a job as `decode_job` does.
 
     Raises:
         UnknownJob: There is none, or its result has expired.
@@ -54,7 +54,7 @@ def found_job(job_id: str, raw: Raw) -> Job:
 
 
 def read_raw(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
-    """What Redis holds of several jobs, in one round trip, for `decode_job`."""
+    """Reads the raw fields of several jobs, in one round trip, for `decode_job`."""
     return _raws(_READ(redis, job_ids))
 
 
@@ -77,18 +77,18 @@ def _raws(replies: Any) -> list[Raw]:
 
 
 def read_when_ended(blocking: Redis, job_id: str, after: str, timeout_s: float) -> tuple[str, Raw]:
-    """What Redis holds of a job once it has a result that is newer, or at the end of the wait.
+    """Waits for a newer result of a job, then reads the job, also at the end of the wait.
 
     The read is sent behind the wait, and Redis comes to it when that is over: one round trip.
 
     Args:
-        blocking: A connection whose time-out is longer than the wait.
+        blocking: A connection whose timeout is longer than the wait.
         job_id: The job.
-        after: The newest result that is known; "0" for none.
+        after: The newest known result; "0" for none.
         timeout_s: The longest wait, in seconds.
 
     Returns:
-        The newest result that is known now, and the job for `decode_job`.
+        The newest known result, and the raw job for `decode_job`.
     """
     pipe: Any = blocking.pipeline(transaction=False)
     results = keys.key("results", job_id)
@@ -107,7 +107,7 @@ def read_when_ended(blocking: Redis, job_id: str, after: str, timeout_s: float) 
 
 
 def decode_job(job_id: str, raw: Raw) -> Job | None:
-    """The job that ``raw`` tells of; None if there is none."""
+    """Decodes a job from its raw fields; None if there is none."""
     values, entry = raw
     if values[0] is None:
         return None
@@ -142,7 +142,7 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
 def _result(
     entry: Mapping[bytes, bytes],
 ) -> tuple[dict[str, Any] | None, Failure | None]:
-    """A finished job's result, or why it cannot be read."""
+    """A finished job's result, or the failure of reading it."""
     if not entry:
         return None, Failure("invalid_job", "the job is finished, but its result is gone")
     try:
@@ -153,7 +153,7 @@ def _result(
 
 
 def _failure(error: str, entry: Mapping[bytes, bytes]) -> Failure:
-    """Why a job failed: as our workers write it, else from the traceback that RQ keeps."""
+    """A failed job's failure: as our workers write it, else from the traceback that RQ keeps."""
     known = lenient.json_object(error) or {}
     if isinstance(known.get("code"), str):
         row = known.get("row")

@@ -1,7 +1,7 @@
-"""RQ's `Job` made safe, for RQ's own tools on our queues.
+"""A safe RQ `Job` class, for RQ's own tools on our queues.
 
-RQ's job unpickles, imports whatever name a payload gives and inflates without a bound. `SafeJob`
-reads payloads as `yard.contract.payload` does, and calls what stands in a dictionary of one: ``rq
+RQ's job unpickles, imports any name that a payload gives and inflates without a bound. `SafeJob`
+reads payloads as `yard.contract.payload` does, and calls only the one entry of a dictionary: ``rq
 worker --job-class producer.SafeJob --serializer json``.
 """
 
@@ -39,7 +39,7 @@ FIELDS = frozenset(
 
 
 def predict(**arguments: Any) -> Any:
-    """Stands in the dictionary for `worker.tasks.predict`, imported only where a job is run."""
+    """Calls `worker.tasks.predict`, imported only where a job is run."""
     from importlib import import_module
 
     return import_module("worker.tasks").predict(**arguments)
@@ -56,11 +56,12 @@ class SafeJob(RqJob):
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
-        # RQ's default is pickle, also for a result; whoever forgets the argument must be safe.
+        # RQ's default is pickle, also for a result; a caller that forgets the argument must be
+        # safe.
         super().__init__(id, connection=connection, serializer=JSONSerializer)
 
     def restore(self, raw_data: Mapping[bytes | str, bytes]) -> Any:
-        """Take only known fields, bounded, from a job hash."""
+        """Restores only known fields, bounded, from a job hash."""
         named = {
             (k.decode("latin-1") if isinstance(k, bytes) else k): v for k, v in raw_data.items()
         }
@@ -71,7 +72,7 @@ class SafeJob(RqJob):
             return super().restore(known)
         except NoSuchJobError:
             raise
-        except Exception as error:  # RQ has a word of its own for each field, even an assertion
+        except Exception as error:  # RQ raises another error for each field, even an assertion
             raise InvalidJob(f"job {self.id} has a malformed field: {str(error)[:200]}") from None
 
     def _deserialize_data(self) -> None:
@@ -81,7 +82,7 @@ class SafeJob(RqJob):
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The callable, from the dictionary."""
+        """The callable of the dictionary."""
         found = CALLABLES.get(self.func_name or "")
         if found is None:
             raise InvalidJob(f"not allowed: the only function is {TASK_NAME!r}")

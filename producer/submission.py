@@ -1,9 +1,9 @@
-"""From a request to an accepted job: checked here, queued by one script.
+"""Submission: turns a request into an accepted job, checked here and queued by one script.
 
 The rows are checked against the signature that the request will most likely meet. The script then
 chooses the version by the keys as they are, and queues the job only if that version's signature is
-the one that was checked; if it is not, the rows are checked again and the call is repeated. The
-job's id is chosen here, so that repeating a call whose answer was lost queues nothing twice.
+the one that was checked; if not, the rows are checked again and the call is repeated. The job's id
+is chosen here, so that repeating a call whose answer was lost queues nothing twice.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from yard.routing import resolve, routing_error, routing_point
 if TYPE_CHECKING:
     from producer.client import Client
 
-#: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.
+#: Most jobs of one call of the submitting script, so that it holds Redis well under 2 ms.
 CHUNK = 64
 
-#: Bytes of payload that one call takes beside its first job.
+#: Most bytes of payload of one call, unless its first job alone has more.
 CHUNK_BYTES = 2**20
 
-#: How often a request is checked anew because the route moved between checking and queueing.
+#: Most times that a request is checked because the route moved between checking and queueing.
 _ROUNDS = 5
 
 #: The submitting script.
@@ -74,7 +74,7 @@ class PreparedJob:
     size_bytes: int
 
 
-#: What becomes of a prepared job: the handle of an accepted one, or why it was refused.
+#: Outcome of a prepared job: the handle of an accepted one, or the error of a refused one.
 Outcome = Handle | ModelyardError
 
 
@@ -107,7 +107,7 @@ class Submitter:
             try:
                 arguments = self._arguments(request, signature)
             except ModelyardError:
-                # The guess may be wrong: look which version it really is before refusing the rows.
+                # The guess may be wrong: find the real version before refusing the rows.
                 ref = resolve(self._redis, request.model, request.version, point)
                 signature = self._catalog.entry(ref).signature
                 arguments = self._arguments(request, signature)
@@ -140,7 +140,7 @@ class Submitter:
         return entries.get(guess) or entries[max(entries)]
 
     def _arguments(self, request: Request, signature: Signature) -> list[ScriptArgument]:
-        """What the submitting script takes behind the point: signature, rows, ..., data.
+        """Arguments of the submitting script behind the point: signature, rows, ..., data.
 
         Raises:
             InvalidInput: The rows, or the wanted outputs, do not fit.
@@ -211,7 +211,7 @@ class Submitter:
         return arguments
 
     def _outcome(self, job: PreparedJob, reply: list[Any]) -> Outcome | PreparedJob:
-        """What one reply of the script means; a prepared job if it must be sent again."""
+        """Outcome of one reply of the script; a prepared job if it must be sent again."""
         request, kind = job.request, reply[0]
         match kind:
             case b"ok" | b"same":
@@ -279,7 +279,7 @@ def _prepared(
 
 
 def _check_request(request: Request) -> None:
-    """What can be known of a request without the catalogue.
+    """Checks what needs no catalogue.
 
     Raises:
         InvalidInput: A member is of the wrong type or out of its bounds; the error names it.

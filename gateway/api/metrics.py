@@ -181,7 +181,7 @@ def _routes(look: Status) -> Iterator[Metric]:
 
 
 def _queues(look: Status) -> Iterator[Metric]:
-    """A model's front door has an empty ``model_version``."""
+    """A model's unversioned queue has an empty ``model_version``."""
     depth = _gauge("queue_depth", "Jobs that wait.", _VERSION)
     oldest = _gauge("queue_oldest_seconds", "How long the first job has waited.", _VERSION)
     inflight = _gauge("jobs_inflight", "Jobs that workers have claimed and not ended.", _VERSION)
@@ -215,7 +215,7 @@ def _crashes(known: Iterable[CrashLoop], published: set[_Labels]) -> Iterator[Me
 
 
 def _demands(scaling: Scaling) -> Iterator[Metric]:
-    """The sum over versions is the yard's; a model's front door has an empty ``model_version``."""
+    """The sum over versions is the yard's; an unversioned queue has an empty ``model_version``."""
     seconds = _gauge(
         "queue_work_seconds",
         "What waits, what runs and what has to be loaded for it, in seconds of one worker.",

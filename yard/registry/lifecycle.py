@@ -38,7 +38,7 @@ _REASONS = {
     "alias": "the alias {} stands for it",
     "queued": "{} jobs wait for it",
     "running": "{} of its jobs are running",
-    "front door": "{} jobs wait at the door of its model, whose last version it is",
+    "unversioned": "{} jobs wait at the door of its model, whose last version it is",
 }
 
 

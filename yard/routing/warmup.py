@@ -120,10 +120,10 @@ def read_wanted_versions(redis: Redis) -> dict[str, int]:
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     pipe.hgetall(keys.WANTED)
-    (seconds, micros), wishes = pipe.execute(raise_on_error=False)
+    (seconds, micros), raw = pipe.execute(raise_on_error=False)
     now_ms = seconds * 1000 + micros / 1000
-    read = ((lenient.decode(queue), _wish(raw)) for queue, raw in lenient.mapping(wishes).items())
-    return {queue: wish[0] for queue, wish in read if wish is not None and wish[1] > now_ms}
+    requests = {lenient.decode(queue): _times_ms(r) for queue, r in lenient.mapping(raw).items()}
+    return {queue: at[0] for queue, at in requests.items() if at is not None and at[1] > now_ms}
 
 
 def unmet_warmups(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
@@ -161,7 +161,7 @@ def cold_versions(route: Route, presence: Presence) -> list[str]:
 
 
 def _waited_for(presence: Presence, model: str) -> list[PoolInfo]:
-    """Pools that serve the model and meet requests: not draining ones, nor those of old releases."""
+    """Pools that serve the model and meet requests: not draining ones, nor old releases'."""
     return [pool for pool in presence.pools_of(model) if pool.known.get("warms") is True]
 
 
@@ -197,7 +197,7 @@ def _too_late(lacking: Sequence[tuple[str, str]], timeout_s: float) -> ModelUnav
     )
 
 
-def _wish(raw: bytes) -> tuple[int, int] | None:
+def _times_ms(raw: bytes) -> tuple[int, int] | None:
     """Time and end of a warm-up request, in ms."""
     words = raw.split()
     if len(words) != 2:
