@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from producer.results import Raw, read_raw
 from producer.submission import CHUNK
 from yard.broker import Subscription, connections
-from yard.contract import keys
+from yard.contract import keys, lenient
 
 #: Seconds between reads of all awaited jobs, in case a message was lost.
 LOOK_S = 0.5
@@ -93,7 +93,7 @@ class CompletionListener(Generic[W]):
         ):
             looked = 0.0
             while not self._closed.is_set():
-                ended = (subscription.next() or b"").decode("utf-8", "replace").split()
+                ended = lenient.decode(subscription.next()).split()
                 now = time.monotonic()
                 if now - looked >= LOOK_S:
                     ended, looked = list(self._waiters), now

@@ -150,7 +150,7 @@ def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) ->
     from yard.routing import routes
 
     with open_client(redis_url) as client:
-        _flip(client, routes.previous(client.redis, model), no_wait, as_json)
+        _flip(client, routes.previous_change(client.redis, model), no_wait, as_json)
 
 
 def _flip(client: Client, change: RouteChange, no_wait: bool, as_json: bool) -> None:

@@ -28,7 +28,7 @@ from worker.pool.observer import Needs, Observer
 from worker.pool.spawner import Spawner
 from worker.queue import OUTAGE, QueueScheduler, keep_off, sweep
 from yard.broker import connections
-from yard.cluster import Bounds, announce, format_problem
+from yard.cluster import Bounds, announce_presence, format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.platform import StopSignals, extras
@@ -234,7 +234,7 @@ class Pool:
             "arrivals_s": self._observer.arrivals_s,
             "start_s": round(self._observer.start_s, 3),
         }
-        announce(self._redis, "pool", self.name, what)
+        announce_presence(self._redis, "pool", self.name, what)
         self._outdated = format_problem(self._redis)
         self._beaten = self._clock()
 

@@ -17,7 +17,7 @@ from typing import Any
 from redis import Redis
 
 from yard.broker import Script, ScriptArgument
-from yard.cluster import announce, withdraw_worker
+from yard.cluster import announce_presence, withdraw_worker
 from yard.contract import format_time, keys
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
@@ -86,7 +86,7 @@ class Registration:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        announce(self._redis, "worker", self._worker, what)
+        announce_presence(self._redis, "worker", self._worker, what)
 
     def set_state(self, state: str) -> None:
         """Say what the worker does: idle, busy or suspended."""

@@ -119,7 +119,7 @@ class Presence:
         return sum(pool.workers.get(state, 0) for pool in self.pools)
 
 
-def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
+def announce_presence(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
     """Announces that a ``worker`` or a ``pool`` is alive, with what describes it."""
     key = keys.key(_FAMILIES[kind], name)
     _ANNOUNCE(redis, [kind, name, key, wire.dumps(what), keys.PRESENCE_TTL_S])

@@ -91,7 +91,7 @@ def delete(redis: Redis, ref: ModelRef, *, force: bool = False) -> None:
     _done(ref, _DELETE(redis, [ref.model, ref.version, "force" if force else ""]))
 
 
-def drain(redis: Redis, queues: Sequence[str]) -> None:
+def mark_drained(redis: Redis, queues: Sequence[str]) -> None:
     """Marks retired versions, by their queues, as drained once nothing waits or runs."""
     _DRAIN(redis, list(queues))
 

@@ -76,5 +76,5 @@ def _ending(
         pipe.llen(keys.key("queue", name))
     lengths = dict(zip(names, pipe.execute(raise_on_error=False), strict=True)) if names else {}
     if drying := [name for name in versions if states[name][0] == "retired" and lengths[name] == 0]:
-        lifecycle.drain(redis, drying)
+        lifecycle.mark_drained(redis, drying)
     return [name for name in names if isinstance(lengths[name], int) and lengths[name] > 0]

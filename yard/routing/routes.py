@@ -129,7 +129,7 @@ class RouteChange:
         return split or ([self.active] if self.active is not None else [])
 
 
-def apply(redis: Redis, change: RouteChange) -> Route:
+def apply_change(redis: Redis, change: RouteChange) -> Route:
     """Makes a change; see `set_route`."""
     return set_route(
         redis,
@@ -141,7 +141,7 @@ def apply(redis: Redis, change: RouteChange) -> Route:
 
 
 def check_change(redis: Redis, change: RouteChange) -> Route:
-    """Returns the present route; raises as `apply` would, by the keys as they are now."""
+    """Returns the present route; raises as `apply_change` would, by the keys as they are now."""
     pairs = _checked(change.active, change.weights)
     present = read_route(redis, change.model)
     if change.revision is not None and present.revision != change.revision:
@@ -197,10 +197,10 @@ def rollback(redis: Redis, model: str) -> Route:
         RevisionMismatch: The route was changed at the same time.
         UnknownModel: No version of the model is published.
     """
-    return apply(redis, previous(redis, model))
+    return apply_change(redis, previous_change(redis, model))
 
 
-def previous(redis: Redis, model: str) -> RouteChange:
+def previous_change(redis: Redis, model: str) -> RouteChange:
     """Returns the change that restores the route before the present one.
 
     Raises:

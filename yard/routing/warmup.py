@@ -80,7 +80,7 @@ def flip_route(
     warmth = WarmupResult("skipped")
     if warm_s > 0 and routed:
         warmth = warm(redis, [ModelRef(change.model, version) for version in routed], warm_s, wait)
-    return routes.apply(redis, change), warmth
+    return routes.apply_change(redis, change), warmth
 
 
 def warm(
