@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.measure import Work
 from bench.yard import CLASS, ROW, Process, Yard, wait_until
-from producer.client import Handle
+from producer import Handle
 from yard.contract import keys
 from yard.contract.values import Job, Request
 from yard.errors import ModelyardError

@@ -20,7 +20,7 @@ from bench.report import OURS, Goal, Section, Table
 from bench.yard import ROW, Yard, open_yard
 from producer.submission import CHUNK
 from yard.contract import keys
-from yard.contract.values import TASK
+from yard.contract.values import TASK_NAME
 
 _QUEUE = "iris@v1"
 _THREADS = 16
@@ -118,14 +118,14 @@ def _threads(yard: Yard, count: int) -> None:
 def _stock(yard: Yard, count: int) -> None:
     queue = _stock_queue(yard)
     for _ in range(count):
-        queue.enqueue(TASK, instances=[ROW])
+        queue.enqueue(TASK_NAME, instances=[ROW])
 
 
 def _stock_many(yard: Yard, count: int) -> None:
     """As many at once as ours takes."""
     queue = _stock_queue(yard)
     for start in range(0, count, CHUNK):
-        job = Queue.prepare_data(TASK, kwargs={"instances": [ROW]})
+        job = Queue.prepare_data(TASK_NAME, kwargs={"instances": [ROW]})
         queue.enqueue_many([job] * min(CHUNK, count - start))
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from yard.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from producer.client import Client, Handle
+    from producer.client import Client
+    from producer.handle import Handle
     from producer.rq_job import SafeJob
     from yard.contract import Job, JobStatus, ModelRef, Request, Route, Signature
     from yard.errors import ModelyardError
@@ -39,7 +40,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Client": "producer.client",
-        "Handle": "producer.client",
+        "Handle": "producer.handle",
         "Job": "yard.contract.values",
         "JobStatus": "yard.contract.values",
         "ModelRef": "yard.contract.values",

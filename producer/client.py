@@ -1,30 +1,21 @@
-"""The client: submit a job, wait for it, cancel it.
+"""The client: submits jobs, waits for them, reads and cancels them.
 
 A request becomes a job in one round trip (`producer.submission`), which threads that submit at the
-same time share (`producer.group_commit`); its end is read from RQ's result stream.
+same time share (`producer.group_commit`). The end of a job is read from RQ's result stream.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redis import Redis
 
 from producer.group_commit import GroupCommit
-from producer.results import Raw, found_job, read_raw, read_when_ended
-from producer.submission import (
-    CHUNK,
-    Accepted,
-    Draft,
-    Outcome,
-    Submission,
-    chunked,
-    first_chunk,
-)
+from producer.handle import Handle
+from producer.results import Raw, found_job, read_jobs, read_when_ended
+from producer.submission import CHUNK, Outcome, PreparedJob, Submitter, chunked, first_chunk_size
 from yard import local
 from yard.broker import connections, redis_reachable
 from yard.cancellation import cancel_job
@@ -34,41 +25,8 @@ from yard.registry import Catalog
 from yard.routing import resolve
 from yard.settings import Settings
 
-#: How long one blocking read waits before the job itself is looked at.
+#: Longest blocking read, in seconds; after it the job itself is looked at.
 _SLICE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Handle(Accepted):
-    """An accepted job, to wait for, to look at and to cancel.
-
-    Attributes:
-        client: Where it was submitted.
-    """
-
-    client: Client
-
-    def get(self) -> Job:
-        """The job as it stands.
-
-        Raises:
-            UnknownJob: Its result has expired.
-            Unavailable: Redis does not answer.
-        """
-        return self.client.get(self.id)
-
-    def wait(self, timeout_s: float = 30.0) -> Job:
-        """The ended job.
-
-        Raises:
-            Timeout: It did not end in time; it lives on.
-            Unavailable: Redis does not answer.
-        """
-        return self.client.wait(self.id, timeout_s)
-
-    def cancel(self) -> Job:
-        """Cancel it, see `Client.cancel`."""
-        return self.client.cancel(self.id)
 
 
 class Client:
@@ -77,6 +35,12 @@ class Client:
     Args:
         url: The Redis; by default that of ``settings``, else of the running yard.
         settings: Bounds and times to live; by default from the environment.
+
+    Attributes:
+        settings: As given.
+        url: As given, or found.
+        redis: Connections that answer quickly or not at all.
+        submitter: Prepares and queues jobs; the gateway calls it from its event loop.
 
     Raises:
         ConfigurationError: There is no Redis to be found, or the URL is none.
@@ -87,13 +51,13 @@ class Client:
         self.url = url or local.redis_url(self.settings)
         self.redis: Redis = connections.fast(self.url)
         self.catalog = Catalog(self.redis)
+        self.submitter = Submitter(self)
         self._blocking: Redis = connections.blocking(self.url, _SLICE_S)
-        self._submission = Submission(self.redis, self.catalog, self.settings)
-        self._commits = GroupCommit(self._submission.submit, first_chunk)
-        self._reads = GroupCommit(self.read, lambda ids: min(len(ids), CHUNK))
+        self._commits = GroupCommit(self.submitter.submit, first_chunk_size)
+        self._reads = GroupCommit(self._read, lambda ids: min(len(ids), CHUNK))
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Closes the connections."""
         self.redis.close()
         self._blocking.close()
 
@@ -109,7 +73,7 @@ class Client:
         deadline_ms: int | None = None,
         idempotency_key: str | None = None,
     ) -> Handle:
-        """Queue one job; `yard.contract.values.Request` tells what the arguments mean.
+        """Queues one job; `yard.contract.values.Request` documents the arguments.
 
         Raises:
             InvalidInput: The rows do not fit the version's signature; the error names the places.
@@ -129,62 +93,42 @@ class Client:
         return self.submit_request(request)
 
     def submit_request(self, request: Request, job_id: str | None = None) -> Handle:
-        """As `submit`, from a `Request`; ``job_id`` lets a caller wait before it submits.
+        """Queues one job as `submit` does, from a `Request`.
 
-        Repeating it with the same ``job_id`` queues one job.
+        With ``job_id`` a caller can wait before it submits, and repeating the call queues one job.
         """
-        draft = self._submission.draft(request, job_id)
-        with _naming(draft):
-            outcome = self._commits.ask(draft)
-        return self._accepted(outcome)
+        prepared = self.submitter.prepare(request, job_id)
+        try:
+            outcome = self._commits.ask(prepared)
+        except Unavailable as error:  # it names every job of the group
+            raise Unavailable(error.message, [prepared.id]) from error
+        if isinstance(outcome, ModelyardError):
+            raise outcome
+        return outcome
 
-    def draft(self, request: Request, job_id: str | None = None) -> Draft:
-        """The request, checked: what `submit_drafts` takes.
-
-        Raises:
-            ModelyardError: As `submit`; nothing was queued.
-        """
-        return self._submission.draft(request, job_id)
-
-    def draft_at_once(self, request: Request, job_id: str) -> Draft | None:
-        """As `draft`, but None where Redis would have to be asked, as it is to refuse rows.
-
-        Raises:
-            ModelyardError: The request cannot become a job, whatever Redis says.
-        """
-        return self._submission.draft_at_once(request, job_id)
-
-    def submit_drafts(self, drafts: Sequence[Draft]) -> list[Handle | ModelyardError]:
-        """Queue as many drafts as `first_chunk` says, at most; for each its handle, or a refusal.
-
-        Raises:
-            Unavailable: Redis does not answer. Jobs may have been queued; repeating is safe.
-        """
-        with _naming(*drafts):
-            return [self._handle(outcome) for outcome in self._submission.submit(drafts)]
-
-    def submit_many(self, requests: Iterable[Request]) -> list[Handle | ModelyardError]:
-        """Queue many jobs in few round trips; for each its handle, or why it was refused.
+    def submit_many(self, requests: Iterable[Request]) -> list[Outcome]:
+        """Queues many jobs in few round trips; returns for each its handle, or why it was refused.
 
         Raises:
             Unavailable: Redis does not answer. The error's ``job_ids`` are those that were queued,
                 and may have been.
         """
-        outcomes: list[Handle | ModelyardError] = []
-        drafts: list[Draft | ModelyardError] = []
+        outcomes: list[Outcome] = []
+        prepared: list[PreparedJob | ModelyardError] = []
         try:
             for request in requests:
-                drafts.append(self._drafted(request))
-                if len(drafts) == CHUNK:
-                    outcomes += self._submit_all(drafts)
-                    drafts = []
-            return outcomes + self._submit_all(drafts)
+                prepared.append(self._prepared(request))
+                if len(prepared) == CHUNK:
+                    self._submit_all(prepared, outcomes)
+                    prepared = []
+            self._submit_all(prepared, outcomes)
         except Unavailable as error:
             queued = [one.id for one in outcomes if isinstance(one, Handle)]
             raise Unavailable(error.message, [*queued, *error.job_ids]) from error
+        return outcomes
 
     def get(self, job_id: str) -> Job:
-        """A job as it stands.
+        """Reads a job as it stands.
 
         Raises:
             InvalidName: The id is outside the alphabet.
@@ -193,17 +137,8 @@ class Client:
         """
         return found_job(job_id, self._reads.ask(check_job_id(job_id)))
 
-    def read(self, job_ids: Sequence[str]) -> list[Raw]:
-        """Several jobs as they stand, at most `CHUNK`, for `producer.results.found_job`.
-
-        Raises:
-            Unavailable: Redis does not answer.
-        """
-        with redis_reachable():
-            return read_raw(self.redis, job_ids)
-
     def wait(self, job_id: str, timeout_s: float = 30.0) -> Job:
-        """The ended job, as soon as it ends.
+        """Waits for a job to end and returns it.
 
         Raises:
             Timeout: It did not end within ``timeout_s`` seconds; it lives on.
@@ -227,7 +162,7 @@ class Client:
         raise Timeout(f"job {job_id} did not end within {timeout_s:g} s", job_id)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job that has not ended; a started one's output is dropped. Repeating is fine.
+        """Cancels a job that has not ended; a started job's output is dropped. Repeating is fine.
 
         Raises:
             JobEnded: It has finished or failed.
@@ -244,7 +179,7 @@ class Client:
         return job
 
     def resolve(self, model: str, version: str | None = None, point: float = 0.0) -> ModelRef:
-        """The version that a request would get now, by its name, its alias or the route.
+        """Returns the version that a request would get now, by its name, its alias or the route.
 
         Raises:
             UnknownModel: No version of the model is published.
@@ -255,57 +190,37 @@ class Client:
         with redis_reachable():
             return resolve(self.redis, model, version, point)
 
-    def _drafted(self, request: Request) -> Draft | ModelyardError:
-        """The request as a draft, or why it can be none.
+    def _read(self, job_ids: Sequence[str]) -> list[Raw]:
+        return read_jobs(self.redis, job_ids)
+
+    def _prepared(self, request: Request) -> PreparedJob | ModelyardError:
+        """Prepares a request; returns the error of one that cannot become a job.
 
         Raises:
             Unavailable: Redis does not answer.
         """
         try:
-            return self._submission.draft(request)
+            return self.submitter.prepare(request)
         except Unavailable:
             raise
         except ModelyardError as error:
             return error
 
     def _submit_all(
-        self, drafts: Sequence[Draft | ModelyardError]
-    ) -> list[Handle | ModelyardError]:
-        """What becomes of each draft; of what is none already, itself."""
-        good = [draft for draft in drafts if isinstance(draft, Draft)]
+        self, prepared: Sequence[PreparedJob | ModelyardError], outcomes: list[Outcome]
+    ) -> None:
+        """Submits prepared jobs; appends to ``outcomes`` theirs and the errors between, in order.
+
+        Raises:
+            Unavailable: Redis does not answer; it names the jobs that may have been queued.
+        """
+        good = [one for one in prepared if isinstance(one, PreparedJob)]
         found: list[Outcome] = []
         for chunk in chunked(good):
-            with _naming(*good[: len(found) + len(chunk)]):
-                found += self._submission.submit(chunk)
-        outcomes = iter(found)
-        return [
-            self._handle(next(outcomes)) if isinstance(draft, Draft) else draft for draft in drafts
-        ]
-
-    def _accepted(self, outcome: Outcome) -> Handle:
-        """The handle of an accepted job; raises why it was refused."""
-        handle = self._handle(outcome)
-        if isinstance(handle, ModelyardError):
-            raise handle
-        return handle
-
-    def _handle(self, outcome: Outcome) -> Handle | ModelyardError:
-        if isinstance(outcome, Accepted):
-            return Handle(
-                id=outcome.id,
-                model=outcome.model,
-                version=outcome.version,
-                queue=outcome.queue,
-                is_repeat=outcome.is_repeat,
-                client=self,
-            )
-        return outcome
-
-
-@contextmanager
-def _naming(*drafts: Draft) -> Iterator[None]:
-    """Lets Redis' absence tell which jobs may have been queued."""
-    try:
-        yield
-    except Unavailable as error:
-        raise Unavailable(error.message, [draft.id for draft in drafts]) from error
+            try:
+                found += self.submitter.submit(chunk)
+            except Unavailable as error:
+                sent = [one.id for one in good[: len(found)]]
+                raise Unavailable(error.message, [*sent, *error.job_ids]) from error
+        replies = iter(found)
+        outcomes += [one if isinstance(one, ModelyardError) else next(replies) for one in prepared]

@@ -1,10 +1,9 @@
-"""Many waits, one connection: how a gateway process learns that jobs have ended.
+"""Completion listener: one connection on which a gateway process learns that jobs have ended.
 
 Every end of a job is published on one channel. One thread listens for all waiters of the process,
-reads in one round trip those jobs that somebody here waits for, and hands over all of them at once;
-whoever waits decodes its job. What was missed (a lost message, a job ended by a stock
-``rq worker``) is found by looking again every half second, so the channel makes it fast and the
-look makes it sure.
+reads the awaited jobs in one round trip and passes all of them on at once; each waiter decodes its
+job. Missed ends (a lost message, a job ended by a stock ``rq worker``) are found by reading all
+awaited jobs every half second: the channel makes it fast, the second look makes it sure.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from redis.exceptions import RedisError
 from producer.results import Raw, read_raw
 from producer.submission import CHUNK
 from yard.broker import Subscription, connections
-from yard.contract import keys
+from yard.contract import keys, lenient
 
-#: How often all waiting jobs are looked at, in case a message was lost.
+#: Seconds between reads of all awaited jobs, in case a message was lost.
 LOOK_S = 0.5
 
 _log = logging.getLogger(__name__)
 
-#: Whoever waits: what it is told by is its own business.
+#: A waiter, opaque to the listener.
 W = TypeVar("W")
 
 
@@ -37,7 +36,8 @@ class CompletionListener(Generic[W]):
 
     Args:
         url: The Redis to listen on.
-        tell: Told, on that thread, of those whose jobs have ended, with what Redis holds of them.
+        tell: Called on that thread with waiters whose jobs have ended, and what Redis holds of
+            them.
     """
 
     def __init__(self, url: str, tell: Callable[[Sequence[tuple[W, Raw]]], None]) -> None:
@@ -49,7 +49,7 @@ class CompletionListener(Generic[W]):
         self._closed = threading.Event()
 
     def expect(self, job_id: str, waiter: W) -> None:
-        """Wait for ``job_id``, which may be submitted after this call: nothing is missed."""
+        """Registers a waiter for a job; if it is submitted after this call, no end is missed."""
         with self._lock:
             self._waiters[job_id] = (*self._waiters.get(job_id, ()), waiter)
             if self._thread is None:
@@ -57,7 +57,7 @@ class CompletionListener(Generic[W]):
                 self._thread.start()
 
     def forget(self, job_id: str, waiter: W) -> None:
-        """End a wait, whether it was told or not."""
+        """Ends a wait, whether its job has ended or not."""
         with self._lock:
             left = tuple(one for one in self._waiters.pop(job_id, ()) if one is not waiter)
             if left:
@@ -65,11 +65,11 @@ class CompletionListener(Generic[W]):
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of waiters."""
         return sum(map(len, list(self._waiters.values())))
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stops listening."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=2 * LOOK_S)
@@ -86,14 +86,14 @@ class CompletionListener(Generic[W]):
                 pause_s = min(1.0, pause_s * 2)
 
     def _listen(self) -> None:
-        """Deliver until Redis goes away."""
+        """Delivers until Redis goes away."""
         with (
             connections.steady(self._url) as reader,
             Subscription(self._url, keys.ENDED, LOOK_S) as subscription,
         ):
             looked = 0.0
             while not self._closed.is_set():
-                ended = (subscription.next() or b"").decode("utf-8", "replace").split()
+                ended = lenient.decode(subscription.next()).split()
                 now = time.monotonic()
                 if now - looked >= LOOK_S:
                     ended, looked = list(self._waiters), now

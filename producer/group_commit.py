@@ -1,7 +1,7 @@
-"""Group commit: what many threads ask of Redis at once goes there in one round trip.
+"""Group commit: concurrent calls of many threads share one round trip to Redis.
 
-A thread that finds nobody at it asks at once, alone, so that an idle process pays nothing. What
-other threads bring meanwhile waits, and when the round trip is over one of them takes all of it in
+A thread that finds no call under way makes its own at once, so that an idle process pays nothing.
+Items of other threads wait meanwhile, and when the round trip is over one of them takes all into
 the next. No thread of its own, no timer: the slower Redis answers, the larger the groups. An event
 loop has `gateway.services.redis_batcher` instead.
 """
@@ -19,8 +19,8 @@ from yard.errors import ModelyardError, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: A call that took this long and failed has met a Redis that hangs: those who wait behind it are
-#: told so, too, in place of each waiting as long again.
+#: Seconds after which a failed call counts as a hanging Redis: the threads behind it get the error,
+#: too, in place of each waiting as long again.
 HANG_S = 0.4
 
 
@@ -38,17 +38,17 @@ class Latch:
         self._lock.acquire()
 
     def set(self) -> None:
-        """Let the next wait, or the present one, through; setting it twice is setting it once."""
+        """Lets the next wait, or the present one, through; setting it twice is setting it once."""
         with contextlib.suppress(RuntimeError):  # it was set already
             self._lock.release()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether it was set, within ``timeout_s`` seconds."""
+        """Waits up to ``timeout_s`` seconds; returns true if it was set."""
         return self._lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
 
 
 class _Ticket(Generic[T, R]):
-    """What one thread asks, and what it is told."""
+    """One thread's item, and its answer or error."""
 
     __slots__ = ("answer", "error", "is_done", "item", "latch")
 
@@ -60,27 +60,28 @@ class _Ticket(Generic[T, R]):
         self.is_done = False
 
     def tell(self, error: ModelyardError | None, answer: R | None = None) -> None:
-        """Set what it is told, and wake its thread."""
+        """Sets the answer or error, and wakes the thread."""
         self.answer, self.error, self.is_done = answer, error, True
         self.latch.set()
 
     def result(self) -> R:
-        """The answer.
+        """Returns the answer.
 
         Raises:
             ModelyardError: The error.
         """
         if self.error is not None:
             raise self.error
-        return self.answer  # type: ignore[return-value]  # told without an error: an answer
+        return self.answer  # type: ignore[return-value]  # no error: an answer
 
 
 class GroupCommit(Generic[T, R]):
-    """Gathers what threads ask; safe for threads.
+    """Groups the items of concurrent threads; safe for threads.
 
     Args:
         call: Answers several items in one round trip, in their order.
-        fit: How many of the items that wait, the oldest first, the next call may take; at least 1.
+        fit: Returns how many of the waiting items, the oldest first, the next call may take; at
+            least 1.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class GroupCommit(Generic[T, R]):
         self._is_busy = False
 
     def ask(self, item: T) -> R:
-        """The answer to one item.
+        """Returns the answer to one item.
 
         Raises:
             ModelyardError: As ``call`` does, for all items of a group.
@@ -104,18 +105,18 @@ class GroupCommit(Generic[T, R]):
             is_leader = not self._is_busy
             self._is_busy = True
         if not is_leader:
-            ticket.latch.wait()  # until it is told, or it is its turn to ask for those behind it
+            ticket.latch.wait()  # until it has its result, or must make the next call
         if not ticket.is_done:
             self._lead()
         return ticket.result()
 
     @property
     def waiting(self) -> int:
-        """How many threads wait for the next call."""
+        """Number of threads that wait for the next call."""
         return len(self._waiting)
 
     def _lead(self) -> None:
-        """Ask for what waits, which begins with this thread's own, and pass the turn on."""
+        """Calls for the waiting items, the first this thread's own, and passes the lead on."""
         with self._lock:
             count = self._fit([ticket.item for ticket in self._waiting])
             group, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -137,7 +138,7 @@ class GroupCommit(Generic[T, R]):
                     ticket.tell(another(error))
 
     def _pass_on(self, hang: Unavailable | None) -> None:
-        """Give the turn to the next thread; if Redis hangs, tell so to all who wait."""
+        """Passes the lead to the next thread; if Redis hangs, fails all that wait."""
         with self._lock:
             told = self._waiting if hang is not None else []
             self._waiting = self._waiting[len(told) :]
@@ -151,7 +152,7 @@ class GroupCommit(Generic[T, R]):
 
 
 def another(error: ModelyardError) -> ModelyardError:
-    """The same error for another caller: one that is raised twice mixes up its tracebacks."""
+    """Copies an error for another caller: one that is raised twice mixes up its tracebacks."""
     made = type(error)(*error.args)
     vars(made).update(vars(error))
     return made

@@ -1,8 +1,9 @@
-"""The latest jobs, for people who look: from RQ's queues and registries, in four round trips.
+"""Recent jobs, for people to look at: from RQ's queues and registries, in four round trips.
 
 Nothing scans the database. Each queue and registry is kept in the order in which jobs came to it,
-so its newest few are read from its end; of those the newest by creation are shown. A job that was
-created long before it ended may therefore be missed when a registry holds more than ``limit``.
+so its newest few are read from its end, and the newest by creation among them are returned. A job
+that was created long before it ended may therefore be missed when a registry holds more than
+``limit``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 from redis import Redis
 
 from producer.results import decode_job, read_raw
-from yard.contract import Job, JobStatus, check_name, is_job_id, keys
+from yard.contract import Job, JobStatus, check_name, is_job_id, keys, lenient, parse_time
 from yard.errors import UnknownModel
 
-#: Jobs that one call lists at most.
+#: Most jobs of one call.
 MOST_JOBS = 1_000
 
-#: Where jobs of a status are: a list whose end is the newest, or a set by time of expiry.
+#: Key family of the jobs of each status: a list whose end is the newest, or a set by expiry.
 _PLACES = {
     JobStatus.QUEUED: "queue",
     JobStatus.STARTED: "wip",
@@ -29,7 +30,8 @@ _PLACES = {
     JobStatus.CANCELED: "canceled",
 }
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
+#: Taken for a time of creation that cannot be read.
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 def list_jobs(
@@ -38,13 +40,13 @@ def list_jobs(
     status: JobStatus | Collection[JobStatus] | None = None,
     limit: int = 20,
 ) -> list[Job]:
-    """The latest jobs, newest first.
+    """Reads the latest jobs, newest first.
 
     Args:
         redis: Where they are.
-        model: Only this model's; None for those of every published model.
-        status: Only jobs that stand so, or in one of these ways; None or empty for all.
-        limit: At most so many, `MOST_JOBS` at most.
+        model: Only this model's jobs; None for those of every published model.
+        status: Only jobs of this status, or of one of these; None or empty for all.
+        limit: Number of jobs at most, capped at `MOST_JOBS`.
 
     Raises:
         InvalidName: ``model`` is no name.
@@ -68,13 +70,13 @@ def _queues(redis: Redis, model: str | None) -> list[str]:
     pipe.smembers(keys.QUEUES)
     pipe.smembers(keys.MODELS)
     names, models = pipe.execute()
-    published = {raw.decode("utf-8", "replace") for raw in models}
+    published = {lenient.decode(raw) for raw in models}
     if model is not None and check_name("model", model) not in published:
         raise UnknownModel(f"no version of model {model!r} is published")
     wanted = published if model is None else {model}
     found = []
     for raw in names:
-        name = raw.decode("utf-8", "replace").removeprefix(keys.PREFIXES["queue"])
+        name = lenient.decode(raw).removeprefix(keys.PREFIXES["queue"])
         parsed = keys.parse_queue(name)
         if parsed is not None and parsed[0] in wanted:
             found.append(name)
@@ -84,7 +86,7 @@ def _queues(redis: Redis, model: str | None) -> list[str]:
 def _newest_ids(
     redis: Redis, queues: Iterable[str], wanted: Collection[JobStatus], limit: int
 ) -> list[str]:
-    """The ids at the new end of each queue and registry, each once."""
+    """Ids at the new end of each queue and registry, each once."""
     pipe = redis.pipeline(transaction=False)
     for queue in queues:
         for status in wanted:
@@ -98,30 +100,21 @@ def _newest_ids(
 
 def _valid_ids(replies: Iterable[Any]) -> Iterator[str]:
     for reply in replies:
-        for raw in reply if isinstance(reply, list) else ():  # else somebody's key of another type
+        for raw in lenient.items(reply):  # none where a key holds another type
             # The started registry's members are "id:execution".
-            job_id = raw.decode("utf-8", "replace").partition(":")[0]
+            job_id = lenient.decode(raw).partition(":")[0]
             if is_job_id(job_id):
                 yield job_id
 
 
 def _by_creation(redis: Redis, ids: list[str]) -> list[str]:
-    """``ids`` of jobs that still are, the latest created first."""
+    """Those of ``ids`` whose jobs still exist, the latest created first."""
     pipe = redis.pipeline(transaction=False)
     for job_id in ids:
         pipe.hget(keys.key("job", job_id), "created_at")
     created = [
-        (_moment(reply), job_id)
+        (parse_time(reply) or _LONG_AGO, job_id)
         for job_id, reply in zip(ids, pipe.execute(raise_on_error=False), strict=True)
         if isinstance(reply, bytes)
     ]
     return [job_id for _, job_id in sorted(created, reverse=True)]
-
-
-def _moment(raw: bytes) -> datetime:
-    """When a job was created; a date without a zone is UTC, one that is none is long ago."""
-    try:
-        moment = datetime.fromisoformat(raw.decode("utf-8", "replace"))
-    except ValueError:
-        return _EPOCH
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
-"""Jobs as they stand, read from RQ's hash and result stream.
+"""Reads jobs as they stand from RQ's hash and result stream.
 
-Reads known fields only and never unpickles, so that whatever somebody wrote there becomes at worst
-a job that failed with ``invalid_job``.
+Reads known fields only and never unpickles: anything else that was written there becomes at worst a
+job that failed with ``invalid_job``.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from yard.broker import Script
-from yard.contract import Failure, Job, JobStatus, Timings, keys, wire
+from yard.broker import Script, redis_reachable
+from yard.contract import Failure, Job, JobStatus, Timings, keys, lenient, parse_time, wire
 from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, UnknownJob
 
 _READ = Script("producer", "read")
 
-#: How many fields of a hash the script reads.
+#: Number of fields of a hash that the script reads.
 _FIELDS = 8
 
-#: Bytes of a traceback that is looked at; a longer one is somebody's bomb.
+#: Bytes of a traceback that is read, at most; a longer one may be a zlib bomb.
 _MOST_BYTES = 2**20
 
-#: RQ's other words for how a job stands.
+#: Status of each word that RQ writes.
 _STATUSES = {status.value.encode(): status for status in JobStatus} | {
     b"stopped": JobStatus.CANCELED
 }
@@ -42,7 +42,7 @@ Raw = tuple[list[bytes | None], dict[bytes, bytes]]
 
 
 def found_job(job_id: str, raw: Raw) -> Job:
-    """The job that ``raw`` tells of.
+    """Decodes a job as `decode_job` does.
 
     Raises:
         UnknownJob: There is none, or its result has expired.
@@ -54,8 +54,18 @@ def found_job(job_id: str, raw: Raw) -> Job:
 
 
 def read_raw(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
-    """What Redis holds of several jobs, in one round trip, for `decode_job`."""
+    """Reads the raw fields of several jobs, in one round trip, for `decode_job`."""
     return _raws(_READ(redis, job_ids))
+
+
+def read_jobs(redis: Redis, job_ids: Sequence[str]) -> list[Raw]:
+    """Reads jobs as `read_raw` does, for callers that know only our errors.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    with redis_reachable():
+        return read_raw(redis, job_ids)
 
 
 def _raws(replies: Any) -> list[Raw]:
@@ -67,18 +77,18 @@ def _raws(replies: Any) -> list[Raw]:
 
 
 def read_when_ended(blocking: Redis, job_id: str, after: str, timeout_s: float) -> tuple[str, Raw]:
-    """What Redis holds of a job once it has a result that is newer, or at the end of the wait.
+    """Waits for a newer result of a job, then reads the job, also at the end of the wait.
 
     The read is sent behind the wait, and Redis comes to it when that is over: one round trip.
 
     Args:
-        blocking: A connection whose time-out is longer than the wait.
+        blocking: A connection whose timeout is longer than the wait.
         job_id: The job.
-        after: The newest result that is known; "0" for none.
+        after: The newest known result; "0" for none.
         timeout_s: The longest wait, in seconds.
 
     Returns:
-        The newest result that is known now, and the job for `decode_job`.
+        The newest known result, and the raw job for `decode_job`.
     """
     pipe: Any = blocking.pipeline(transaction=False)
     results = keys.key("results", job_id)
@@ -97,11 +107,11 @@ def read_when_ended(blocking: Redis, job_id: str, after: str, timeout_s: float) 
 
 
 def decode_job(job_id: str, raw: Raw) -> Job | None:
-    """The job that ``raw`` tells of; None if there is none."""
+    """Decodes a job from its raw fields; None if there is none."""
     values, entry = raw
     if values[0] is None:
         return None
-    _, origin, created_at, started_at, ended_at, attempts, run, error = map(_text, values)
+    _, origin, created_at, started_at, ended_at, attempts, run, error = map(lenient.decode, values)
     status = _STATUSES.get(values[0], JobStatus.QUEUED)
     model, _, version = origin.partition("@")
     result: dict[str, Any] | None = None
@@ -111,7 +121,7 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
         status = JobStatus.FAILED if failure else status
     elif status is JobStatus.FAILED:
         failure = _failure(error, entry)
-    ran = _mapping(run)
+    ran = lenient.json_object(run) or {}
     return Job(
         id=job_id,
         status=status,
@@ -121,35 +131,18 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
         created_at=created_at or None,
         started_at=started_at or None,
         ended_at=ended_at or None,
-        attempts=_count(attempts),
+        attempts=lenient.digits(attempts, most=9) or 0,
         result=result,
         error=failure,
         timings=_timings(created_at, started_at, ended_at, ran) if status.is_terminal else None,
-        batch_size=batch if type(batch := ran.get("batch")) is int else None,
+        batch_size=lenient.integer(ran.get("batch")),
     )
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "replace")
-
-
-def _count(text: str) -> int:
-    """A small number; 0 for anything else, as for digits without end, which `int` refuses."""
-    return int(text) if text.isdecimal() and len(text) < 10 else 0
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = wire.loads(text) if text else {}
-    except InvalidJson:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _result(
     entry: Mapping[bytes, bytes],
 ) -> tuple[dict[str, Any] | None, Failure | None]:
-    """A finished job's result, or why it cannot be read."""
+    """A finished job's result, or the failure of reading it."""
     if not entry:
         return None, Failure("invalid_job", "the job is finished, but its result is gone")
     try:
@@ -160,8 +153,8 @@ def _result(
 
 
 def _failure(error: str, entry: Mapping[bytes, bytes]) -> Failure:
-    """Why a job failed: as our workers write it, else from the traceback that RQ keeps."""
-    known = _mapping(error)
+    """A failed job's failure: as our workers write it, else from the traceback that RQ keeps."""
+    known = lenient.json_object(error) or {}
     if isinstance(known.get("code"), str):
         row = known.get("row")
         return Failure(
@@ -187,20 +180,15 @@ def _from_traceback(line: str) -> Failure:
 
 
 def _timings(created_at: str, started_at: str, ended_at: str, ran: dict[str, Any]) -> Timings:
-    created, started, ended = map(_moment, (created_at, started_at, ended_at))
+    created, started, ended = (
+        parse_time(at, zone=None) for at in (created_at, started_at, ended_at)
+    )
     return Timings(
         queue=_ms(created, started or ended),
-        load=_number(ran.get("load")),
-        predict=_number(ran.get("predict")),
+        load=_measured_ms(ran.get("load")),
+        predict=_measured_ms(ran.get("predict")),
         total=_ms(created, ended),
     )
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 def _ms(start: datetime | None, end: datetime | None) -> float:
@@ -209,5 +197,5 @@ def _ms(start: datetime | None, end: datetime | None) -> float:
     return round((end - start).total_seconds() * 1000, 3)
 
 
-def _number(value: Any) -> float:
+def _measured_ms(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else 0.0

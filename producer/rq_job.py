@@ -1,7 +1,7 @@
-"""RQ's `Job` made safe, for RQ's own tools on our queues.
+"""A safe RQ `Job` class, for RQ's own tools on our queues.
 
-RQ's job unpickles, imports whatever name a payload gives and inflates without a bound. `SafeJob`
-reads payloads as `yard.contract.payload` does, and calls what stands in a dictionary of one: ``rq
+RQ's job unpickles, imports any name that a payload gives and inflates without a bound. `SafeJob`
+reads payloads as `yard.contract.payload` does, and calls only the one entry of a dictionary: ``rq
 worker --job-class producer.SafeJob --serializer json``.
 """
 
@@ -14,7 +14,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from yard.contract import ARGUMENTS, MOST_BYTES, TASK, decode_call, plain
+from yard.contract import JOB_ARGUMENTS, MAX_PAYLOAD_BYTES, TASK_NAME, decode_call, inflate_payload
 from yard.errors import InvalidJob
 
 #: Hash fields of a job that this project reads or writes; all others are dropped before RQ sees
@@ -39,14 +39,14 @@ FIELDS = frozenset(
 
 
 def predict(**arguments: Any) -> Any:
-    """Stands in the dictionary for `worker.tasks.predict`, imported only where a job is run."""
+    """Calls `worker.tasks.predict`, imported only where a job is run."""
     from importlib import import_module
 
     return import_module("worker.tasks").predict(**arguments)
 
 
 #: Every callable that a job can name.
-CALLABLES: Mapping[str, Callable[..., Any]] = {TASK: predict}
+CALLABLES: Mapping[str, Callable[..., Any]] = {TASK_NAME: predict}
 
 
 class SafeJob(RqJob):
@@ -56,35 +56,36 @@ class SafeJob(RqJob):
     """
 
     def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None):
-        # RQ's default is pickle, also for a result; whoever forgets the argument must be safe.
+        # RQ's default is pickle, also for a result; a caller that forgets the argument must be
+        # safe.
         super().__init__(id, connection=connection, serializer=JSONSerializer)
 
     def restore(self, raw_data: Mapping[bytes | str, bytes]) -> Any:
-        """Take only known fields, bounded, from a job hash."""
+        """Restores only known fields, bounded, from a job hash."""
         named = {
             (k.decode("latin-1") if isinstance(k, bytes) else k): v for k, v in raw_data.items()
         }
         known = {name: value for name, value in named.items() if name in FIELDS}
         if "data" in known:
-            known["data"] = plain(known["data"], MOST_BYTES)
+            known["data"] = inflate_payload(known["data"], MAX_PAYLOAD_BYTES)
         try:
             return super().restore(known)
         except NoSuchJobError:
             raise
-        except Exception as error:  # RQ has a word of its own for each field, even an assertion
+        except Exception as error:  # RQ raises another error for each field, even an assertion
             raise InvalidJob(f"job {self.id} has a malformed field: {str(error)[:200]}") from None
 
     def _deserialize_data(self) -> None:
         call = decode_call(self.data)
-        self._func_name, self._instance, self._args = TASK, None, ()
-        self._kwargs = {name: v for name in ARGUMENTS if (v := getattr(call, name)) is not None}
+        self._func_name, self._instance, self._args = TASK_NAME, None, ()
+        self._kwargs = {name: v for name in JOB_ARGUMENTS if (v := getattr(call, name)) is not None}
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The callable, from the dictionary."""
+        """The callable of the dictionary."""
         found = CALLABLES.get(self.func_name or "")
         if found is None:
-            raise InvalidJob(f"not allowed: the only function is {TASK!r}")
+            raise InvalidJob(f"not allowed: the only function is {TASK_NAME!r}")
         return found
 
     @property

@@ -1,9 +1,9 @@
-"""From a request to an accepted job: checked here, queued by one script.
+"""Submission: turns a request into an accepted job, checked here and queued by one script.
 
 The rows are checked against the signature that the request will most likely meet. The script then
 chooses the version by the keys as they are, and queues the job only if that version's signature is
-the one that was checked; if it is not, the rows are checked again and the call is repeated. The
-job's id is chosen here, so that repeating a call whose answer was lost queues nothing twice.
+the one that was checked; if not, the rows are checked again and the call is repeated. The job's id
+is chosen here, so that repeating a call whose answer was lost queues nothing twice.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from redis import Redis
-
-from yard.broker import Argument, Script, redis_reachable
+from producer.handle import Handle
+from yard.broker import Script, ScriptArgument, redis_reachable
 from yard.contract import (
     Request,
     Signature,
@@ -35,17 +34,19 @@ from yard.errors import (
     Unavailable,
     UnknownVersion,
 )
-from yard.registry import Catalog, Published
-from yard.routing import point_of, resolve, routing_error
-from yard.settings import Settings
+from yard.registry import PublishedVersion
+from yard.routing import resolve, routing_error, routing_point
 
-#: Jobs that one call of the submitting script takes, so that it holds Redis well under 2 ms.
+if TYPE_CHECKING:
+    from producer.client import Client
+
+#: Most jobs of one call of the submitting script, so that it holds Redis well under 2 ms.
 CHUNK = 64
 
-#: Bytes of payload that one call takes beside its first job.
+#: Most bytes of payload of one call, unless its first job alone has more.
 CHUNK_BYTES = 2**20
 
-#: How often a request is checked anew because the route moved between checking and queueing.
+#: Most times that a request is checked because the route moved between checking and queueing.
 _ROUNDS = 5
 
 #: The submitting script.
@@ -53,84 +54,70 @@ SUBMIT = Script("producer", "submit")
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A job that Redis has accepted.
+class PreparedJob:
+    """A request whose rows were checked, ready to be sent.
 
     Attributes:
-        id: The job's id.
-        model: Its model.
-        version: The version that will run it.
-        queue: The queue that it was put on.
-        is_repeat: Whether an earlier request with the same idempotency key made it.
-    """
-
-    id: str
-    model: str
-    version: str
-    queue: str
-    is_repeat: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A request on its way to become a job.
-
-    Attributes:
-        request: What was asked for.
-        id: The id that its job will have.
-        point: Where it falls in [0, 1).
-        signature: What its rows were checked against.
-        arguments: What the submitting script takes behind the point.
-        size_bytes: The length of its payload.
+        request: The request.
+        id: Id that the job will have.
+        point: Place of the job in [0, 1), by which the route splits traffic.
+        signature: Signature that the rows were checked against.
+        arguments: Arguments of the submitting script behind the point.
+        size_bytes: Length of the payload.
     """
 
     request: Request
     id: str
     point: float
     signature: Signature
-    arguments: list[Argument]
+    arguments: list[ScriptArgument]
     size_bytes: int
 
 
-Outcome = Accepted | ModelyardError
+#: Outcome of a prepared job: the handle of an accepted one, or the error of a refused one.
+Outcome = Handle | ModelyardError
 
 
-class Submission:
+class Submitter:
     """Turns requests into jobs on one Redis; safe for threads.
 
+    `Client` calls it for its users, the gateway's `AsyncClient` for HTTP calls.
+
     Args:
-        redis: A connection that answers quickly or not at all.
-        catalog: The signatures, as read lately.
-        settings: Bounds and times to live.
+        client: The client whose Redis, catalogue and settings are used, and that its handles name.
     """
 
-    def __init__(self, redis: Redis, catalog: Catalog, settings: Settings) -> None:
-        self._redis = redis
-        self._catalog = catalog
-        self._settings = settings
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._redis = client.redis
+        self._catalog = client.catalog
+        self._settings = client.settings
         self._chosen: dict[tuple[str, str | None], str] = {}
 
-    def draft(self, request: Request, job_id: str | None = None) -> Draft:
-        """The request, checked against the signature that it will most likely meet.
+    def prepare(self, request: Request, job_id: str | None = None) -> PreparedJob:
+        """Checks a request against the signature that it will most likely meet.
 
         Raises:
             ModelyardError: The request cannot become a job, or Redis does not answer.
         """
         _check_request(request)
-        point = point_of(request.model, request.routing_key)
+        point = routing_point(request.model, request.routing_key)
         with redis_reachable():
             signature = self._guess(request, self._catalog.versions(request.model)).signature
             try:
                 arguments = self._arguments(request, signature)
             except ModelyardError:
-                # The guess may be wrong: look which version it really is before refusing the rows.
+                # The guess may be wrong: find the real version before refusing the rows.
                 ref = resolve(self._redis, request.model, request.version, point)
                 signature = self._catalog.entry(ref).signature
                 arguments = self._arguments(request, signature)
-        return _drafted(request, job_id or new_id(), point, signature, arguments)
+        return _prepared(request, job_id or new_id(), point, signature, arguments)
 
-    def draft_at_once(self, request: Request, job_id: str) -> Draft | None:
-        """As `draft`, but None where Redis would have to be asked: for an event loop.
+    def prepare_cached(self, request: Request, job_id: str) -> PreparedJob | None:
+        """Checks a request as `prepare` does, for an event loop: it never asks Redis.
+
+        Returns:
+            None where Redis would have to be asked, as it is before rows are refused.
 
         Raises:
             ModelyardError: The request cannot become a job, whatever Redis says.
@@ -144,16 +131,16 @@ class Submission:
             arguments = self._arguments(request, signature)
         except ModelyardError:
             return None
-        point = point_of(request.model, request.routing_key)
-        return _drafted(request, job_id, point, signature, arguments)
+        point = routing_point(request.model, request.routing_key)
+        return _prepared(request, job_id, point, signature, arguments)
 
-    def _guess(self, request: Request, entries: Mapping[str, Published]) -> Published:
+    def _guess(self, request: Request, entries: Mapping[str, PublishedVersion]) -> PublishedVersion:
         """The version that the request will most likely meet."""
         guess = self._chosen.get((request.model, request.version), request.version or "")
         return entries.get(guess) or entries[max(entries)]
 
-    def _arguments(self, request: Request, signature: Signature) -> list[Argument]:
-        """What the submitting script takes behind the point: signature, rows, ..., data.
+    def _arguments(self, request: Request, signature: Signature) -> list[ScriptArgument]:
+        """Arguments of the submitting script behind the point: signature, rows, ..., data.
 
         Raises:
             InvalidInput: The rows, or the wanted outputs, do not fit.
@@ -174,59 +161,67 @@ class Submission:
         idempotency, body = _digests(request)
         return [signature.id, len(rows), request.deadline_ms or "", idempotency, body, data]
 
-    def submit(self, drafts: Sequence[Draft]) -> list[Outcome]:
-        """Queue one chunk, see `chunked`; for each draft its job, or why it was refused.
+    def submit(self, jobs: Sequence[PreparedJob]) -> list[Outcome]:
+        """Queues one chunk, see `chunked`; returns for each job its handle, or why it was refused.
 
         Raises:
-            Unavailable: Redis does not answer. Jobs may have been queued; repeating is safe.
+            Unavailable: Redis does not answer. The error's ``job_ids`` may have been queued;
+                repeating is safe.
         """
+        try:
+            return self._submit(jobs)
+        except Unavailable as error:
+            raise Unavailable(error.message, [job.id for job in jobs]) from error
+
+    def _submit(self, jobs: Sequence[PreparedJob]) -> list[Outcome]:
         outcomes: dict[str, Outcome] = {}
-        pending = list(drafts)
+        pending = list(jobs)
         for _ in range(_ROUNDS):
             with redis_reachable():
                 replies = SUBMIT(self._redis, self._script_arguments(pending))
             again = []
-            for draft, reply in zip(pending, replies, strict=True):
-                outcome = self._outcome(draft, reply)
-                if isinstance(outcome, Draft):
+            for job, reply in zip(pending, replies, strict=True):
+                outcome = self._outcome(job, reply)
+                if isinstance(outcome, PreparedJob):
                     again.append(outcome)
                 else:
-                    outcomes[draft.id] = outcome
+                    outcomes[job.id] = outcome
             pending = again
             if not pending:
                 break
-        for draft in pending:
-            outcomes[draft.id] = Unavailable(
-                f"the route of {draft.request.model!r} does not hold still"
+        for job in pending:
+            outcomes[job.id] = Unavailable(
+                f"the route of {job.request.model!r} does not hold still"
             )
-        return [outcomes[draft.id] for draft in drafts]
+        return [outcomes[job.id] for job in jobs]
 
-    def _script_arguments(self, drafts: Sequence[Draft]) -> list[Argument]:
+    def _script_arguments(self, jobs: Sequence[PreparedJob]) -> list[ScriptArgument]:
         bounds = self._settings
-        arguments: list[Argument] = [
+        arguments: list[ScriptArgument] = [
             bounds.queue_bound,
             bounds.timeout_s,
             bounds.result_ttl_s,
             bounds.failure_ttl_s,
             bounds.idempotency_ttl_s,
         ]
-        for draft in drafts:
-            request = draft.request
-            arguments += [draft.id, request.model, request.version or "", draft.point]
-            arguments += draft.arguments
+        for job in jobs:
+            request = job.request
+            arguments += [job.id, request.model, request.version or "", job.point]
+            arguments += job.arguments
         return arguments
 
-    def _outcome(self, draft: Draft, reply: list[Any]) -> Outcome | Draft:
-        """What one reply of the script means; a draft if it must be tried again."""
-        request, kind = draft.request, reply[0]
+    def _outcome(self, job: PreparedJob, reply: list[Any]) -> Outcome | PreparedJob:
+        """Outcome of one reply of the script; a prepared job if it must be sent again."""
+        request, kind = job.request, reply[0]
         match kind:
             case b"ok" | b"same":
                 queue = reply[1].decode()
                 version = queue.partition("@")[2]
                 self._chosen[(request.model, request.version)] = version
-                return Accepted(reply[2].decode(), request.model, version, queue, kind == b"same")
+                job_id, is_repeat = reply[2].decode(), kind == b"same"
+                return Handle(job_id, request.model, version, queue, is_repeat, self._client)
             case b"signature":
-                return self._recheck(draft, reply[1].decode())
+                return self._recheck(job, reply[1].decode())
             case b"mismatch":
                 return IdempotencyMismatch(
                     f"the idempotency key named job {reply[2].decode()} before, with another body"
@@ -237,9 +232,9 @@ class Submission:
                 return Unavailable(f"model {request.model!r} takes no jobs: {reply[1].decode()}")
         return routing_error(kind, request.model, request.version)
 
-    def _recheck(self, draft: Draft, version: str) -> Draft | ModelyardError:
-        """The draft, checked against the signature of the version that the script chose."""
-        request = draft.request
+    def _recheck(self, job: PreparedJob, version: str) -> PreparedJob | ModelyardError:
+        """The job, checked against the signature of the version that the script chose."""
+        request = job.request
         self._chosen[(request.model, request.version)] = version
         try:
             with redis_reachable():
@@ -249,38 +244,42 @@ class Submission:
             arguments = self._arguments(request, entry.signature)
         except ModelyardError as error:
             return error
-        return _drafted(request, draft.id, draft.point, entry.signature, arguments)
+        return _prepared(request, job.id, job.point, entry.signature, arguments)
 
 
-def chunked(drafts: Iterable[Draft]) -> Iterator[list[Draft]]:
-    """The drafts in chunks that one call of the submitting script takes, in their order."""
-    chunk: list[Draft] = []
+def chunked(jobs: Iterable[PreparedJob]) -> Iterator[list[PreparedJob]]:
+    """Splits jobs, in their order, into chunks that one call of the submitting script takes."""
+    chunk: list[PreparedJob] = []
     size_bytes = 0
-    for draft in drafts:
-        size_bytes += draft.size_bytes
+    for job in jobs:
+        size_bytes += job.size_bytes
         if chunk and (len(chunk) == CHUNK or size_bytes > CHUNK_BYTES):
             yield chunk
-            chunk, size_bytes = [], draft.size_bytes
-        chunk.append(draft)
+            chunk, size_bytes = [], job.size_bytes
+        chunk.append(job)
     if chunk:
         yield chunk
 
 
-def first_chunk(drafts: Sequence[Draft]) -> int:
-    """How many drafts the first of their chunks has."""
-    return len(next(chunked(drafts)))
+def first_chunk_size(jobs: Sequence[PreparedJob]) -> int:
+    """Number of jobs in the first of their chunks."""
+    return len(next(chunked(jobs)))
 
 
-def _drafted(
-    request: Request, job_id: str, point: float, signature: Signature, arguments: list[Argument]
-) -> Draft:
+def _prepared(
+    request: Request,
+    job_id: str,
+    point: float,
+    signature: Signature,
+    arguments: list[ScriptArgument],
+) -> PreparedJob:
     data = arguments[-1]
     size_bytes = len(data) if isinstance(data, bytes) else 0
-    return Draft(request, job_id, point, signature, arguments, size_bytes)
+    return PreparedJob(request, job_id, point, signature, arguments, size_bytes)
 
 
 def _check_request(request: Request) -> None:
-    """What can be known of a request without the catalogue.
+    """Checks what needs no catalogue.
 
     Raises:
         InvalidInput: A member is of the wrong type or out of its bounds; the error names it.

@@ -17,7 +17,7 @@ from models.store import open_repository
 from worker.inference import check, run
 from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
-from yard.routing import point_of, resolve
+from yard.routing import resolve, routing_point
 from yard.settings import Settings
 
 
@@ -25,7 +25,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
     """The result of one job, as `producer` describes it.
 
     Args:
-        arguments: ``instances`` or ``inputs``, and the rest of `yard.contract.payload.ARGUMENTS`.
+        arguments: ``instances`` or ``inputs``, and more of `yard.contract.payload.JOB_ARGUMENTS`.
 
     Raises:
         ModelyardError: The job is refused or fails; its class name ends RQ's traceback, from which
@@ -59,7 +59,7 @@ def _version_of(
     model, served = parsed
     if served is not None:
         return ModelRef(model, served)
-    return resolve(connection, model, version, point_of(model, routing_key))
+    return resolve(connection, model, version, routing_point(model, routing_key))
 
 
 @lru_cache(maxsize=8)

@@ -1,1 +1,1 @@
-"""The ground floor: what every part of a yard shares. Imports nothing else of ours."""
+"""The ground floor, shared by every part of a yard. Imports nothing else of ours."""

@@ -1,4 +1,4 @@
-"""Cancelling a job, for the client and for RQ's stop command to a worker."""
+"""Cancellation of a job, for the client and for RQ's stop command to a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CANCEL = Script("yard", "cancel")
 
 
 def cancel_job(redis: Redis, job_id: str, result_ttl_s: int) -> bytes:
-    """Cancel a job: ``canceled`` (now or before), ``ended`` or ``unknown``.
+    """Cancels a job; returns ``canceled`` (now or before), ``ended`` or ``unknown``.
 
     Raises:
         InvalidName: The id is outside the alphabet.

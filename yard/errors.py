@@ -1,7 +1,7 @@
-"""Every error of Modelyard, with a stable code, and how others' errors are told.
+"""Every error of Modelyard, each with a stable code.
 
 An error is raised where the fault is found, crosses processes as ``Failure`` (a code and a message,
-see `yard.contract.values`), and is turned into an HTTP status by one table in
+see `yard.contract.values`), and becomes an HTTP status by one table in
 `gateway.middleware.problems`.
 
     ModelyardError                       code                 the caller may try again
@@ -49,8 +49,8 @@ class ModelyardError(Exception):
 
     Attributes:
         code: Snake-case name that clients can rely on.
-        retryable: Whether the same call may succeed later without a change.
-        message: One sentence that names what is wrong.
+        retryable: True if the same call may succeed later without a change.
+        message: One sentence that names the fault.
     """
 
     code: ClassVar[str] = "internal"
@@ -62,7 +62,7 @@ class ModelyardError(Exception):
 
 
 class InvalidRequest(ModelyardError):
-    """The caller sent something that cannot become a job."""
+    """The request cannot become a job."""
 
     code = "invalid_request"
 
@@ -89,12 +89,12 @@ class InvalidInput(InvalidRequest):
 
     @classmethod
     def at(cls, loc: Sequence[str | int], msg: str) -> InvalidInput:
-        """One fault at one place."""
+        """Returns the error of one fault at one place."""
         return cls.of([{"loc": list(loc), "msg": msg}])
 
     @classmethod
     def of(cls, errors: Sequence[dict[str, Any]]) -> InvalidInput:
-        """Several faults; the message names the first and counts the rest."""
+        """Returns the error of several faults; the message names the first and counts the rest."""
         first = errors[0]
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(
             "."
@@ -104,7 +104,7 @@ class InvalidInput(InvalidRequest):
 
     @property
     def row(self) -> int | None:
-        """The index of the first faulty row, if a row is at fault."""
+        """Index of the first faulty row, if a row is at fault."""
         for error in self.errors:
             if error["loc"][:1] in (["instances"], ["inputs"]):
                 for part in error["loc"]:
@@ -132,7 +132,7 @@ class IdempotencyMismatch(InvalidRequest):
 
 
 class NotFound(ModelyardError):
-    """What was named does not exist."""
+    """The named thing does not exist."""
 
     code = "not_found"
 
@@ -156,7 +156,7 @@ class UnknownJob(NotFound):
 
 
 class Conflict(ModelyardError):
-    """The present state does not allow it."""
+    """The present state does not allow the operation."""
 
     code = "conflict"
 
@@ -174,7 +174,7 @@ class JobEnded(Conflict):
 
 
 class RevisionMismatch(Conflict):
-    """The route was changed since the caller looked at it."""
+    """The route was changed since the caller read it."""
 
     code = "revision_mismatch"
 
@@ -192,7 +192,7 @@ class VersionInUse(Conflict):
 
 
 class InvalidRoute(ModelyardError):
-    """An active version or weights that cannot be obeyed."""
+    """The active version or the weights cannot be obeyed."""
 
     code = "invalid_route"
 
@@ -201,7 +201,7 @@ class QueueFull(ModelyardError):
     """The version's queue is at its bound.
 
     Attributes:
-        retry_after_s: Seconds after which a try makes sense.
+        retry_after_s: Seconds after which a retry makes sense.
     """
 
     code = "queue_full"
@@ -213,11 +213,11 @@ class QueueFull(ModelyardError):
 
 
 class Unavailable(ModelyardError):
-    """Redis, or the store, is not there or refuses.
+    """Redis or the store does not answer, or refuses.
 
     Attributes:
         job_ids: The jobs that may have been queued all the same, as when Redis' answer was lost:
-            to be looked for when it answers again. Empty where nothing was sent.
+            look for them when it answers again. Empty if nothing was sent.
     """
 
     code = "unavailable"
@@ -232,7 +232,7 @@ class Timeout(ModelyardError):
     """The job did not end within the time that the caller gave; it lives on.
 
     Attributes:
-        job_id: The job, to ask for again.
+        job_id: The job, to read later.
     """
 
     code = "timeout"
@@ -244,7 +244,7 @@ class Timeout(ModelyardError):
 
 
 class ConfigurationError(ModelyardError):
-    """A setting, a file or an installation is wrong; the message says what to do."""
+    """A setting, a file or an installation is wrong; the message has the remedy."""
 
     code = "configuration"
 
@@ -296,14 +296,14 @@ class PredictFailed(JobFailed):
 
 
 class WorkerCrashed(JobFailed):
-    """The worker died each time that it ran this job."""
+    """The worker died each time it ran this job."""
 
     code = "worker_crashed"
     retryable = True
 
 
 class InvalidJob(JobFailed):
-    """What was pushed onto the queue is not a job of ours."""
+    """The entry pushed onto the queue is not a job of ours."""
 
     code = "invalid_job"
 
@@ -321,7 +321,7 @@ class JobCanceled(JobFailed):
 
 
 def described(error: BaseException) -> str:
-    """A foreign error in one line: its type and what it says, bounded."""
+    """Returns a foreign error in one line: its type and its message, bounded."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said[:500]}" if said else type(error).__name__
 
@@ -332,14 +332,14 @@ def _tree(cls: type[ModelyardError]) -> Iterator[type[ModelyardError]]:
         yield from _tree(child)
 
 
-#: How a failed job's code becomes an exception again in the waiting client.
+#: Exception of each code, raised again in the waiting client.
 JOB_FAILURES: dict[str, type[JobFailed]] = {
     cls.code: cls for cls in _tree(JobFailed) if issubclass(cls, JobFailed)
 }
 
 
 def job_failure(code: str, message: str, row: int | None = None) -> ModelyardError:
-    """The exception that a failed job stands for, from what travelled through Redis."""
+    """Returns the exception of a failed job, from what travelled through Redis."""
     if code == InvalidInput.code:
         return InvalidInput(
             message, [{"loc": ["instances", row], "msg": message}] if row is not None else []

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that the package stays light."""
+"""Lazy package names: imported at first use, so that importing the package stays cheap."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The running yard: who it is, where it is, and that there is one for each data folder.
+"""The running yard of a data folder: its file ``yard.json``, and the lock that keeps it single.
 
 `modelyard up` holds the data folder's lock and writes ``yard.json`` there; every other command
 finds Redis and the gateway through it. The lock is the kernel's and goes with the last process that
-holds it, and the file names a process, so neither a killed yard's lock nor its file is in anybody's
-way.
+holds it, and the file names a process, so neither a killed yard's lock nor its file is in the way.
 """
 
 from __future__ import annotations
@@ -25,15 +24,14 @@ _LOCK = "yard.lock"
 
 @dataclass(frozen=True, slots=True)
 class Yard:
-    """A yard as it wrote itself down.
+    """A yard as it describes itself in its file.
 
     Attributes:
         pid: The process of `modelyard up`.
-        birth: When that process started, in the kernel's ticks, so that a later process with the
-        same
-            id is not taken for it; 0 where the kernel does not tell.
+        birth: Start of that process in the kernel's ticks, so that a later process with the same id
+            is not taken for it; 0 where the kernel has none.
         redis_url: The Redis that it uses.
-        gateway: Where its gateway answers: ``http://127.0.0.1:8000``.
+        gateway: Address of its gateway: ``http://127.0.0.1:8000``.
         store: Absolute path, or URL, of its artefact store.
         started_at: RFC 3339, UTC.
     """
@@ -47,7 +45,7 @@ class Yard:
 
 
 def redis_url(settings: Settings) -> str:
-    """The Redis to use: the one that is set, else the running yard's.
+    """Returns the URL of the Redis to use: the one that is set, else the running yard's.
 
     Raises:
         ConfigurationError: None is set and no yard runs on the data folder.
@@ -64,7 +62,7 @@ def redis_url(settings: Settings) -> str:
 
 
 def running(data: Path) -> Yard | None:
-    """The yard that runs on a data folder, or None; what a killed yard left behind is none."""
+    """Returns the yard that runs on a data folder; None also for the remains of a killed one."""
     try:
         yard = Yard(**json.loads((data / _FILE).read_bytes()))
         return yard if _is_alive(yard) else None
@@ -73,7 +71,7 @@ def running(data: Path) -> Yard | None:
 
 
 def write(data: Path, yard: Yard) -> None:
-    """Tell the other commands of this yard: all of it or nothing, readable by its owner only."""
+    """Writes the yard's file for other commands: atomically, readable by its owner only."""
     draft = data / f".{_FILE}.{os.getpid()}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
@@ -83,14 +81,14 @@ def write(data: Path, yard: Yard) -> None:
 
 
 def remove(data: Path) -> None:
-    """Take down what `write` wrote."""
+    """Removes the file that `write` wrote."""
     (data / _FILE).unlink(missing_ok=True)
 
 
 def hold(data: Path, wait_s: float = 15.0, pause: Callable[[float], None] = time.sleep) -> int:
-    """The right to run a yard on ``data``, which is made if need be: a descriptor to keep open.
+    """Takes the lock of ``data``, which is made if need be; returns a descriptor to keep open.
 
-    A child that inherits the descriptor holds the right, too: a killed yard's Redis, still writing
+    A child that inherits the descriptor holds the lock, too: a killed yard's Redis, still writing
     its file, and its gateway, still on its port, keep the next yard waiting, for up to ``wait_s``.
 
     Raises:
@@ -113,7 +111,7 @@ def hold(data: Path, wait_s: float = 15.0, pause: Callable[[float], None] = time
 
 
 def birth(pid: int) -> int:
-    """When a process started, in ticks since boot; 0 where the kernel does not tell."""
+    """Returns a process' start in ticks since boot; 0 where the kernel has none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         return int(stat.rpartition(")")[2].split()[19])

@@ -181,7 +181,7 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:
-        """Settings from ``environ`` (the process' own by default); ``flags`` that are not None win.
+        """Loads settings from ``environ`` (by default the process'); flags that are not None win.
 
         Raises:
             ConfigurationError: A value is out of its bounds.
@@ -204,33 +204,33 @@ class Settings(BaseModel):
 
     @property
     def is_store_remote(self) -> bool:
-        """Whether the store is named by a URL."""
+        """True if the store is named by a URL."""
         return "://" in self.store
 
     @property
     def store_location(self) -> str:
-        """The store as every process finds it: its URL, or its absolute path."""
+        """Location of the store for every process: its URL, or its absolute path."""
         return self.store if self.is_store_remote else str(self.store_path)
 
     @property
     def store_path(self) -> Path:
-        """The store as an absolute path, where it is a folder."""
+        """Absolute path of the store, where it is a folder."""
         return Path(self.store).resolve()
 
     def environ(self) -> dict[str, str]:
-        """The variables that give a child process these settings."""
+        """Returns the variables that give a child process these settings."""
         return {
             variable(name): str(value) for name, value in self.model_dump(exclude_none=True).items()
         }
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Returns the environment variable of a setting."""
     return PREFIX + name.upper()
 
 
 def table() -> str:
-    """The settings as a Markdown table."""
+    """Returns the settings as a Markdown table."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, info in Settings.model_fields.items():
         default = "unset" if info.default is None else f"`{info.default}`"

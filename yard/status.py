@@ -1,112 +1,201 @@
-"""What is published, how it is routed and what waits, as ``GET /v1/models`` names it.
+"""Status of a yard: its models with their routes, versions and queues, and the loaded versions.
 
-Read from the catalogue, the routes, the queues' lengths and the workers' presence, for people who
-look at a terminal: two round trips for each model, and four for all.
+The command line, the gateway's ``/v1/models``, ``/readyz`` and ``/metrics`` read it here, in two
+round trips for each model and four for all. A route is worked out by the script that submissions
+use, so that a key set by hand shows at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 
+from yard.broker import redis_reachable
 from yard.cluster import Presence, read_presence
-from yard.contract import Route, keys
-from yard.registry import Published, model_names, read_versions
-from yard.routing import cold, read_route
+from yard.contract import ModelRef, Route, keys, lenient, parse_epoch_s
+from yard.errors import UnknownModel
+from yard.registry import PublishedVersion, model_names, read_versions
+from yard.routing import cold_versions, read_route
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """One queue.
+
+    Attributes:
+        depth: Jobs that wait.
+        inflight: Jobs that workers have claimed and not ended.
+        oldest_s: Wait of the first job, in seconds; 0.0 if none waits, or if waits were not read.
+    """
+
+    depth: int = 0
+    inflight: int = 0
+    oldest_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model.
+
+    Attributes:
+        name: Its name.
+        route: How its traffic splits.
+        versions: Its published versions by name, in order.
+        queues: Its queues by name: one for each version, and the unversioned one.
+    """
+
+    name: str
+    route: Route
+    versions: Mapping[str, PublishedVersion]
+    queues: Mapping[str, QueueStatus]
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait, over all queues."""
+        return sum(queue.depth for queue in self.queues.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The models that were asked for, and the pools and workers that are alive."""
+
+    models: tuple[ModelStatus, ...]
+    presence: Presence
+
+
+def read_status(redis: Redis, only: str | None = None, *, with_waits: bool = False) -> Status:
+    """Reads the status of every published model, or of one.
+
+    Args:
+        redis: Where the yard is.
+        only: The name of the one.
+        with_waits: Read the wait of the first job of each queue, too: one more round trip.
+
+    Raises:
+        UnknownModel: No version of the one is published.
+        Unavailable: Redis does not answer.
+    """
+    with redis_reachable():
+        models = []
+        for name in [only] if only is not None else model_names(redis):
+            versions = read_versions(redis, name)
+            if versions:
+                models.append((name, versions))
+            elif only is not None:
+                raise UnknownModel(f"no version of model {only!r} is published")
+        names = [queue for name, versions in models for queue in _queues_of(name, versions)]
+        queues = _read_queues(redis, names, with_waits=with_waits)
+        return Status(
+            tuple(
+                ModelStatus(
+                    name,
+                    read_route(redis, name),
+                    versions,
+                    {queue: queues[queue] for queue in _queues_of(name, versions)},
+                )
+                for name, versions in models
+            ),
+            read_presence(redis),
+        )
 
 
 def read_models(redis: Redis) -> list[dict[str, Any]]:
-    """Every published model with its route and its versions, in order of their names."""
-    known = {name: list(read_versions(redis, name).values()) for name in model_names(redis)}
-    queues = [*known, *(_queue(entry) for entries in known.values() for entry in entries)]
-    depths, presence = _depths(redis, queues), read_presence(redis)
-    return [
-        _model(read_route(redis, name), entries, depths, presence)
-        for name, entries in known.items()
-        if entries
-    ]
+    """Reads every published model in its JSON form, in order of the names.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    status = read_status(redis)
+    return [model_json(model, status.presence) for model in status.models]
 
 
-def _model(
-    route: Route, entries: list[Published], depths: Mapping[str, int], presence: Presence
-) -> dict[str, Any]:
-    versions = [_version(entry, route, depths[_queue(entry)], presence) for entry in entries]
-    front_door = depths[route.model]
+def model_json(model: ModelStatus, presence: Presence) -> dict[str, Any]:
+    """Returns a model as `modelyard models --json` and ``GET /v1/models`` show it."""
     return {
-        "model": route.model,
-        "route": route.to_dict() | {"cold": cold(route, presence)},
-        "queue_depth": front_door + sum(version["queue_depth"] for version in versions),
-        "versions": versions,
+        "model": model.name,
+        "route": model.route.to_dict() | {"cold": cold_versions(model.route, presence)},
+        "queue_depth": model.depth,
+        "versions": [version_json(model, entry, presence) for entry in model.versions.values()],
     }
 
 
-def _version(entry: Published, route: Route, depth: int, presence: Presence) -> dict[str, Any]:
-    """One version; its manifest is whatever was published, so nothing in it is sure."""
+def version_json(model: ModelStatus, entry: PublishedVersion, presence: Presence) -> dict[str, Any]:
+    """Returns one version of a model, as in `model_json`; nothing in its manifest is relied on."""
     version, manifest = entry.ref.version, entry.manifest
-    aliases = route.keys["aliases"]
+    queue = keys.queue_name(entry.ref)
     return {
-        "model": entry.ref.model,
+        "model": model.name,
         "version": version,
-        "queue": _queue(entry),
-        "queue_depth": depth,
-        "active": route.active == version,
-        "share": route.shares.get(version, 0.0),
+        "queue": queue,
+        "queue_depth": model.queues[queue].depth,
+        "active": model.route.active == version,
+        "share": model.route.shares.get(version, 0.0),
         "state": entry.state,
-        "aliases": sorted(alias for alias, named in aliases.items() if named == version),
+        "aliases": sorted(
+            alias for alias, named in model.route.keys["aliases"].items() if named == version
+        ),
         "signature": entry.signature.model_dump(mode="json"),
         "signature_id": entry.signature.id,
-        "digest": _text(manifest.get("digest")),
+        "digest": lenient.text(manifest.get("digest")),
         "size_bytes": _size_bytes(manifest.get("files")),
-        "created_at": _text(manifest.get("created_at")),
-        "note": _text(manifest.get("note")) or "",
+        "created_at": lenient.text(manifest.get("created_at")),
+        "note": lenient.text(manifest.get("note")) or "",
         "loaded": [
             {
                 "worker": worker.name,
-                "host": _text(worker.known.get("host")),
-                "bytes": worker.versions[_queue(entry)],
+                "host": lenient.text(worker.known.get("host")),
+                "bytes": worker.versions[queue],
             }
-            for worker in presence.holders(_queue(entry))
+            for worker in presence.holders(queue)
         ],
-        "failed": failed_loads(presence, _queue(entry)),
+        "failed": [
+            {
+                "worker": worker.name,
+                "host": lenient.text(worker.known.get("host")),
+                "reason": failed.reason,
+                "retry_at": failed.retry_at,
+            }
+            for worker, failed in presence.failures(queue)
+        ],
     }
 
 
-def failed_loads(presence: Presence, queue: str) -> list[dict[str, Any]]:
-    """The workers that could not load a version, why, and when they try again."""
-    return [
-        {
-            "worker": worker.name,
-            "host": _text(worker.known.get("host")),
-            "reason": failed.reason,
-            "retry_at": failed.retry_at,
-        }
-        for worker, failed in presence.failures(queue)
-    ]
-
-
-def _queue(entry: Published) -> str:
-    return keys.queue_name(entry.ref)
-
-
-def _depths(redis: Redis, queues: list[str]) -> dict[str, int]:
-    """How many jobs wait on each queue, in one round trip; what is no list counts as empty."""
+def _read_queues(redis: Redis, names: Sequence[str], *, with_waits: bool) -> dict[str, QueueStatus]:
+    """Queues by name, in one or two round trips; keys of another type count as empty."""
     pipe = redis.pipeline(transaction=False)
-    for queue in queues:
-        pipe.llen(keys.key("queue", queue))
-    replies = pipe.execute(raise_on_error=False)
+    pipe.time()
+    for name in names:
+        pipe.llen(keys.key("queue", name))
+        pipe.zcard(keys.key("wip", name))
+        pipe.lindex(keys.key("queue", name), 0)
+    (seconds, _), *replies = pipe.execute(raise_on_error=False)
+    heads = [reply if isinstance(reply, bytes) else b"" for reply in replies[2::3]]
+    since = _created_s(redis, heads) if with_waits else [None] * len(heads)
     return {
-        queue: reply if isinstance(reply, int) else 0
-        for queue, reply in zip(queues, replies, strict=True)
+        name: QueueStatus(
+            lenient.count(replies[3 * place]),
+            lenient.count(replies[3 * place + 1]),
+            max(0.0, seconds - began) if began is not None else 0.0,
+        )
+        for place, (name, began) in enumerate(zip(names, since, strict=True))
     }
+
+
+def _queues_of(model: str, versions: Iterable[str]) -> list[str]:
+    return [*(keys.queue_name(ModelRef(model, version)) for version in versions), model]
+
+
+def _created_s(redis: Redis, job_ids: Sequence[bytes]) -> list[float | None]:
+    """Creation of each job, in seconds since 1970; None where there is none."""
+    pipe = redis.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.hget(keys.key("job", lenient.decode(job_id)), "created_at")
+    return [parse_epoch_s(reply) for reply in pipe.execute(raise_on_error=False)]
 
 
 def _size_bytes(files: Any) -> int | None:
-    known = files if isinstance(files, list) else []
-    sizes = [file.get("size_bytes") for file in known if isinstance(file, dict)]
+    sizes = [f.get("size_bytes") for f in lenient.items(files) if isinstance(f, dict)]
     return sum(size for size in sizes if isinstance(size, int)) if sizes else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

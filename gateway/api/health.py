@@ -11,11 +11,11 @@ from gateway.api.async_views import AsyncViews, response
 from gateway.http import HttpRequest, HttpResponse, json_response
 from gateway.middleware import problem
 from gateway.services import Services, services
-from gateway.survey import Status, read_status
 from yard.broker import redis_reachable
-from yard.cluster import format_problem, why_none_looks
+from yard.cluster import format_problem, why_no_pool_works
 from yard.contract import wire
 from yard.errors import Unavailable
+from yard.status import Status, read_status
 
 blueprint = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -68,5 +68,5 @@ def _checks(look: Status, format_problem: str) -> dict[str, str]:
         models = "no model is published"
     elif len(unrouted) == len(look.models):
         models = f"no model has an active version: set modelyard:active:{unrouted[0]}"
-    pools = _OK if look.presence.looking else why_none_looks(look.presence.pools)
+    pools = _OK if look.presence.looking else why_no_pool_works(look.presence.pools)
     return {"redis": format_problem or _OK, "models": models, "pools": pools}

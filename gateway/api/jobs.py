@@ -1,6 +1,6 @@
 """For clients: submit a job, wait for it, ask for it, cancel it.
 
-A request becomes a `yard.contract.values.Request`, then a draft that is checked against the
+A request becomes a `yard.contract.values.Request`, then a prepared job, checked against the
 version's signature, and one round trip queues it with others. All but cancelling is done on the
 event loop.
 """
@@ -23,8 +23,8 @@ from gateway.api.parameters import (
 )
 from gateway.http import SMALL_BYTES, HttpRequest, HttpResponse, json_response
 from gateway.services import Services, services
-from producer.client import Handle
-from producer.submission import Draft
+from producer import Handle
+from producer.submission import PreparedJob
 from yard import errors
 from yard.contract import Job, JobStatus, Request, new_id, wire
 
@@ -73,12 +73,12 @@ async def submit(call: HttpRequest, services: Services) -> HttpResponse:
     request, wait_s = await _request(call, services), preferred_wait(call)
     waits = services.waits
     with waits.slot() as may_wait:
-        draft = await _draft(call, services, request)
+        prepared = await _prepare(call, services, request)
         outcome: Job | Handle
         if may_wait and wait_s > 0:
-            outcome = await waits.predict(draft, wait_s)
+            outcome = await waits.predict(prepared, wait_s)
         else:
-            outcome, wait_s = await waits.submit(draft), 0.0
+            outcome, wait_s = await waits.submit(prepared), 0.0
     job = outcome if isinstance(outcome, Job) else await _accepted(outcome, services)
     is_asked = wait_s > 0 or (isinstance(outcome, Handle) and outcome.is_repeat)
     headers = [("Location", f"/v1/jobs/{job.id}")]
@@ -112,8 +112,8 @@ async def predict(call: HttpRequest, services: Services) -> HttpResponse:
     with services.waits.slot() as may_wait:
         if not may_wait:
             raise errors.Unavailable("too many requests wait here: try again, or submit and poll")
-        draft = await _draft(call, services, request)
-        outcome = await services.waits.predict(draft, timeout_s)
+        prepared = await _prepare(call, services, request)
+        outcome = await services.waits.predict(prepared, timeout_s)
     if isinstance(outcome, Job):
         return _answer(call, outcome)
     _note(call, outcome)
@@ -194,7 +194,7 @@ def _read(call: HttpRequest, most_bytes: int) -> Request:
     return Request(model, idempotency_key=key, **dict(wanted))
 
 
-async def _draft(call: HttpRequest, services: Services, request: Request) -> Draft:
+async def _prepare(call: HttpRequest, services: Services, request: Request) -> PreparedJob:
     """The same, checked against the signature that its rows will most likely meet.
 
     Raises:
@@ -202,8 +202,10 @@ async def _draft(call: HttpRequest, services: Services, request: Request) -> Dra
     """
     job_id = new_id()
     if len(call.body) <= SMALL_BYTES:
-        return await services.waits.draft(request, job_id)
-    return await services.threads.aside(len(call.body), services.client.draft, request, job_id)
+        return await services.waits.prepare(request, job_id)
+    return await services.threads.aside(
+        len(call.body), services.client.submitter.prepare, request, job_id
+    )
 
 
 async def _accepted(handle: Handle, services: Services) -> Job:

@@ -27,21 +27,21 @@ from redis import Redis
 from gateway.api import openapi
 from gateway.api.scaling import Scaling, read_scaling
 from gateway.services import services
-from gateway.survey import Status, read_status
 from yard.broker import redis_reachable
 from yard.cluster import (
-    DEFINITIONS,
+    METRIC_DEFINITIONS,
     WORKER_STATES,
     CrashLoop,
     MetricDefinition,
     Series,
-    parse_field,
+    parse_metric_field,
     read_crash_loops,
 )
-from yard.contract import keys
+from yard.contract import keys, lenient
 from yard.errors import ModelyardError
-from yard.routing import cold
+from yard.routing import cold_versions
 from yard.settings import Settings
+from yard.status import Status, read_status
 
 blueprint = APIBlueprint(
     "metrics", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -89,7 +89,7 @@ class YardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of the yard."""
         try:
-            look = read_status(self._redis)
+            look = read_status(self._redis, with_waits=True)
             scaling = read_scaling(self._redis, self._settings)
             with redis_reachable():
                 counted = self._redis.hgetall(keys.METRICS)
@@ -119,16 +119,16 @@ def _counted(raw: Mapping[bytes, bytes], published: set[_Labels]) -> Iterator[Me
     """What workers have counted, of published versions only."""
     values: dict[str, dict[_Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for field, text in raw.items():
-        series = parse_field(field.decode("utf-8", "replace"))
-        number = _number(text)
+        series = parse_metric_field(lenient.decode(field))
+        number = lenient.number(text)
         if series is None or number is None:
             continue
-        labels = tuple(series.labels[label] for label in series.measure.labels)
+        labels = tuple(series.labels[label] for label in series.metric.labels)
         if not labels or labels[:2] in published:
-            values[series.measure.name][labels][_slot(series)] = number
-    for measure in DEFINITIONS.values():
-        build = _counter if measure.kind == "counter" else _histogram
-        yield build(measure, values[measure.name])
+            values[series.metric.name][labels][_slot(series)] = number
+    for metric in METRIC_DEFINITIONS.values():
+        build = _counter if metric.kind == "counter" else _histogram
+        yield build(metric, values[metric.name])
 
 
 def _slot(series: Series) -> str:
@@ -136,19 +136,19 @@ def _slot(series: Series) -> str:
     return series.le or series.part
 
 
-def _counter(measure: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
-    family = CounterMetricFamily(measure.name, measure.help, labels=measure.labels)
+def _counter(metric: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
+    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, numbers in sorted(values.items()):
         family.add_metric(labels, numbers["total"])
     return family
 
 
-def _histogram(measure: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
+def _histogram(metric: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
     """Buckets are kept apart in Redis and added up here; the last is the count, so they agree."""
-    family = HistogramMetricFamily(measure.name, measure.help, labels=measure.labels)
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, numbers in sorted(values.items()):
         total, buckets = 0.0, []
-        for bound in (*map(str, measure.bounds), "+Inf"):
+        for bound in (*map(str, metric.bounds), "+Inf"):
             total += numbers.get(bound, 0.0)
             buckets.append((bound, total))
         family.add_metric(labels, buckets, numbers.get("sum", 0.0))
@@ -168,7 +168,7 @@ def _routes(look: Status) -> Iterator[Metric]:
     failed = _gauge("model_load_failures", "Workers that could not load the version.", _VERSION)
     for model in look.models:
         problems.add_metric((model.name,), len(model.route.problems))
-        colds = cold(model.route, look.presence)
+        colds = cold_versions(model.route, look.presence)
         for version, entry in model.versions.items():
             labels = (model.name, version)
             active.add_metric(labels, float(model.route.active == version))
@@ -181,7 +181,7 @@ def _routes(look: Status) -> Iterator[Metric]:
 
 
 def _queues(look: Status) -> Iterator[Metric]:
-    """A model's front door has an empty ``model_version``."""
+    """A model's unversioned queue has an empty ``model_version``."""
     depth = _gauge("queue_depth", "Jobs that wait.", _VERSION)
     oldest = _gauge("queue_oldest_seconds", "How long the first job has waited.", _VERSION)
     inflight = _gauge("jobs_inflight", "Jobs that workers have claimed and not ended.", _VERSION)
@@ -215,7 +215,7 @@ def _crashes(known: Iterable[CrashLoop], published: set[_Labels]) -> Iterator[Me
 
 
 def _demands(scaling: Scaling) -> Iterator[Metric]:
-    """The sum over versions is the yard's; a model's front door has an empty ``model_version``."""
+    """The sum over versions is the yard's; an unversioned queue has an empty ``model_version``."""
     seconds = _gauge(
         "queue_work_seconds",
         "What waits, what runs and what has to be loaded for it, in seconds of one worker.",
@@ -231,14 +231,6 @@ def _demands(scaling: Scaling) -> Iterator[Metric]:
 
 def _gauge(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=labels)
-
-
-def _number(raw: bytes) -> float | None:
-    try:
-        number = float(raw)
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None
 
 
 def registry_for(redis: Redis, settings: Settings, *, has_files: bool) -> CollectorRegistry:

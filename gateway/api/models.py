@@ -12,13 +12,9 @@ from gateway.api import openapi, schemas
 from gateway.api.parameters import asked, model_in_path, version_in_path
 from gateway.middleware import note
 from gateway.services import services
-from gateway.survey import ModelStatus, read_status
 from yard import errors
-from yard.cluster import Presence
-from yard.contract import keys, wire
-from yard.registry import Published
-from yard.routing import cold
-from yard.status import failed_loads
+from yard.contract import wire
+from yard.status import model_json, read_models, read_status, version_json
 
 blueprint = APIBlueprint(
     "catalogue",
@@ -33,8 +29,7 @@ blueprint = APIBlueprint(
 )
 def list_models() -> Response:
     """Every published model."""
-    look = read_status(services().redis)
-    return _answer({"models": [_model(model, look.presence) for model in look.models]})
+    return _answer({"models": read_models(services().redis)})
 
 
 @blueprint.get(
@@ -51,7 +46,7 @@ def get_model() -> Response:
     name = model_in_path(asked())
     look = read_status(services().redis, name)
     note(model=name)
-    return _answer(_model(look.models[0], look.presence))
+    return _answer(model_json(look.models[0], look.presence))
 
 
 @blueprint.get(
@@ -73,58 +68,7 @@ def get_version() -> Response:
     if entry is None:
         raise errors.UnknownVersion(f"model {ref.model!r} has no version {ref.version!r}")
     note(model=ref.model, version=ref.version)
-    return _answer(_version(model, entry, look.presence) | {"manifest": entry.manifest})
-
-
-def _model(model: ModelStatus, presence: Presence) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "route": model.route.to_dict() | {"cold": cold(model.route, presence)},
-        "queue_depth": model.depth,
-        "versions": [_version(model, entry, presence) for entry in model.versions.values()],
-    }
-
-
-def _version(model: ModelStatus, entry: Published, presence: Presence) -> dict[str, Any]:
-    """As `gateway.api.schemas.Version`; a manifest is whatever was published, so unproven."""
-    version, manifest = entry.ref.version, entry.manifest
-    queue = keys.queue_name(entry.ref)
-    sizes = [file.get("size_bytes") for file in _dicts(manifest.get("files"))]
-    return {
-        "model": model.name,
-        "version": version,
-        "queue": queue,
-        "queue_depth": model.queues[queue].depth,
-        "active": model.route.active == version,
-        "share": model.route.shares.get(version, 0.0),
-        "state": entry.state,
-        "aliases": sorted(
-            alias for alias, named in model.route.keys["aliases"].items() if named == version
-        ),
-        "signature": entry.signature.model_dump(mode="json"),
-        "signature_id": entry.signature.id,
-        "digest": _text(manifest.get("digest")),
-        "size_bytes": sum(size for size in sizes if isinstance(size, int)) if sizes else None,
-        "created_at": _text(manifest.get("created_at")),
-        "note": _text(manifest.get("note")) or "",
-        "loaded": [
-            {
-                "worker": worker.name,
-                "host": _text(worker.known.get("host")),
-                "bytes": worker.versions[queue],
-            }
-            for worker in presence.holders(queue)
-        ],
-        "failed": failed_loads(presence, queue),
-    }
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return _answer(version_json(model, entry, look.presence) | {"manifest": entry.manifest})
 
 
 def _answer(value: dict[str, Any]) -> Response:

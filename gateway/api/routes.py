@@ -23,7 +23,7 @@ from yard import errors
 from yard.broker import redis_reachable
 from yard.cluster import read_presence
 from yard.contract import Route, wire
-from yard.routing import Change, cold, flip, read_route
+from yard.routing import RouteChange, cold_versions, flip_route, read_route
 
 blueprint = APIBlueprint(
     "routes",
@@ -79,8 +79,8 @@ def put() -> Response:
     model, warm_s = model_in_path(call), seconds_in_query(call, "wait", settings.warm_s)
     wanted = schemas.check(schemas.RouteChange, json_in_body(call, settings.body_bytes))
     with redis_reachable():
-        change = Change(model, wanted.active, wanted.weights, _revision(call, model))
-        route, warmth = flip(services().redis, change, warm_s)
+        change = RouteChange(model, wanted.active, wanted.weights, _revision(call, model))
+        route, warmth = flip_route(services().redis, change, warm_s)
         return _answer(route, warm=warmth.to_dict())
 
 
@@ -102,7 +102,7 @@ def _revision(call: HttpRequest, model: str) -> int | None:
 
 def _answer(route: Route, **more: Any) -> Response:
     note(model=route.model)
-    more["cold"] = cold(route, read_presence(services().redis))
+    more["cold"] = cold_versions(route, read_presence(services().redis))
     response = Response(wire.dumps(route.to_dict() | more), mimetype="application/json")
     response.set_etag(str(route.revision))
     return response

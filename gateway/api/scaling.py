@@ -29,7 +29,7 @@ from yard.cluster import (
     read_presence,
     read_workload,
     seconds_of_work,
-    wanted,
+    workers_wanted,
 )
 from yard.contract import wire
 from yard.errors import InvalidInput
@@ -85,9 +85,9 @@ def read_scaling(redis: Redis, settings: Settings, pattern: str = "*") -> Scalin
     bounds = Bounds(
         settings.target_wait_s, settings.batch_jobs, settings.batch_rows, start_s=start_s
     )
-    seats = wanted(load.works, bounds)
+    slots = workers_wanted(load.works, bounds)
     return Scaling(
-        tuple(Demand(w, seconds_of_work(w, bounds), seats[w.queue]) for w in load.works),
+        tuple(Demand(w, seconds_of_work(w, bounds), slots[w.queue]) for w in load.works),
         sum(presence.count(state) for state in WORKER_STATES),
     )
 
@@ -109,7 +109,9 @@ def get_scaling() -> Response:
         "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "target_wait_s": settings.target_wait_s,
         # A front door is there only while it has jobs; its work soon is that of versions.
-        "versions": [_demand(d) for d in look.demands if not d.work.is_door or d.work.is_active],
+        "versions": [
+            _demand(d) for d in look.demands if not d.work.is_unversioned or d.work.is_active
+        ],
         "total": {
             "depth": sum(demand.work.depth for demand in look.demands),
             "rows": round(sum(demand.work.rows for demand in look.demands)),

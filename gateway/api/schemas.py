@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from yard.contract import MOST_ERRORS, is_name
+from yard.contract import MAX_INPUT_ERRORS, is_name
 from yard.contract import Signature as SignatureValue
 from yard.errors import InvalidInput
 
@@ -125,7 +125,9 @@ def check(model: type[Checked], value: Any) -> Checked:
         return model.model_validate(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidInput.of([_fault(model, fault) for fault in faults[:MOST_ERRORS]]) from None
+        raise InvalidInput.of(
+            [_fault(model, fault) for fault in faults[:MAX_INPUT_ERRORS]]
+        ) from None
 
 
 def _fault(model: type[BaseModel], fault: ErrorDetails) -> dict[str, Any]:

@@ -9,7 +9,6 @@ SIGTERM when their parent dies, so that a killed gateway leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import resource
@@ -29,7 +28,7 @@ import structlog
 from gateway import endpoint
 from yard import local
 from yard.broker import connections
-from yard.platform import logs, signals
+from yard.platform import logs, prctl, signals
 from yard.settings import Settings
 
 #: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.
@@ -44,7 +43,6 @@ _HEADERS_MS = 10_000
 _HEADER_BYTES = 65_536
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1
 _METRICS = "modelyard-metrics-"
 
 _log = structlog.get_logger("gateway")
@@ -190,9 +188,9 @@ def _is_alive(pid: int) -> bool:
 def _die_with_parent() -> None:
     """Get a SIGTERM when the parent dies, also by SIGKILL."""
     parent = multiprocessing.parent_process()
-    if sys.platform != "linux" or parent is None:
+    if parent is None:
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    prctl.die_with_parent(signal.SIGTERM)
     if os.getppid() != parent.pid:  # it died before the request was made: no signal will come
         os._exit(1)
 

@@ -14,10 +14,10 @@ from functools import partial
 
 from gateway.http import Threads
 from gateway.services.redis_batcher import FutureSettler, RedisBatcher
-from producer.client import Client, Handle
+from producer import Client, Handle
 from producer.completions import CompletionListener
-from producer.results import Raw, found_job
-from producer.submission import CHUNK, Draft, first_chunk
+from producer.results import Raw, found_job, read_jobs
+from producer.submission import CHUNK, PreparedJob, first_chunk_size
 from yard.contract import Job, Request
 from yard.errors import ModelyardError, Unavailable
 
@@ -38,13 +38,15 @@ class AsyncClient:
     def __init__(
         self, client: Client, loop: asyncio.AbstractEventLoop, threads: Threads, most: int
     ) -> None:
-        self._client = client
+        self._submitter = client.submitter
         self._loop = loop
         self._threads = threads
         handover = FutureSettler(loop)
-        self._drafts = RedisBatcher("drafts", handover, self._draft)
-        self._commits = RedisBatcher("commits", handover, client.submit_drafts, first_chunk)
-        self._reads = RedisBatcher("reads", handover, client.read, lambda ids: min(len(ids), CHUNK))
+        self._preparing = RedisBatcher("preparing", handover, self._prepare)
+        self._commits = RedisBatcher("commits", handover, self._submitter.submit, first_chunk_size)
+        self._reads = RedisBatcher(
+            "reads", handover, partial(read_jobs, client.redis), lambda ids: min(len(ids), CHUNK)
+        )
         self.mailbox: CompletionListener[_Ended] = CompletionListener(client.url, handover.tell)
         self._left = most
         self._waiting: set[_Ended] = set()
@@ -53,7 +55,7 @@ class AsyncClient:
     def close(self) -> None:
         """End all threads; nobody waits any more."""
         self.mailbox.close()
-        for errands in (self._drafts, self._commits, self._reads):
+        for errands in (self._preparing, self._commits, self._reads):
             errands.close()
 
     @contextmanager
@@ -70,25 +72,25 @@ class AsyncClient:
         """Let all waits, also those that are yet to come, end by then; safe for threads."""
         self._loop.call_soon_threadsafe(self._end_within, seconds)
 
-    async def draft(self, request: Request, job_id: str) -> Draft:
-        """The request, checked.
+    async def prepare(self, request: Request, job_id: str) -> PreparedJob:
+        """Checks a request.
 
         Raises:
-            ModelyardError: As `Client.draft`; no job was made.
+            ModelyardError: As `Submitter.prepare`; no job was made.
         """
-        return self._client.draft_at_once(request, job_id) or await self._drafts.ask(
+        return self._submitter.prepare_cached(request, job_id) or await self._preparing.ask(
             (request, job_id)
         )
 
-    async def submit(self, draft: Draft) -> Handle:
+    async def submit(self, prepared: PreparedJob) -> Handle:
         """Queue a job.
 
         Raises:
             ModelyardError: As `Client.submit_request`.
         """
-        return await _answer(draft, self._commits.ask(draft))
+        return await _answer(prepared, self._commits.ask(prepared))
 
-    async def predict(self, draft: Draft, timeout_s: float) -> Job | Handle:
+    async def predict(self, prepared: PreparedJob, timeout_s: float) -> Job | Handle:
         """Queue a job and wait for it: the ended job, or the handle of one that lives on.
 
         The wait is set up before the job exists, so that its end cannot be missed.
@@ -97,16 +99,16 @@ class AsyncClient:
             ModelyardError: As `Client.submit_request`.
         """
         ended: _Ended = self._loop.create_future()
-        self.mailbox.expect(draft.id, ended)
+        self.mailbox.expect(prepared.id, ended)
         try:
-            committed = self._commits.ask(draft)
+            committed = self._commits.ask(prepared)
             committed.add_done_callback(partial(_end_if_settled, ended))
             raw = await self._ended(ended, timeout_s)
         finally:
-            self.mailbox.forget(draft.id, ended)
+            self.mailbox.forget(prepared.id, ended)
         if raw is not None:
-            return await self._found(draft.id, raw)
-        handle = await _answer(draft, committed)
+            return await self._found(prepared.id, raw)
+        handle = await _answer(prepared, committed)
         if handle.is_repeat:
             job = await self.read(handle.id, timeout_s)
             return job if job.status.is_terminal else handle
@@ -162,17 +164,17 @@ class AsyncClient:
             return None
         return job if job.status.is_terminal else None
 
-    def _draft(self, asked: Sequence[tuple[Request, str]]) -> list[Draft | ModelyardError]:
+    def _prepare(self, asked: Sequence[tuple[Request, str]]) -> list[PreparedJob | ModelyardError]:
         """What becomes of each request, on a thread that may wait for Redis.
 
         Raises:
             Unavailable: Redis does not answer.
         """
-        return [self._drafted(request, job_id) for request, job_id in asked]
+        return [self._prepared(request, job_id) for request, job_id in asked]
 
-    def _drafted(self, request: Request, job_id: str) -> Draft | ModelyardError:
+    def _prepared(self, request: Request, job_id: str) -> PreparedJob | ModelyardError:
         try:
-            return self._client.draft(request, job_id)
+            return self._submitter.prepare(request, job_id)
         except Unavailable:
             raise
         except ModelyardError as error:
@@ -187,16 +189,16 @@ class AsyncClient:
             _end(ended)
 
 
-async def _answer(draft: Draft, committed: asyncio.Future[Handle]) -> Handle:
-    """The job that a draft has become; where Redis did not answer, the error names that job only.
+async def _answer(prepared: PreparedJob, committed: asyncio.Future[Handle]) -> Handle:
+    """The handle of a prepared job; where Redis did not answer, the error names that job only.
 
     Raises:
         ModelyardError: As `Client.submit_request`.
     """
     try:
         return await committed
-    except Unavailable as error:  # told to all whose drafts were sent together
-        raise Unavailable(error.message, {draft.id} & {*error.job_ids}) from error
+    except Unavailable as error:  # told to all whose jobs were sent together
+        raise Unavailable(error.message, {prepared.id} & {*error.job_ids}) from error
 
 
 def _end(ended: _Ended) -> None:

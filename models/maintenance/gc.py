@@ -17,7 +17,7 @@ from redis import Redis
 
 from models.store import DiskCache, Repository
 from yard.broker import redis_reachable
-from yard.cluster import parse_field
+from yard.cluster import parse_metric_field
 from yard.contract import ModelRef, keys
 from yard.errors import NotFound, VersionInUse
 from yard.registry import lifecycle
@@ -89,12 +89,11 @@ def find(
 
 
 def _catalogue(redis: Redis) -> dict[ModelRef, dict[str, Any]]:
-    with redis_reachable():
-        return {
-            ModelRef(version["model"], version["version"]): version
-            for model in read_models(redis)
-            for version in model["versions"]
-        }
+    return {
+        ModelRef(version["model"], version["version"]): version
+        for model in read_models(redis)
+        for version in model["versions"]
+    }
 
 
 def _of_store(repository: Repository, age_s: float) -> Iterator[Garbage]:
@@ -151,7 +150,7 @@ def _of_metrics(redis: Redis, known: Mapping[ModelRef, object]) -> Iterator[Garb
     published = {(ref.model, ref.version) for ref in known}
     lost: dict[str, list[bytes]] = {}
     for field in raw:
-        series = parse_field(field.decode("utf-8", "replace"))
+        series = parse_metric_field(field.decode("utf-8", "replace"))
         if series is None or "model_version" not in series.labels:
             continue
         version = (series.labels["model"], series.labels["model_version"])

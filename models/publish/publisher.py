@@ -199,7 +199,9 @@ def register(
 
 def _activate(redis: Redis, manifest: Manifest, warm_s: float) -> None:
     try:
-        warmup.flip(redis, routes.Change(manifest.model, active=manifest.version), warm_s)
+        warmup.flip_route(
+            redis, routes.RouteChange(manifest.model, active=manifest.version), warm_s
+        )
     except ModelUnavailable as error:
         raise ModelUnavailable(
             f"{manifest.ref} is published, but gets no traffic: {error.message}"

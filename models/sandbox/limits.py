@@ -13,13 +13,14 @@ import contextlib
 import ctypes
 import os
 import resource
+import signal
 import sys
 from dataclasses import dataclass
 
 from models.manifest import Described
+from yard.platform import prctl
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
-_PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 38, 1
 #: The same numbers on every architecture that has them.
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION = 1
@@ -76,9 +77,9 @@ def enter(limits: Limits, folder: str) -> Fence:
     _bound(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
     if not sys.platform.startswith("linux"):
         return Fence()
+    prctl.die_with_parent(signal.SIGKILL)
+    prctl.forbid_new_privileges()
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     has_own_net = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0
     version = _restrict(libc, folder)
     # From version 4 on Landlock keeps TCP away, too, but not UDP: only a network of one's own does.

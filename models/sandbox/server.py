@@ -13,7 +13,6 @@ pipe for the answer, and a file for bytes that are made. The reply is the child'
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import select
@@ -27,6 +26,7 @@ from models.sandbox.limits import Limits, enter
 from models.sandbox.messages import Exchange
 from yard.contract import wire
 from yard.errors import ModelyardError, described
+from yard.platform import prctl
 
 #: A template that nobody asks for so long ends; the next question starts another.
 IDLE_S = 60.0
@@ -34,7 +34,6 @@ IDLE_S = 60.0
 STATUS = struct.Struct("<i")
 DESCRIPTORS = 3
 _KILL = b"K"
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 def serve(connection: socket.socket, tasks: str) -> None:
@@ -45,8 +44,7 @@ def serve(connection: socket.socket, tasks: str) -> None:
         tasks: A module with ``TASKS``, functions of an `Exchange` by name, and ``PRELOAD``, modules
             that they need; what of these is not installed here they do without.
     """
-    if sys.platform.startswith("linux"):  # what a child leaves behind becomes ours, to be killed
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl.become_subreaper()  # what a child leaves behind becomes ours, to be killed
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)

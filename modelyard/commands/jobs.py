@@ -136,7 +136,7 @@ def jobs(
 
 def _read_body(text: str, limit: int) -> dict[str, Any]:
     """The members of the submitted body, from what was given as JSON."""
-    from yard.contract import ARGUMENTS, wire
+    from yard.contract import JOB_ARGUMENTS, wire
 
     raw = _read_source(text, limit)
     if len(raw) > limit:
@@ -151,9 +151,9 @@ def _read_body(text: str, limit: int) -> dict[str, Any]:
         raise click.BadParameter(
             'give a list of rows, or {"instances": [...]}, or {"inputs": {...}}.', param_hint="JSON"
         )
-    unknown = sorted(value.keys() - ARGUMENTS)
+    unknown = sorted(value.keys() - JOB_ARGUMENTS)
     if unknown:
-        known = ", ".join(sorted(ARGUMENTS))
+        known = ", ".join(sorted(JOB_ARGUMENTS))
         raise click.BadParameter(
             f"unknown member {plain(unknown[0][:80])!r}; there are {known}.", param_hint="JSON"
         )

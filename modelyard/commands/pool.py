@@ -67,7 +67,7 @@ def _check(redis_url: str | None, name: str | None) -> None:
 
     from yard import local
     from yard.broker import connections
-    from yard.cluster import read_presence, why_none_looks
+    from yard.cluster import read_presence, why_no_pool_works
     from yard.platform import signals
     from yard.settings import Settings
 
@@ -82,5 +82,5 @@ def _check(redis_url: str | None, name: str | None) -> None:
     working = [p for p in asked if not p.is_stuck]
     if not working:
         whose = f"pool {name}" if name else f"host {host}"
-        raise click.ClickException(f"{whose}: {why_none_looks(asked)}")
+        raise click.ClickException(f"{whose}: {why_no_pool_works(asked)}")
     click.echo(f"{working[0].name} looked at the queues {working[0].looked_s:.1f} s ago")

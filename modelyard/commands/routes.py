@@ -17,7 +17,7 @@ from modelyard.options import common, examples, open_client, plain, print_json, 
 if TYPE_CHECKING:
     from producer.client import Client
     from yard.contract import Route
-    from yard.routing import Change, Warmth
+    from yard.routing import RouteChange, WarmupResult
 
 _NO_WAIT = click.option(
     "--no-wait",
@@ -54,11 +54,11 @@ def models(redis_url: str | None, as_json: bool) -> None:
 def route(model: str, redis_url: str | None, as_json: bool) -> None:
     """Show how a model's traffic splits, and what is wrong with its keys."""
     from yard.cluster import read_presence
-    from yard.routing import cold, read_route
+    from yard.routing import cold_versions, read_route
 
     with open_client(redis_url) as client:
         known = read_route(client.redis, model)
-        more = {"cold": cold(known, read_presence(client.redis))}
+        more = {"cold": cold_versions(known, read_presence(client.redis))}
     _print_route(known, as_json, more)
     if not as_json and more["cold"]:
         click.echo(f"cold: {', '.join(more['cold'])}; some pool loads it with its next job")
@@ -77,10 +77,10 @@ def activate(model: str, version: str, no_wait: bool, redis_url: str | None, as_
     finish on the version that they were accepted for. The same by hand, which waits for nothing:
     redis-cli SET modelyard:active:MODEL VERSION.
     """
-    from yard.routing import Change
+    from yard.routing import RouteChange
 
     with open_client(redis_url) as client:
-        _flip(client, Change(model, active=version), no_wait, as_json)
+        _flip(client, RouteChange(model, active=version), no_wait, as_json)
 
 
 @click.command(
@@ -103,13 +103,13 @@ def weights(
 
     Those with a weight above zero are loaded by every pool first, as `modelyard activate` does.
     """
-    from yard.routing import Change
+    from yard.routing import RouteChange
 
     if clear == bool(split):
         raise click.UsageError("give weights, as in v1=90 v2=10, or --clear.")
     parsed = _parse_split(split)
     with open_client(redis_url) as client:
-        _flip(client, Change(model, weights=parsed), no_wait, as_json)
+        _flip(client, RouteChange(model, weights=parsed), no_wait, as_json)
 
 
 @click.command(
@@ -150,15 +150,15 @@ def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) ->
     from yard.routing import routes
 
     with open_client(redis_url) as client:
-        _flip(client, routes.previous(client.redis, model), no_wait, as_json)
+        _flip(client, routes.previous_change(client.redis, model), no_wait, as_json)
 
 
-def _flip(client: Client, change: Change, no_wait: bool, as_json: bool) -> None:
+def _flip(client: Client, change: RouteChange, no_wait: bool, as_json: bool) -> None:
     """Warm, change the route, and show both."""
-    from yard.routing import flip
+    from yard.routing import flip_route
 
     warm_s = 0.0 if no_wait else client.settings.warm_s
-    known, warmth = flip(client.redis, change, warm_s, _Patience())
+    known, warmth = flip_route(client.redis, change, warm_s, _Patience())
     _print_route(known, as_json, {"warm": warmth.to_dict()})
     if not as_json:
         click.echo(_said(warmth))
@@ -177,7 +177,7 @@ class _Patience:
         time.sleep(seconds)
 
 
-def _said(warmth: Warmth) -> str:
+def _said(warmth: WarmupResult) -> str:
     named = ", ".join(warmth.versions)
     return {
         "warm": f"warm: the pools had {named} loaded before the flip ({warmth.waited_s:.1f} s)",

@@ -10,7 +10,7 @@ import click
 
 from models.store import Repository, open_repository
 from yard.contract import ModelRef, check_name
-from yard.errors import ConfigurationError, InvalidName, Unavailable
+from yard.errors import ConfigurationError, InvalidName, Unavailable, UnknownModel
 from yard.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,14 +106,16 @@ def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
     Raises:
         Unavailable: Redis does not answer.
     """
-    from yard.broker import redis_reachable
-    from yard.status import read_models
+    from yard.status import model_json, read_status
 
-    with redis_reachable():
-        for model in read_models(redis):
-            for known in model["versions"]:
-                if (known["model"], known["version"]) == (ref.model, ref.version):
-                    return {**known, "route": model["route"]}
+    try:
+        status = read_status(redis, ref.model)
+    except UnknownModel:
+        return None
+    model = model_json(status.models[0], status.presence)
+    for known in model["versions"]:
+        if known["version"] == ref.version:
+            return {**known, "route": model["route"]}
     return None
 
 

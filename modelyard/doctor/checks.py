@@ -22,10 +22,10 @@ from redis.exceptions import RedisError, ResponseError
 from gateway import endpoint
 from modelyard.up import RESULT_NODE_BYTES, find_server
 from yard.broker import check_server, server_version
-from yard.cluster import LOOP, PoolInfo, read_crash_loops, read_presence, why_none_looks
+from yard.cluster import LOOP_CRASHES, PoolInfo, read_crash_loops, read_presence, why_no_pool_works
 from yard.contract import is_name, keys, wire
 from yard.errors import ConfigurationError, InvalidJson, ModelyardError
-from yard.platform import cause_of, child_environment, extras
+from yard.platform import child_environment, exit_cause, extras
 from yard.registry import catalog, read_states
 from yard.routing import read_route
 from yard.settings import PREFIX, Settings, variable
@@ -157,7 +157,9 @@ def check_workers(redis: Redis) -> Check:
     stuck = [pool for pool in present.pools if pool.is_stuck]
     detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
     if stuck:
-        return Check("workers", False, f"{detail}; {why_none_looks(stuck)}", "end it with SIGKILL")
+        return Check(
+            "workers", False, f"{detail}; {why_no_pool_works(stuck)}", "end it with SIGKILL"
+        )
     hint = "" if names else "modelyard up, or modelyard pool"
     return Check("workers", bool(names), detail, hint)
 
@@ -170,10 +172,10 @@ def _with_release(pool: PoolInfo) -> str:
 def check_crashes(redis: Redis) -> Check:
     """Whether a version kills its workers, one after the other."""
     loops = [
-        f"{one.queue}: {one.row} workers in a row died ({cause_of(one.status)}), "
+        f"{one.queue}: {one.row} workers in a row died ({exit_cause(one.status)}), "
         + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
         for one in read_crash_loops(redis)
-        if one.row >= LOOP
+        if one.row >= LOOP_CRASHES
     ]
     hint = "the pool's log says more; send the model's traffic to another version" if loops else ""
     return Check("crashes", not loops, _some(loops) or "no version kills its workers", hint)

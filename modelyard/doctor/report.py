@@ -91,7 +91,9 @@ def examine(settings: Settings) -> Report:
 def _look_at_redis(
     redis: Redis, report: Report, stored: dict[tuple[str, str], str]
 ) -> Iterator[Check]:
-    redis_checks = list(inspection.check_redis(redis, connections.redacted(report.redis_url or "")))
+    redis_checks = list(
+        inspection.check_redis(redis, connections.redact_url(report.redis_url or ""))
+    )
     yield from redis_checks
     if not redis_checks[0].ok:
         return

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from yard.broker import redacted
-from yard.registry import Published
+from yard.broker import redact_url
+from yard.registry import PublishedVersion
 
 
-def banner(address: str, url: str, logs: Path, known: Sequence[Published], took_s: float) -> str:
+def banner(
+    address: str, url: str, logs: Path, known: Sequence[PublishedVersion], took_s: float
+) -> str:
     """The text for a yard at ``address`` whose Redis is at ``url``.
 
     Args:
@@ -36,7 +38,7 @@ def banner(address: str, url: str, logs: Path, known: Sequence[Published], took_
     return f"\nModelyard is ready at {address} after {took_s:.1f} s.\n\n{lines}\n"
 
 
-def try_lines(address: str, known: Sequence[Published]) -> list[tuple[str, str]]:
+def try_lines(address: str, known: Sequence[PublishedVersion]) -> list[tuple[str, str]]:
     """A ``curl`` line with the first row of a version's example: `iris`, if it is there."""
     for entry in sorted(known, key=lambda entry: (entry.ref.model != "iris", entry.ref)):
         rows = entry.manifest.get("example")
@@ -53,10 +55,10 @@ def redis_cli(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return shlex.join(["redis-cli", "-s", unquote(parts.path)])
-    return f"redis-cli -u {shlex.quote(redacted(url))}"
+    return f"redis-cli -u {shlex.quote(redact_url(url))}"
 
 
-def _flip_lines(known: Sequence[Published]) -> list[tuple[str, Any]]:
+def _flip_lines(known: Sequence[PublishedVersion]) -> list[tuple[str, Any]]:
     """How to send a model's traffic to another version, if one has two."""
     by_model: dict[str, list[str]] = {}
     for entry in known:

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from modelyard.up.log_tail import last_line
 from yard import local
-from yard.broker import OLDEST
+from yard.broker import OLDEST_REDIS
 from yard.errors import ConfigurationError
 from yard.platform import pdeathsig
 from yard.settings import variable
@@ -63,7 +63,7 @@ def find_server() -> Server:
     refused = []
     for path in _candidates():
         version = _version(path)
-        if version is not None and version >= OLDEST:
+        if version is not None and version >= OLDEST_REDIS:
             return Server(path, version)
         reason = f"is {'.'.join(map(str, version))}" if version else "does not run here"
         refused.append(f"{path} {reason}")

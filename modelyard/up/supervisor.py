@@ -30,7 +30,7 @@ from yard import local
 from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
-from yard.platform import StopSignals, cause_of, child_environment
+from yard.platform import StopSignals, child_environment, exit_cause
 from yard.registry import catalog
 from yard.settings import Settings
 
@@ -213,7 +213,7 @@ class Up:
             elif child.status is not None:
                 delay_s = child.plan_restart()
                 _say(
-                    f"The {child.name} has ended ({cause_of(child.status)}): "
+                    f"The {child.name} has ended ({exit_cause(child.status)}): "
                     f"starting it again in {delay_s:g} s."
                 )
 

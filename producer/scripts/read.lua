@@ -1,4 +1,4 @@
--- Several jobs as they stand, each at one instant.
+-- Reads several jobs, each at one instant.
 --
 -- ARGV  ids
 -- Reply for each id two lists: the fields below, and the newest result's names and values, one after

@@ -1,4 +1,4 @@
--- Accepts jobs: chooses each one's version by the keys as they are now, and queues it.
+-- Accepts jobs: chooses the version of each by the keys as they are now, and queues it.
 --
 -- ARGV  1 queue bound (jobs)   2 timeout (s)       3 result TTL (s)   4 failure TTL (s)
 --       5 idempotency TTL (s)
@@ -16,10 +16,10 @@
 -- Writes K.job..id (hash), K.queue..queue, K.bell..queue, K.deadlines, K.idempotency..model:digest,
 --        K.queues, and what route.lua writes
 --
--- A script has no way back, and the same call repeated takes a job that has its hash for accepted. So
--- all that can fail for what somebody has put into a key is read first, and the id is on its queue
--- before the hash is there: an entry without a hash is passed over, and the repeated call makes both.
--- A full Redis refuses the first write of a script or none.
+-- A script has no rollback, and a repeated call takes a job that has its hash for accepted. So all
+-- keys that may hold another type are read first, and the id is on its queue before the hash is
+-- there: an entry without a hash is skipped, and the repeated call makes both. A full Redis refuses
+-- the first write of a script or none.
 --- use clock
 --- use route
 --- use bell
@@ -31,9 +31,9 @@ local us = now_us()
 local created_at = iso(us)
 local depths = {}
 
--- The job that an idempotency key stands for: its id and body digest; nil where there is none.
+-- Id and body digest of an idempotency key's job; nil if there is none.
 local function known_by(key)
-  local kept = redis.pcall('GET', key) -- something else than ours is replaced
+  local kept = redis.pcall('GET', key) -- any other value is replaced
   local id, body = string.match(type(kept) == 'string' and kept or '', '^([^ ]+) ([^ ]+)$')
   if id and redis.call('EXISTS', K.job .. id) == 1 then return id, body end
 end
@@ -48,7 +48,7 @@ local function push(id, queue, rows, deadline, data)
   if deadline ~= '' then
     local due = us + tonumber(deadline) * 1000
     redis.call('HSET', key, 'my_deadline', string.format('%.0f', due))
-    -- A help only, so that it expires without a worker: a claim looks at the deadline, too.
+    -- Only so that it expires without a worker: a claim checks the deadline, too.
     redis.pcall('ZADD', K.deadlines, string.format('%.0f', due), id)
   end
 end
@@ -78,11 +78,11 @@ local function submit(id, model, wanted, point, signature, rows, deadline, idem,
   return {'ok', queue, id}
 end
 
--- What becomes of a job; a key of another type costs the job that needs it, and no other.
+-- Outcome of a job; a key of another type costs the job that needs it, and no other.
 local function try(...)
   local is_done, reply = pcall(submit, ...)
   if is_done then return reply end
-  -- All else (full, a replica, ...) is raised anew, by its code: from Redis 7 on that takes a table.
+  -- Other errors (full, a replica, ...) are raised again, by code: from Redis 7 on as a table.
   local said = type(reply) == 'table' and reply.err or tostring(reply)
   if not string.find(said, 'WRONGTYPE', 1, true) then
     error(string.match(said, '^%u+ ') and {err = said} or said, 0)

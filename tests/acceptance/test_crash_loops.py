@@ -14,10 +14,10 @@ from gateway.api.metrics import registry_for
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from modelyard.doctor.checks import check_crashes
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import estimators
 from tests.helpers.waiting import wait_until
-from yard.cluster.crash_loops import held_back, read_crash_loops
+from yard.cluster.crash_loops import held_back_queues, read_crash_loops
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings
@@ -69,7 +69,7 @@ def test_it_is_shown_with_its_version_and_serves_again_when_it_has_recovered(
 ):
     start(attempts=100, waits=False)
     bad = submit(client, "aaa", 3)
-    wait_until(lambda: BAD in held_back(redis), 60, "it is held back")
+    wait_until(lambda: BAD in held_back_queues(redis), 60, "it is held back")
     seen = check_crashes(redis)
     assert not seen.ok
     assert BAD in seen.detail
@@ -94,4 +94,4 @@ def test_deaths_with_good_batches_between_them_hold_nothing_back(redis, start, c
         assert slow.wait(60).status is JobStatus.FINISHED
     assert [one.row for one in read_crash_loops(redis)] == [1]
     assert check_crashes(redis).ok
-    assert not held_back(redis)
+    assert not held_back_queues(redis)

@@ -10,7 +10,7 @@ from redis import Redis
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import estimators
 from tests.helpers.pools import running_pool
 from tests.helpers.waiting import wait_until

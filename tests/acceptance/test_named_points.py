@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.chaos.points import Strikes
 from tests.helpers import estimators
 from tests.helpers.pools import RunningPool

@@ -18,7 +18,7 @@ from rq.worker import Worker as RqWorker
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import estimators
 from tests.helpers.pools import RunningPool, running_pool
 from tests.helpers.waiting import ends_soon, wait_until

@@ -16,7 +16,7 @@ from rq.worker import Worker as RqWorker
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.chaos.proxy import FaultProxy, Loss, calls
 from tests.helpers import ROOT, estimators
 from tests.helpers.redis_server import RedisServer

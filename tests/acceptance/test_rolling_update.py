@@ -16,7 +16,7 @@ from redis import Redis
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import ROOT, estimators
 from tests.helpers.gateways import announce_pool, new_app
 from tests.helpers.pools import RunningPool, running_pool

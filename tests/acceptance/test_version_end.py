@@ -13,7 +13,7 @@ from rq.suspension import resume, suspend
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import estimators
 from tests.helpers.pools import running_pool
 from tests.helpers.redis_server import patient

@@ -26,8 +26,8 @@ from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import ModelUnavailable
 from yard.registry import catalog
-from yard.routing.routes import Change, read_route
-from yard.routing.warmup import Warmth, flip
+from yard.routing.routes import RouteChange, read_route
+from yard.routing.warmup import WarmupResult, flip_route
 
 
 class House:
@@ -64,8 +64,8 @@ class House:
         """How often each process has opened the version."""
         return Counter((self.folder / version).read_text().split())
 
-    def flip(self, version: str, warm_s: float = 30) -> Warmth:
-        return flip(self.redis, Change("slow", active=version), warm_s)[1]
+    def flip(self, version: str, warm_s: float = 30) -> WarmupResult:
+        return flip_route(self.redis, RouteChange("slow", active=version), warm_s)[1]
 
     @property
     def active(self) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from producer.results import decode_job, read_raw
 from tests.chaos import rubbish
 from tests.chaos.history import History

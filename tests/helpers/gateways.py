@@ -85,7 +85,7 @@ def stand_in_worker(url: str, *queues: str, result: Any = RESULT) -> Iterator[No
 def announce_pool(
     redis: Redis, name: str = "here", looked_s: float = 0.0, host: str = "h", **workers: int
 ) -> None:
-    """Announce a pool that looked so long ago, as `yard.cluster.presence.announce` does."""
+    """Announce a pool that looked so long ago, as `announce_presence` does."""
     seconds, _ = redis.time()
     looked_ms = int((seconds - looked_s) * 1000)
     known = {"host": host, "pid": 1, "workers": workers, "looked_ms": looked_ms}

@@ -18,7 +18,7 @@ from worker.inference.metrics import MetricsBuffer
 from worker.queue import Batch, Claimed, EndedJob, Lease
 from yard.contract import Call, Failure, ModelRef, parse_queue
 from yard.errors import JobFailed
-from yard.routing import point_of
+from yard.routing import routing_point
 from yard.settings import Settings
 
 _MOST_TTL_S = 604_800
@@ -83,7 +83,7 @@ class BatchExecutor:
     ) -> BatchResult:
         """Move front-door jobs on; only those that cannot be end here."""
         wanted = [
-            (job_id, call.version or "", point_of(model, call.routing_key), _row_count(call))
+            (job_id, call.version or "", routing_point(model, call.routing_key), _row_count(call))
             for job_id, call in calls.items()
             if isinstance(call, Call)
         ]

@@ -16,7 +16,7 @@ from models.runtimes import Loaded, load, prepare
 from models.store import Repository
 from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
-from yard.registry import Published, read_states, read_versions
+from yard.registry import PublishedVersion, read_states, read_versions
 
 
 class Loader:
@@ -90,7 +90,7 @@ class Loader:
             raise VersionGone(f"{ref} is no longer published")
         return digests[-1]
 
-    def _is_drained(self, entry: Published) -> bool:
+    def _is_drained(self, entry: PublishedVersion) -> bool:
         """Whether a version was retired, and its last job has ended."""
         if entry.state == "published":
             return False

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
-from yard.cluster import labels_of, metrics
+from yard.cluster import metrics, version_labels
 from yard.contract import ModelRef
 
 
@@ -56,12 +56,12 @@ class _Histogram(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _counter(ref: ModelRef, name: str, label: str, value: str) -> str:
-    return metrics.field(name, labels_of(ref) | {label: value})
+    return metrics.field(name, version_labels(ref) | {label: value})
 
 
 @lru_cache(maxsize=4096)
 def _histogram(ref: ModelRef, name: str) -> _Histogram:
-    labels, bounds = labels_of(ref), metrics.DEFINITIONS[name].bounds
+    labels, bounds = version_labels(ref), metrics.METRIC_DEFINITIONS[name].bounds
     ends = [*map(str, bounds), "+Inf"]
     return _Histogram(
         bounds,

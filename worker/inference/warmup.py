@@ -18,9 +18,9 @@ from redis import Redis
 
 from models.runtimes import ModelCache
 from worker.inference.metrics import MetricsBuffer
-from yard.contract import ModelRef, keys, moment, parse_queue
+from yard.contract import ModelRef, format_time, keys, parse_queue
 from yard.errors import JobFailed
-from yard.routing import read_wanted, routed_versions
+from yard.routing import read_wanted_versions, routed_versions
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -97,7 +97,7 @@ class Warmer:
             self._pin(queues)
             self._waiting = {
                 queue: wanted_ms
-                for queue, wanted_ms in read_wanted(self._redis).items()
+                for queue, wanted_ms in read_wanted_versions(self._redis).items()
                 if queue in queues and self._answered.get(queue) != wanted_ms
             }
         return bool(self._waiting)
@@ -114,7 +114,7 @@ class Warmer:
             queue = keys.queue_name(ref)
             found[queue] = {
                 "reason": failed.message[:_REASON],
-                "retry_at": moment(failed.retry_in_s),
+                "retry_at": format_time(failed.retry_in_s),
                 "wanted_ms": self._answered.get(queue),
             }
         return dict(list(found.items())[-_MOST:])

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from yard.cluster import KEEP, Bounds, Work, is_long, wanted
+from yard.cluster import KEEP_HEADROOM, Bounds, Work, has_long_batches, workers_wanted
 
 #: Jobs' arrivals are counted over so long, in seconds.
 RATE_S = 3.0
@@ -158,8 +158,8 @@ def guard(seen: Observation, policy: Policy) -> Guard | None:
     While versions with long batches and others both have work, and there are two workers or more,
     one is for the others: the same as before, else one that is idle.
     """
-    active = [work for work in seen.works if work.is_active and not work.is_door]
-    off = tuple(sorted(work.queue for work in active if is_long(work, policy.bounds)))
+    active = [work for work in seen.works if work.is_active and not work.is_unversioned]
+    off = tuple(sorted(work.queue for work in active if has_long_batches(work, policy.bounds)))
     if not off or len(off) == len(active) or len(seen.names) < 2:
         return None
     if seen.guard in seen.names:
@@ -172,7 +172,7 @@ def _wanted(seen: Observation, policy: Policy, now: float, all_workers: int) -> 
     if seen.is_suspended:
         return 0
     bounds = replace(policy.bounds, start_s=seen.start_s)
-    total = sum(wanted(seen.works, bounds).values())
+    total = sum(workers_wanted(seen.works, bounds).values())
     wait_s = policy.bounds.wait_s
     is_late = any(work.depth and work.oldest_s > _FAR_TOO_LONG * wait_s for work in seen.works)
     if is_late and not seen.starting and now - seen.started_at > _PATIENCE * wait_s:
@@ -269,7 +269,7 @@ class Memory:
         None while the pool has not looked for that long.
         """
         bounds = replace(self._policy.bounds, start_s=start_s)
-        needed = sum(wanted(works, bounds, KEEP).values())
+        needed = sum(workers_wanted(works, bounds, KEEP_HEADROOM).values())
         self._since = now if self._since is None else self._since
         while self._needed and self._needed[-1][1] <= needed:
             self._needed.pop()

@@ -18,9 +18,9 @@ from worker.pool.child import WorkerHandle, WorkerView
 from worker.pool.processes import collect_strays
 from worker.process import unregister
 from worker.queue import Lease, Reaped, Reason, reap
-from yard.cluster import count_crash, note_crash
+from yard.cluster import count_crash, record_crash
 from yard.contract import keys
-from yard.platform import cause_of
+from yard.platform import exit_cause
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -108,7 +108,7 @@ class WorkerMonitor:
         queue = reaped.queue if reaped and reaped.is_charged else ""
         _log.error(
             "a worker died (%s); %d jobs given back, %d failed",
-            cause_of(status or 0),
+            exit_cause(status or 0),
             reaped.given_back if reaped else 0,
             reaped.failed if reaped else 0,
             worker=child.name,
@@ -120,7 +120,7 @@ class WorkerMonitor:
             self._backoff_s = min(_LAST_BACKOFF_S, max(_FIRST_BACKOFF_S, self._backoff_s * 2))
             self.start_after = self._clock() + self._backoff_s
         count_crash(self._redis, queue)
-        row, held_s = note_crash(self._redis, queue, status or 0)
+        row, held_s = record_crash(self._redis, queue, status or 0)
         if held_s:
             _log.error("%d workers in a row died; held back for %g s", row, held_s, queue=queue)
 

@@ -8,22 +8,19 @@ other child. It also gets what workers and models leave behind, and must collect
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Collection
 from typing import Protocol
+
+from yard.platform import prctl
 
 #: Bytes of a message between a pool and its fork server, at most.
 MOST_BYTES = 4096
 
 #: What a forked worker waits for before it begins.
 GO = b"!"
-
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 
 #: The status of a child that somebody else has collected, so that its own is not known.
 _UNKNOWN = 255
@@ -93,9 +90,7 @@ class Forked:
 
 def adopt_orphans() -> bool:
     """Become the parent of what descendants leave behind; whether the system can do that."""
-    if sys.platform != "linux":
-        return False
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    return prctl.become_subreaper()
 
 
 def collect_strays(known: Collection[int]) -> None:
@@ -121,5 +116,5 @@ def tie_to(parent: int) -> bool:
     between, until = os.getppid(), time.monotonic() + _TIED_S
     while os.getppid() == between != parent and time.monotonic() < until:
         time.sleep(0.0002)  # exiting takes the go-between so long
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    prctl.die_with_parent(signal.SIGTERM)
     return os.getppid() == parent

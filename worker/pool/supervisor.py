@@ -28,11 +28,11 @@ from worker.pool.observer import Needs, Observer
 from worker.pool.spawner import Spawner
 from worker.queue import OUTAGE, QueueScheduler, keep_off, sweep
 from yard.broker import connections
-from yard.cluster import Bounds, announce, format_problem
+from yard.cluster import Bounds, announce_presence, format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
 from yard.platform import StopSignals, extras
-from yard.routing import unmet
+from yard.routing import unmet_warmups
 from yard.settings import Settings
 
 _log = structlog.get_logger()
@@ -183,7 +183,7 @@ class Pool:
             {c.name: c.idle_since for c in staying if c.idle_since is not None},
             self._started_at,
             self._guard,
-            len(unmet(self._redis, self.name, self._scheduler.known.__contains__)),
+            len(unmet_warmups(self._redis, self.name, self._scheduler.known.__contains__)),
         )
 
     def _place_guard(self, found: Guard | None) -> None:
@@ -234,7 +234,7 @@ class Pool:
             "arrivals_s": self._observer.arrivals_s,
             "start_s": round(self._observer.start_s, 3),
         }
-        announce(self._redis, "pool", self.name, what)
+        announce_presence(self._redis, "pool", self.name, what)
         self._outdated = format_problem(self._redis)
         self._beaten = self._clock()
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from redis import Redis
 
-from yard.broker import Argument, Script
-from yard.cluster import announce, withdraw_worker
-from yard.contract import keys, moment
+from yard.broker import Script, ScriptArgument
+from yard.cluster import announce_presence, withdraw_worker
+from yard.contract import format_time, keys
 
 #: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")
@@ -42,7 +42,7 @@ class Registration:
         self._key = keys.key("worker", worker)
         self._queues: frozenset[str] = frozenset()
         self._entry: dict[str, str | int] = {
-            "birth": moment(),
+            "birth": format_time(),
             "hostname": socket.gethostname(),
             "ip_address": "unknown",
             "pid": os.getpid(),
@@ -74,8 +74,8 @@ class Registration:
             failed: What could not be loaded, by the same; see `yard.cluster.presence.FailedLoad`.
         """
         left = self._queues - set(queues)
-        arguments: list[Argument] = [self._worker, len(queues), *queues, len(left), *left]
-        for name, value in (self._entry | {"last_heartbeat": moment()}).items():
+        arguments: list[ScriptArgument] = [self._worker, len(queues), *queues, len(left), *left]
+        for name, value in (self._entry | {"last_heartbeat": format_time()}).items():
             arguments += [name, value]
         _BEAT(self._redis, arguments)
         self._queues = frozenset(queues)
@@ -86,7 +86,7 @@ class Registration:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        announce(self._redis, "worker", self._worker, what)
+        announce_presence(self._redis, "worker", self._worker, what)
 
     def set_state(self, state: str) -> None:
         """Say what the worker does: idle, busy or suspended."""
@@ -98,7 +98,7 @@ class Registration:
     def begin_load(self) -> None:
         """Say that the worker is busy without a batch: it loads, and this load is a new one."""
         pipe = self._redis.pipeline(transaction=True)
-        pipe.hset(self._key, mapping={"state": "busy", "my_load": moment()})
+        pipe.hset(self._key, mapping={"state": "busy", "my_load": format_time()})
         pipe.expire(self._key, keys.WORKER_TTL_S)
         pipe.execute()
 

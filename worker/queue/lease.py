@@ -33,7 +33,7 @@ from redis.exceptions import NoScriptError
 from worker.queue.outcomes import EndedJob, chunked
 from worker.queue.pipeline import PipelinedConnection
 from worker.queue.recovery import Reaped, reap
-from yard.broker import Argument, Script
+from yard.broker import Script, ScriptArgument
 from yard.contract import wire
 from yard.settings import Settings
 
@@ -117,7 +117,7 @@ class EndedBatch(NamedTuple):
 
     batch: Batch
     endings: Sequence[EndedJob]
-    calls: Sequence[Sequence[Argument]]
+    calls: Sequence[Sequence[ScriptArgument]]
 
 
 class Suspended(Exception):
@@ -163,7 +163,7 @@ class Lease:
             raise Suspended
         return int(reply[1]) if reply[0] == b"idle" else _batch(token, replies)
 
-    def _together(self, calls: Sequence[Sequence[Argument]]) -> list[Any]:
+    def _together(self, calls: Sequence[Sequence[ScriptArgument]]) -> list[Any]:
         """The replies to a claim and to what is sent behind it."""
         line = self.line()
         line.send(_commands(calls))
@@ -184,10 +184,10 @@ class Lease:
 
     def _claim_calls(
         self, token: str, queues: Sequence[str], ahead_of: str = ""
-    ) -> list[list[Argument]]:
+    ) -> list[list[ScriptArgument]]:
         """The arguments of a claim, and of the calls for more of its batch, if it takes several."""
         bounds = self._settings
-        calls: list[list[Argument]] = [
+        calls: list[list[ScriptArgument]] = [
             [
                 self._worker,
                 token,
@@ -255,10 +255,10 @@ class Lease:
         """
         about = wire.dumps(dict(run))
         chunks = chunked(endings) or [[]]
-        calls: list[list[Argument]] = []
+        calls: list[list[ScriptArgument]] = []
         for place, chunk in enumerate(chunks, start=1):
             counted = measures if place == len(chunks) else ()
-            arguments: list[Argument] = [self._worker, batch.token, batch.queue]
+            arguments: list[ScriptArgument] = [self._worker, batch.token, batch.queue]
             arguments += [place, len(chunks), len(chunk), len(counted), about]
             for job in chunk:
                 arguments += job
@@ -330,7 +330,7 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        arguments: list[Argument] = [self._worker, batch.token, model]
+        arguments: list[ScriptArgument] = [self._worker, batch.token, model]
         for entry in wanted:
             arguments += entry
         replies = _FORWARD(self._redis, arguments)
@@ -346,7 +346,7 @@ class Lease:
         return reap(self._redis, self._worker, "released", self._settings)
 
 
-def _commands(calls: Sequence[Sequence[Argument]]) -> list[tuple[Argument, ...]]:
+def _commands(calls: Sequence[Sequence[ScriptArgument]]) -> list[tuple[ScriptArgument, ...]]:
     """The commands of a claim's calls."""
     return [_CLAIM.command(calls[0]), *map(_MORE.command, calls[1:])]
 

@@ -15,7 +15,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from yard.broker import Argument
+from yard.broker import ScriptArgument
 
 
 class PipelinedConnection:
@@ -30,7 +30,7 @@ class PipelinedConnection:
         self._connection: Any = None
         self._sent: deque[int] = deque()
 
-    def send(self, commands: Sequence[Sequence[Argument]]) -> None:
+    def send(self, commands: Sequence[Sequence[ScriptArgument]]) -> None:
         """Send commands, whose replies `receive` gives together.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Literal
 from redis import Redis
 
 from worker.queue.outcomes import CRASHED, EXPIRED, OVERRAN
-from yard.broker import Argument, Script
+from yard.broker import Script, ScriptArgument
 from yard.settings import Settings
 
 #: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was
@@ -92,7 +92,7 @@ def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
     Raises:
         RedisError: Redis does not answer.
     """
-    arguments: list[Argument] = [settings.attempts, settings.failure_ttl_s]
+    arguments: list[ScriptArgument] = [settings.attempts, settings.failure_ttl_s]
     arguments += [int(settings.lease_s * 1000), _SWEEP_LEASES, _SWEEP_DEADLINES, _SWEEP_ENTRIES]
     arguments += [*CRASHED, *EXPIRED]
     expired, reaped = 0, []

@@ -14,9 +14,9 @@ from typing import Any
 from redis import Redis
 
 from worker.queue.fair_queue import FairQueue
-from yard.cluster import waits_s
+from yard.cluster import read_waits_s
 from yard.contract import keys
-from yard.registry import State, read_served_queues
+from yard.registry import VersionState, read_served_queues
 
 #: How long the queues are remembered.
 _TTL_S = 1.0
@@ -65,7 +65,7 @@ class QueueScheduler:
         self._waits_s: dict[str, float] = {}
         self._off: frozenset[str] = frozenset()
         self._is_at_work = False
-        self._states: dict[str, tuple[State, str]] = {}
+        self._states: dict[str, tuple[VersionState, str]] = {}
         self._dropped: set[str] = set()
 
     def queues(self) -> list[str]:
@@ -84,7 +84,7 @@ class QueueScheduler:
             }
             self._states = states
             # Nothing waits for long where a worker is idle.
-            self._waits_s = waits_s(self._redis, self._queues) if self._is_at_work else {}
+            self._waits_s = read_waits_s(self._redis, self._queues) if self._is_at_work else {}
             self._off = read_off(self._redis, self._worker) if self._worker else frozenset()
             self._is_at_work = False
             self._read_at = now = self._clock()

@@ -1,10 +1,10 @@
-"""Clients of Redis in three profiles, because no single time limit fits all calls.
+"""Redis clients in three profiles, because no single timeout fits all calls.
 
 redis-py waits 5 s and tries 10 times by default: a gateway would hang for most of a minute on a
-Redis that is gone, a blocking read longer than 5 s would fail, and a worker would repeat what may
-not be repeated. Here each caller says what it is: `fast` must answer at once, `steady` does work in
-a loop that knows what is safe to repeat, `blocking` waits for something to come. None decodes
-replies. A URL may name a Redis, or the Sentinels that know which one is the primary.
+Redis that is gone, a blocking read longer than 5 s would fail, and a worker would repeat calls that
+may not be repeated. So each caller picks a profile: `fast` must answer at once, `steady` works in a
+loop that knows what is safe to repeat, `blocking` waits for something to come. None decodes
+replies. A URL names a Redis, or the Sentinels that know the primary.
 """
 
 from __future__ import annotations
@@ -26,27 +26,25 @@ from yard.broker import sentinel
 from yard.errors import ConfigurationError, Unavailable
 from yard.settings import variable
 
-#: The oldest server that has what the scripts use; every Valkey is newer.
-OLDEST = (6, 2)
+#: Oldest server that the scripts run on; every Valkey is newer.
+OLDEST_REDIS = (6, 2)
 
-#: Connections that one client makes at most; redis-py's own bound of 100 is below a gateway's
-#: threads.
+#: Most connections of one client; redis-py's own bound of 100 is below a gateway's threads.
 MOST_CONNECTIONS = 512
 
-#: How long a loop waits for a reply, or a connection: well within a lease, so that a worker whose
-#: claim was not answered takes the batch up again before others take the worker for dead.
+#: Seconds that a loop waits for a reply or a connection: well within a lease, so that a worker
+#: whose claim was not answered takes the batch up again before others take the worker for dead.
 _ANSWER_S = 2.0
 
-#: A connection that was idle for this long is tried with a PING before it is used.
+#: Seconds after which an idle connection is tried with a PING before it is used.
 _HEALTH_CHECK_S = 15
 
 
 def fast(url: str, name: str = "modelyard") -> Redis:
-    """A client whose calls end in under 1 s, by a reply or by an error.
+    """Returns a client whose calls end in under 1 s, by a reply or an error.
 
-    A connection that turns out to be closed is made anew, once: Redis was restarted. A call that
-    got no reply in time is not repeated. Where Sentinels are asked first, each of them that does
-    not answer adds 0.3 s.
+    A connection that turns out to be closed (Redis was restarted) is replaced once. A call without
+    a reply in time is not repeated. Each Sentinel that does not answer adds 0.3 s.
 
     Raises:
         ConfigurationError: ``url`` is none of Redis.
@@ -62,7 +60,7 @@ def fast(url: str, name: str = "modelyard") -> Redis:
 
 
 def steady(url: str, name: str = "modelyard") -> Redis:
-    """A client for loops that try again by themselves: 2 s for a reply, nothing repeated.
+    """Returns a client for loops that retry by themselves: 2 s for a reply, nothing repeated.
 
     Raises:
         ConfigurationError: ``url`` is none of Redis.
@@ -77,7 +75,7 @@ def steady(url: str, name: str = "modelyard") -> Redis:
 
 
 def blocking(url: str, block_s: float, name: str = "modelyard") -> Redis:
-    """A client for calls that block for up to ``block_s`` on purpose; nothing repeated.
+    """Returns a client for calls that block up to ``block_s`` on purpose; nothing repeated.
 
     A repeated BLPOP could take a second element where the reply with the first was lost.
 
@@ -95,10 +93,10 @@ def blocking(url: str, block_s: float, name: str = "modelyard") -> Redis:
 
 @contextmanager
 def redis_reachable() -> Iterator[None]:
-    """Turns Redis' absence, in all its forms, into `Unavailable`."""
+    """Turns every form of Redis' absence into `Unavailable`."""
     try:
         yield
-    except BrokenPipeError:  # who reads our output has left; redis-py names its own otherwise
+    except BrokenPipeError:  # the reader of our output has left; redis-py raises its own types
         raise
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
@@ -109,12 +107,12 @@ def redis_reachable() -> Iterator[None]:
         raise Unavailable(f"Redis refuses: {error}") from error
 
 
-def redacted(url: str) -> str:
-    """``url`` for logs and messages, without its password."""
+def redact_url(url: str) -> str:
+    """Returns ``url`` without its password, for logs and messages."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
-        return "..."  # no URL, so nothing tells which part of it is secret
-    if not rest.startswith("/"):  # a path has no user; an address ends its user at the last @
+        return "..."  # no URL, so any part of it may be secret
+    if not rest.startswith("/"):  # a path has no user; in an address the user ends at the last @
         user, at, place = rest.rpartition("@")
         hidden = f"{user.partition(':')[0]}:***" if ":" in user else "***"
         rest = f"{hidden}@{place}" if at else place
@@ -122,7 +120,7 @@ def redacted(url: str) -> str:
 
 
 def server_version(redis: Redis) -> tuple[int, ...]:
-    """The Redis version that the server speaks; a Valkey names the one that it is compatible with.
+    """Returns the server's Redis version; a Valkey names the one that it is compatible with.
 
     Raises:
         Unavailable: It does not answer.
@@ -131,7 +129,7 @@ def server_version(redis: Redis) -> tuple[int, ...]:
 
 
 def check_server(redis: Redis) -> None:
-    """Nothing, if the server can do what Modelyard needs.
+    """Checks that Modelyard can run on the server.
 
     Raises:
         ConfigurationError: It is too old, or a Redis Cluster.
@@ -139,7 +137,7 @@ def check_server(redis: Redis) -> None:
     """
     info = _server_info(redis)
     version = _version_of(info)
-    if version < OLDEST:
+    if version < OLDEST_REDIS:
         raise ConfigurationError(
             f"Redis {'.'.join(map(str, version))} is too old: "
             "Modelyard needs Redis 6.2 or Valkey 7.2"
@@ -170,20 +168,19 @@ def _client(url: str, *, retries: int, **options: Any) -> Redis:
         pool = connections(
             url,
             max_connections=MOST_CONNECTIONS,
-            # Not on a time-out: the call may have been carried out, and the time is used up.
+            # Not on a timeout: the call may have been carried out, and the time is used up.
             retry=Retry(NoBackoff(), retries, supported_errors=(RedisConnectionError,)),
-            # Each costs a round trip for each connection, and the first may stretch the time
-            # limits.
+            # Each costs a round trip per connection, and the first may stretch the timeouts.
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             driver_info=None,
             **options,
         )
-        # Makes no connection; it shows now, not at the first call, that an option does not exist.
+        # Connects to nothing; an option that does not exist fails now, not at the first call.
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, RedisError) as error:
         raise _bad_url(url, error) from None
     if pool.connection_kwargs.get("decode_responses"):
-        raise ConfigurationError(f"{redacted(url)}: decode_responses must not be set")
+        raise ConfigurationError(f"{redact_url(url)}: decode_responses must not be set")
     return Redis.from_pool(pool)
 
 
@@ -195,4 +192,4 @@ def _bad_url(url: str, error: Exception) -> ConfigurationError:
     else:
         reason = "is no Redis URL: redis://[[user]:password@]host[:port][/db], rediss://..., "
         reason += f"unix:///path/to/socket or {sentinel.FORM}"
-    return ConfigurationError(f"{variable('redis_url')}={redacted(url)!r} {reason}")
+    return ConfigurationError(f"{variable('redis_url')}={redact_url(url)!r} {reason}")

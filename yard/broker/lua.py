@@ -1,8 +1,8 @@
-"""How a Lua file becomes a function: loaded once, run by its digest, one round trip a call.
+"""Lua scripts as functions: loaded once, run by digest, one round trip a call.
 
 Scripts that several parts call are in ``yard/scripts``, those of one end of the queue in
-``producer/scripts`` and ``worker/scripts``. Each is headed by the keys and arguments that it takes.
-A line ``--- use NAME`` pulls in ``NAME.lua`` of the same folder or of ``yard/scripts``, and every
+``producer/scripts`` and ``worker/scripts``. Each begins with the keys and arguments that it takes.
+A line ``--- use NAME`` includes ``NAME.lua`` of the same folder or of ``yard/scripts``. Every
 script sees the key families of `yard.contract.keys` as the table ``K``, so that no key is spelled
 twice.
 """
@@ -20,20 +20,20 @@ from redis.exceptions import NoScriptError
 
 from yard.contract import keys
 
-Argument = str | bytes | int | float
+ScriptArgument = str | bytes | int | float
 
 _CONSTANT = re.compile(r"\bK\.(\w+)")
 _USE = re.compile(r"^--- use (\w+)\n", re.MULTILINE)
 
 
 class Script:
-    """One Lua file, ready to be called.
+    """One Lua script, ready to be called.
 
     Args:
         package: The package that has a folder ``scripts``.
         name: The file's name without ``.lua``.
-        before: Scripts that a server is taught before this one: where it knows this one, it knows
-            them, unless somebody has flushed its scripts.
+        before: Scripts to load before this one: a server that knows this one knows them, unless its
+            scripts were flushed.
     """
 
     def __init__(self, package: str, name: str, before: Sequence[Script] = ()) -> None:
@@ -43,8 +43,8 @@ class Script:
         self.source = _constants(text) + text
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(self, redis: Redis, arguments: Sequence[Argument]) -> Any:
-        """Run it; a server that does not know it yet (new, or restarted) is taught first."""
+    def __call__(self, redis: Redis, arguments: Sequence[ScriptArgument]) -> Any:
+        """Runs the script; loads it first on a server that is new or was restarted."""
         try:
             return redis.evalsha(self.sha, 0, *arguments)
         except NoScriptError:
@@ -52,13 +52,13 @@ class Script:
                 redis.script_load(script.source)
             return redis.eval(self.source, 0, *arguments)
 
-    def command(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
-        """The command that runs it on a server that knows it; for a pipeline of one's own."""
+    def command(self, arguments: Sequence[ScriptArgument]) -> tuple[ScriptArgument, ...]:
+        """Returns the command that runs it on a server that knows it, for a caller's pipeline."""
         return ("EVALSHA", self.sha, 0, *arguments)
 
 
 def _constants(text: str) -> str:
-    """The table ``K`` of what ``text`` uses of it: it is made anew at each call of the script."""
+    """The part of the table ``K`` that ``text`` uses: each call of the script makes it again."""
     used = set(_CONSTANT.findall(text))
     names = [f"{name}='{value}'" for name, value in (keys.PREFIXES | keys.SINGLES).items()]
     numbers = [f"{name}={value}" for name, value in keys.NUMBERS.items()]
@@ -67,7 +67,7 @@ def _constants(text: str) -> str:
 
 
 def _read(package: str, name: str, seen: frozenset[str] = frozenset()) -> str:
-    """The file's text with what it uses in place, each used file once."""
+    """The file's text with the files that it uses in place, each once."""
     file = files(package).joinpath("scripts", f"{name}.lua")
     if not file.is_file():
         file = files("yard").joinpath("scripts", f"{name}.lua")

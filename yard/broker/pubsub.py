@@ -1,8 +1,8 @@
-"""A channel of Redis that is listened to, by a connection that is known to be whole.
+"""A Redis subscription whose connection is known to be whole.
 
-A reader that only waits cannot tell a silent channel from a connection whose other end is gone (a
-router that forgot it, a machine that was cut off), and redis-py sends its PING without ever missing
-the answer. Here, silence is broken by a PING, and a PING that stays unanswered is an outage.
+A reader that only waits cannot distinguish a silent channel from a connection whose other end is
+gone (a router that forgot it, a machine that was cut off), and redis-py sends its PING without ever
+missing the answer. Here, silence is broken by a PING, and a PING without an answer is an outage.
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from yard.broker import connections
 
-#: After so much silence, in seconds, Redis is asked whether it is there,
+#: Seconds of silence after which a PING is sent.
 _ASK_S = 1.0
-#: and after so much it is not.
+#: Seconds of silence after which Redis counts as away.
 _DEAF_S = 3.0
 
 
 class Subscription:
-    """One subscribed channel; a context that closes its connection.
+    """One subscribed channel; a context manager that closes its connection.
 
     Args:
         url: The Redis.
         channel: The channel.
-        wait_s: How long `next` waits, in seconds; below a second.
+        wait_s: Longest wait of `next`, in seconds; below a second.
+
+    Attributes:
+        is_confirmed: True once Redis has confirmed the subscription.
 
     Raises:
         RedisError: Redis does not answer.
@@ -58,12 +61,12 @@ class Subscription:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Closes the connection."""
         self._pubsub.close()
         self._redis.close()
 
     def next(self) -> bytes | None:
-        """The next message; None if none came within the time.
+        """Returns the next message; None if none came in time.
 
         Raises:
             RedisError: Redis is away, or has been silent for too long.

@@ -1,9 +1,9 @@
-"""A Redis that Sentinels watch: which server is the primary now is asked of them, not configured.
+"""Connections to a Redis behind Sentinels: they name the primary, no setting does.
 
-``redis+sentinel://user:password@host:port,host:port/service/db`` names the Sentinels and what they
-call the server; `rediss+sentinel` is the same by TLS. A new connection asks the first Sentinel that
+``redis+sentinel://user:password@host:port,host:port/service/db`` names the Sentinels and their name
+of the server; `rediss+sentinel` is the same by TLS. A new connection asks the first Sentinel that
 answers; a connection whose server has become a replica is closed, and the next one asks again. To
-those who call, a failover is an outage like any other, and the same code gets over it.
+callers a failover is an outage like any other, and the same code handles it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-#: How long one Sentinel may take to answer, in seconds; then the next is asked.
+#: Seconds that one Sentinel may take to answer; then the next is asked.
 _ASK_S = 0.3
 
 _DEFAULT_PORT = 26379
@@ -30,26 +30,26 @@ _URL = re.compile(
 )
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>\d{1,5}))?")
 
-#: What a URL looks like, for messages.
+#: Form of a URL, for messages.
 FORM = "redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db]"
 
-#: Options of the URL that are for the Sentinels, which have passwords of their own.
+#: Options of the URL for the Sentinels, which have passwords of their own.
 _OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
 def is_sentinel(url: str) -> bool:
-    """Whether a URL names Sentinels rather than a Redis."""
+    """True if a URL names Sentinels rather than a Redis."""
     return url.startswith(("redis+sentinel://", "rediss+sentinel://"))
 
 
 class Sentinels(Sentinel):
-    """The Sentinels; what they cannot say is one line, and names no option of a connection."""
+    """The Sentinels; their errors are one line, and name no option of a connection."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Host and port of the primary.
+        """Returns host and port of the primary.
 
         Raises:
-            MasterNotFoundError: None answers, or none knows a primary that is up; that is a
+            MasterNotFoundError: None answers, or none knows a primary that is up; a
                 ``ConnectionError`` of redis-py's.
         """
         try:
@@ -62,16 +62,16 @@ class Sentinels(Sentinel):
         return str(host), int(port)
 
     def __str__(self) -> str:
-        """Where they are."""
+        """Addresses of the Sentinels."""
         known = (one.connection_pool.connection_kwargs for one in self.sentinels)
         return ", ".join(sorted(f"{at['host']}:{at['port']}" for at in known))
 
 
 class PrimaryPool(SentinelConnectionPool):
-    """Connections to whichever server is the primary; closing it closes those to the Sentinels."""
+    """Connections to the primary of the moment; closing it closes those to the Sentinels."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections; idle ones alone where the primary has changed."""
+        """Closes the connections; only idle ones where the primary has changed."""
         super().disconnect(inuse_connections)
         if inuse_connections:
             for sentinel in self.sentinel_manager.sentinels:
@@ -79,11 +79,11 @@ class PrimaryPool(SentinelConnectionPool):
 
 
 def pool(url: str, **options: Any) -> PrimaryPool:
-    """A pool of connections to the primary; nothing is asked before the first is made.
+    """Returns a pool of connections to the primary; asks nothing before the first is made.
 
     Args:
-        url: As `FORM` says; options after ``?`` are those of a Redis URL, and `sentinel_username`
-            and `sentinel_password`.
+        url: In the form of `FORM`; options after ``?`` are those of a Redis URL, and
+            `sentinel_username` and `sentinel_password`.
         options: Of the pool and its connections, over those of the URL.
 
     Raises:
@@ -101,7 +101,7 @@ def pool(url: str, **options: Any) -> PrimaryPool:
         sentinel_kwargs={
             "socket_connect_timeout": _ASK_S,
             "socket_timeout": _ASK_S,
-            # Its connections are idle for days; one that was closed meanwhile is made anew.
+            # Its connections are idle for days; one that was closed meanwhile is replaced.
             "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             "ssl": is_tls,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),

@@ -1,38 +1,52 @@
-"""The running cluster: which pools and workers live, what waits, what crashed."""
+"""The running cluster: pools and workers that are alive, work that waits, crashes, metrics."""
 
 from yard.cluster import metrics
-from yard.cluster.capacity import KEEP, Bounds, Pace, Work, is_long, seconds_of_work, wanted
+from yard.cluster.capacity import (
+    KEEP_HEADROOM,
+    Bounds,
+    Pace,
+    Work,
+    has_long_batches,
+    seconds_of_work,
+    workers_wanted,
+)
 from yard.cluster.crash_loops import (
-    LOOP,
+    LOOP_CRASHES,
     CrashLoop,
     count_crash,
-    held_back,
-    note_crash,
+    held_back_queues,
     read_crash_loops,
+    record_crash,
 )
 from yard.cluster.format_version import format_problem, settle_format
-from yard.cluster.metrics import DEFINITIONS, MetricDefinition, Series, labels_of, parse_field
+from yard.cluster.metrics import (
+    METRIC_DEFINITIONS,
+    MetricDefinition,
+    Series,
+    parse_metric_field,
+    version_labels,
+)
 from yard.cluster.presence import (
     WORKER_STATES,
     PoolInfo,
     Presence,
-    announce,
+    announce_presence,
     read_presence,
-    why_none_looks,
+    why_no_pool_works,
     withdraw_worker,
 )
 from yard.cluster.workload import (
     announced_arrivals_s,
     announced_start_s,
+    read_waits_s,
     read_workload,
-    waits_s,
     write_paces,
 )
 
 __all__ = [
-    "DEFINITIONS",
-    "KEEP",
-    "LOOP",
+    "KEEP_HEADROOM",
+    "LOOP_CRASHES",
+    "METRIC_DEFINITIONS",
     "WORKER_STATES",
     "Bounds",
     "CrashLoop",
@@ -42,25 +56,25 @@ __all__ = [
     "Presence",
     "Series",
     "Work",
-    "announce",
+    "announce_presence",
     "announced_arrivals_s",
     "announced_start_s",
     "count_crash",
     "format_problem",
-    "held_back",
-    "is_long",
-    "labels_of",
+    "has_long_batches",
+    "held_back_queues",
     "metrics",
-    "note_crash",
-    "parse_field",
+    "parse_metric_field",
     "read_crash_loops",
     "read_presence",
+    "read_waits_s",
     "read_workload",
+    "record_crash",
     "seconds_of_work",
     "settle_format",
-    "waits_s",
-    "wanted",
-    "why_none_looks",
+    "version_labels",
+    "why_no_pool_works",
     "withdraw_worker",
+    "workers_wanted",
     "write_paces",
 ]

@@ -1,12 +1,12 @@
-"""How much work waits, and how many workers it is for: the arithmetic of scaling, and nothing else.
+"""Capacity: the work that waits, and the workers that it needs. The arithmetic of scaling.
 
-Pools decide by it how many workers to run, and the gateway tells the same figures to whoever scales
-from outside, so it lives where both may import it. Pure: no clock, no Redis;
-`yard.cluster.workload` reads what goes in.
+Pools decide by it how many workers to run, and the gateway reports the same figures to scalers from
+outside, so it lives where both may import it. Pure: no clock, no Redis; `yard.cluster.workload`
+reads the input.
 
-Everything is in seconds of work: what a single worker would be busy for. A batch of a version takes
-``batch_s + rows * row_s``, both measured by workers. Work that must be done within the target wait,
-divided by the target wait, is workers; so is what arrives in a second, in seconds of work. A
+Everything is in seconds of work: the time for which a single worker would be busy. A batch of a
+version takes ``batch_s + rows * row_s``, both measured by workers. Work that must be done within
+the target wait, divided by the target wait, is workers; so is the work that arrives in a second. A
 version needs the larger of the two.
 """
 
@@ -16,27 +16,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
-#: Workers for what arrives, as multiples of what it would keep busy all the time: the first when it
-#: is asked whether more are needed, the second whether fewer would do. Between them nothing moves.
-GROW, KEEP = 1.1, 1.25
+#: Workers for arriving work, as multiples of those that it would keep busy all the time: the first
+#: decides whether to grow, the second whether to shrink. Between them nothing changes.
+GROW_HEADROOM, KEEP_HEADROOM = 1.1, 1.25
 
-#: A version whose next batch takes this part of the target wait holds others up, and is given
-#: workers of its own.
-_LONG = 0.5
+#: A version whose next batch takes this part of the target wait delays others, and gets workers of
+#: its own.
+_LONG_BATCH = 0.5
 
 #: Less of a worker than this is rounding.
-_CRUMB = 1e-6
+_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast workers are with a version, as they have measured it.
+    """Speed of workers with a version, as they have measured it.
 
     Attributes:
-        batch_s: What a batch costs however few rows it has, in seconds.
-        row_s: What each row adds, in seconds.
-        load_s: What it takes to load the version, in seconds.
-        rows: Rows in a job, in the mean.
+        batch_s: Fixed cost of a batch, in seconds.
+        row_s: Cost of each row, in seconds.
+        load_s: Time to load the version, in seconds.
+        rows: Mean number of rows in a job.
     """
 
     batch_s: float
@@ -45,7 +45,7 @@ class Pace:
     rows: float
 
 
-#: Taken for a version that nobody has measured; such a version gets one worker, and is measured.
+#: Assumed for a version without measurements; such a version gets one worker, and is measured.
 PRIOR = Pace(batch_s=0.005, row_s=0.001, load_s=1.0, rows=1.0)
 
 
@@ -54,14 +54,14 @@ class Work:
     """One queue, as it stands.
 
     Attributes:
-        queue: Its name: a version's ``model@version``, or a model, whose front door it is.
+        queue: Its name: a version's ``model@version``, or a model's for its unversioned queue.
         depth: Jobs that wait.
-        rows: Their rows, as far as it is known.
+        rows: Their rows, as far as known.
         running: Jobs that workers have claimed and not ended.
         arrivals_s: Jobs that arrive in a second.
         holders: Workers that have the version loaded.
-        pace: How fast workers are with it; None if nobody has measured it.
-        oldest_s: How long the first job has waited, in seconds.
+        pace: Speed of workers with it; None if it was never measured.
+        oldest_s: Wait of the first job, in seconds.
     """
 
     queue: str
@@ -75,29 +75,29 @@ class Work:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything waits, runs or arrives."""
+        """True if anything waits, runs or arrives."""
         return self.depth > 0 or self.running > 0 or self.arrivals_s > 0
 
     @property
-    def is_door(self) -> bool:
-        """Whether it is a model's front door, where nothing is predicted or loaded."""
+    def is_unversioned(self) -> bool:
+        """True for a model's unversioned queue: nothing is predicted or loaded for it."""
         return "@" not in self.queue
 
     @property
     def is_cold(self) -> bool:
-        """Whether jobs wait that no worker has loaded the version for."""
-        return self.depth > 0 and self.holders == 0 and not self.is_door
+        """True if jobs wait and no worker has the version loaded."""
+        return self.depth > 0 and self.holders == 0 and not self.is_unversioned
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the operator has set.
+    """Bounds that the operator has set.
 
     Attributes:
-        wait_s: How long a job should wait at most: the target.
+        wait_s: Longest wait that a job should have, in seconds: the target.
         batch_jobs: Jobs in a batch, at most.
         batch_rows: Rows in a batch, at most.
-        start_s: How long a worker takes to start.
+        start_s: Time that a worker takes to start, in seconds.
     """
 
     wait_s: float = 1.0
@@ -107,7 +107,7 @@ class Bounds:
 
 
 def seconds_of_work(work: Work, bounds: Bounds) -> float:
-    """What waits, what runs and what has to be loaded for it, in seconds of one worker."""
+    """Returns the work that waits and runs, and its load if any, in seconds of one worker."""
     pace = work.pace or PRIOR
     running = work.running * pace.rows * pace.row_s
     running += ceil(work.running / bounds.batch_jobs) * pace.batch_s
@@ -115,16 +115,16 @@ def seconds_of_work(work: Work, bounds: Bounds) -> float:
     return waiting + running + (pace.load_s if work.is_cold else 0.0)
 
 
-def need(work: Work, bounds: Bounds, headroom: float = GROW) -> float:
-    """Workers that a queue needs, a fraction where it may share one.
+def workers_needed(work: Work, bounds: Bounds, headroom: float = GROW_HEADROOM) -> float:
+    """Returns the workers that a queue needs, a fraction where it may share one.
 
-    The larger of two: enough for what arrives, in full batches, with ``headroom``; and enough that
-    what is there is done within the target wait, counted from when a worker that starts now could
-    help, but no more than there are batches to take. A version that nobody has measured needs one.
+    The larger of two: enough for what arrives, in full batches, with ``headroom``; and enough to
+    finish what is there within the target wait, counted from when a worker that starts now could
+    help, but no more than there are batches to take. A version without measurements needs one.
     """
     if not work.is_active:
         return 0.0
-    if work.pace is None and not work.is_door:
+    if work.pace is None and not work.is_unversioned:
         return 1.0
     pace = work.pace or PRIOR
     rows = max(1.0, min(bounds.batch_rows, bounds.batch_jobs * pace.rows))
@@ -133,45 +133,49 @@ def need(work: Work, bounds: Bounds, headroom: float = GROW) -> float:
     return max(arriving * headroom, min(due, _batches(work, bounds) + work.running))
 
 
-def wanted(works: Iterable[Work], bounds: Bounds, headroom: float = GROW) -> dict[str, int]:
-    """Workers that each queue is due; their sum is how many there should be.
+def workers_wanted(
+    works: Iterable[Work], bounds: Bounds, headroom: float = GROW_HEADROOM
+) -> dict[str, int]:
+    """Returns the number of workers due to each queue; the sum is the number to run.
 
-    Versions share workers, so that a queue may be due none and be served all the same. Those that
-    nobody has loaded share others than those that are being served, so that each gets a worker at
-    once; one whose batches are long shares with nobody, for it would hold the others up.
+    Versions share workers, so a queue that is due none may be served all the same. Versions that no
+    worker has loaded share among themselves, apart from those being served, so that each gets a
+    worker at once. A version with long batches shares with none: it would delay the others.
     """
-    needs = {work: need(work, bounds, headroom) for work in works}
-    cold = [work for work in needs if work.is_cold or (work.pace is None and not work.is_door)]
-    long = [work for work in needs if work not in cold and is_long(work, bounds)]
+    needs = {work: workers_needed(work, bounds, headroom) for work in works}
+    cold = [
+        work for work in needs if work.is_cold or (work.pace is None and not work.is_unversioned)
+    ]
+    long = [work for work in needs if work not in cold and has_long_batches(work, bounds)]
     warm = [work for work in needs if work not in cold and work not in long]
-    seats = _seated(warm, needs) | _seated(cold, needs)
+    slots = _slots(warm, needs) | _slots(cold, needs)
     for work in long:
-        seats |= _seated([work], needs)
-    return {work.queue: seats[work.queue] for work in needs}
+        slots |= _slots([work], needs)
+    return {work.queue: slots[work.queue] for work in needs}
 
 
-def _seated(works: Sequence[Work], needs: Mapping[Work, float]) -> dict[str, int]:
-    """Whole workers for those that share: the sum rounded up, the rest to the largest fractions."""
+def _slots(works: Sequence[Work], needs: Mapping[Work, float]) -> dict[str, int]:
+    """Whole workers for queues that share: the sum rounded up, the rest by largest fraction."""
     total = max(
-        ceil(sum(needs[work] for work in works) - _CRUMB), int(any(w.is_active for w in works))
+        ceil(sum(needs[work] for work in works) - _EPSILON), int(any(w.is_active for w in works))
     )
-    seats = {work.queue: floor(needs[work]) for work in works}
+    slots = {work.queue: floor(needs[work]) for work in works}
     by_rest = sorted(works, key=lambda work: (floor(needs[work]) - needs[work], work.queue))
-    for work in by_rest[: total - sum(seats.values())]:
-        seats[work.queue] += 1
-    return seats
+    for work in by_rest[: total - sum(slots.values())]:
+        slots[work.queue] += 1
+    return slots
 
 
-def is_long(work: Work, bounds: Bounds) -> bool:
-    """Whether the queue's next batch would hold other versions up."""
+def has_long_batches(work: Work, bounds: Bounds) -> bool:
+    """True if the queue's next batch would delay other versions."""
     if work.pace is None or not work.is_active:
         return False
     jobs = min(max(1, work.depth), bounds.batch_jobs)
     rows = min(jobs * work.pace.rows, max(bounds.batch_rows, work.pace.rows))
-    return work.pace.batch_s + rows * work.pace.row_s >= _LONG * bounds.wait_s
+    return work.pace.batch_s + rows * work.pace.row_s >= _LONG_BATCH * bounds.wait_s
 
 
 def _batches(work: Work, bounds: Bounds) -> int:
-    """Batches that wait."""
+    """Number of batches that wait."""
     by_rows = min(work.depth, ceil(work.rows / bounds.batch_rows))
     return max(ceil(work.depth / bounds.batch_jobs), by_rows)

@@ -1,11 +1,11 @@
-"""The version of what travels through Redis, and what two releases make of it.
+"""Format version of the data in Redis, by which releases detect that they cannot share it.
 
-Releases run side by side during a rolling update. A release may add: fields of a job's hash, of
-what is announced, of a manifest, whole keys; readers pass over what they do not know. Only what an
-older release would misread makes `FORMAT` rise. The number is in Redis, written by the first pool
-that comes, and a pool that finds a higher one than its own does not start, or drains if it runs;
-a gateway is not ready. So an operator who goes back to an older release is told why it does not
-serve. Raising the number, and rewriting what is there, is the newer release's business.
+Releases run side by side during a rolling update. A release may add fields to a job's hash, to an
+announcement or to a manifest, and whole keys; readers ignore what they do not know. `FORMAT` rises
+only for a change that an older release would misread. The first pool writes the number to Redis. A
+pool that finds a higher one than its own does not start, or drains if it runs; a gateway is not
+ready. So an operator who goes back to an older release learns why it does not serve. Raising the
+number, and rewriting what is there, is up to the newer release.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from yard.broker import redis_reachable
 from yard.contract import keys
 from yard.errors import ConfigurationError
 
-#: What this release writes and reads. 1: as it was in the first release.
+#: Format that this release writes and reads. 1: that of the first release.
 FORMAT = 1
 
 
 def settle_format(redis: Redis) -> None:
-    """Write this release's format, unless Redis has one already.
+    """Writes this release's format, unless Redis has one already.
 
     Raises:
         ConfigurationError: Redis has a newer one.
@@ -36,14 +36,16 @@ def settle_format(redis: Redis) -> None:
 
 
 def format_problem(redis: Redis) -> str:
-    """Why this release must keep off a Redis; empty if it need not. What is no number is no format.
+    """Returns why this release must keep off a Redis, or an empty text.
+
+    A value that is no number is no format.
 
     Raises:
         RedisError: Redis does not answer.
     """
     try:
         found: object = redis.get(keys.FORMAT)
-    except ResponseError:  # somebody's own under a name of ours
+    except ResponseError:  # the key holds another type
         return ""
     text = found.decode("ascii", "replace") if isinstance(found, bytes) else ""
     if not text.isdecimal() or int(text) <= FORMAT:

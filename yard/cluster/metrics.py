@@ -1,10 +1,10 @@
-"""Every metric of jobs, once: its name, labels, help text and buckets, and how Redis keeps it.
+"""Definitions of the job metrics: name, labels, help text, buckets, and their form in Redis.
 
 Workers and the reaper count in one hash, `yard.contract.keys.METRICS`, inside the scripts that end
 jobs, so that a count is as durable as the job; the gateway reads the hash when it is scraped. A
 field is one number: ``name|label=value|label=value``. A histogram has a field for each bucket,
-``name_bucket|...|le=0.005``, which counts only what fell between the bound before and its own (so
-that a worker adds to one field; the gateway adds them up), and ``name_sum`` and ``name_count``.
+``name_bucket|...|le=0.005``, which counts only values between the bound before and its own (a
+worker adds to one field, the gateway sums them up), and ``name_sum`` and ``name_count``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MetricDefinition:
 
     Attributes:
         name: As Prometheus shows it; a histogram's fields add ``_bucket``, ``_sum`` and ``_count``.
-        kind: What it is.
+        kind: Counter or histogram.
         help: One sentence for people.
         labels: Names of its labels, in the order of a field.
         bounds: Upper bounds of a histogram's buckets, rising; beyond the last is ``+Inf``.
@@ -48,9 +48,9 @@ class MetricDefinition:
     bounds: tuple[float, ...] = ()
 
 
-DEFINITIONS: Mapping[str, MetricDefinition] = {
-    measure.name: measure
-    for measure in (
+METRIC_DEFINITIONS: Mapping[str, MetricDefinition] = {
+    metric.name: metric
+    for metric in (
         MetricDefinition(
             "model_prediction_requests_total",
             "counter",
@@ -100,33 +100,33 @@ DEFINITIONS: Mapping[str, MetricDefinition] = {
 }
 
 
-def labels_of(ref: ModelRef) -> dict[str, str]:
-    """The labels of a version."""
+def version_labels(ref: ModelRef) -> dict[str, str]:
+    """Returns the labels of a version."""
     return {"model": ref.model, "model_version": ref.version}
 
 
 def field(name: str, labels: Mapping[str, str], le: str | None = None) -> str:
-    """The hash field of one series.
+    """Returns the hash field of one series.
 
     Args:
         name: A counter's name, or a histogram's with ``_bucket``, ``_sum`` or ``_count``.
-        labels: Every label of the measure; the order does not matter.
+        labels: Every label of the metric; the order does not matter.
         le: The bucket's upper bound as `bucket` gives it, only with ``_bucket``.
     """
-    parts = [name, *(f"{label}={labels[label]}" for label in _measure_of(name).labels)]
+    parts = [name, *(f"{label}={labels[label]}" for label in _metric_of(name).labels)]
     return "|".join(parts if le is None else [*parts, f"le={le}"])
 
 
-def bucket(measure: MetricDefinition, value: float) -> str:
-    """The upper bound of the bucket of ``value``, as text: ``0.005``, ``64.0``, ``+Inf``."""
-    place = bisect_left(measure.bounds, value)
-    return str(measure.bounds[place]) if place < len(measure.bounds) else "+Inf"
+def bucket(metric: MetricDefinition, value: float) -> str:
+    """Returns the upper bound of a value's bucket, as text: ``0.005``, ``64.0``, ``+Inf``."""
+    place = bisect_left(metric.bounds, value)
+    return str(metric.bounds[place]) if place < len(metric.bounds) else "+Inf"
 
 
 def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str, float]:
-    """What one observed ``value`` adds to a histogram: hash field to increment."""
+    """Returns the increments that one observed ``value`` makes, by hash field of a histogram."""
     return {
-        field(f"{name}_bucket", labels, bucket(DEFINITIONS[name], value)): 1,
+        field(f"{name}_bucket", labels, bucket(METRIC_DEFINITIONS[name], value)): 1,
         field(f"{name}_sum", labels): value,
         field(f"{name}_count", labels): 1,
     }
@@ -134,30 +134,30 @@ def observation(name: str, labels: Mapping[str, str], value: float) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A hash field, read back.
+    """A hash field, parsed.
 
     Attributes:
-        measure: The metric that it belongs to.
-        part: Which of a histogram's fields it is; ``total`` for a counter.
-        labels: Every label of the measure.
+        metric: Its metric.
+        part: The histogram's part that it counts; ``total`` for a counter.
+        labels: Every label of the metric.
         le: The upper bound, of a bucket only.
     """
 
-    measure: MetricDefinition
+    metric: MetricDefinition
     part: Literal["total", "bucket", "sum", "count"]
     labels: Mapping[str, str]
     le: str | None = None
 
 
-def parse_field(text: str) -> Series | None:
-    """The series of a hash field; None if `field` does not write it, whoever did."""
+def parse_metric_field(text: str) -> Series | None:
+    """Parses a hash field; None if `field` does not write such a one."""
     name, *pairs = text.split("|")
     labels = {label: value for label, _, value in (pair.partition("=") for pair in pairs)}
     le = labels.pop("le", None)
-    measure, part = _parse_name(name)
+    metric, part = _parse_name(name)
     if (
-        measure is None
-        or labels.keys() != set(measure.labels)
+        metric is None
+        or labels.keys() != set(metric.labels)
         or len(pairs) != len(labels) + bool(le)
     ):
         return None
@@ -165,19 +165,19 @@ def parse_field(text: str) -> Series | None:
         return None
     if (le is not None) != (part == "bucket"):
         return None
-    if le is not None and le not in (*map(str, measure.bounds), "+Inf"):
+    if le is not None and le not in (*map(str, metric.bounds), "+Inf"):
         return None
-    return Series(measure, part, labels, le)
+    return Series(metric, part, labels, le)
 
 
 def _parse_name(
     name: str,
 ) -> tuple[MetricDefinition | None, Literal["total", "bucket", "sum", "count"]]:
-    found = DEFINITIONS.get(name)
+    found = METRIC_DEFINITIONS.get(name)
     if found is not None and found.kind == "counter":
         return found, "total"
     base, _, part = name.rpartition("_")
-    found = DEFINITIONS.get(base)
+    found = METRIC_DEFINITIONS.get(base)
     if found is not None and found.kind == "histogram":
         match part:
             case "bucket" | "sum" | "count":
@@ -185,8 +185,8 @@ def _parse_name(
     return None, "total"
 
 
-def _measure_of(name: str) -> MetricDefinition:
-    measure, _ = _parse_name(name)
-    if measure is None:
-        raise KeyError(f"no measure has a field {name!r}")
-    return measure
+def _metric_of(name: str) -> MetricDefinition:
+    metric, _ = _parse_name(name)
+    if metric is None:
+        raise KeyError(f"no metric has a field {name!r}")
+    return metric

@@ -1,7 +1,7 @@
-"""Who is alive: the pools, and the workers with the versions that each has loaded.
+"""Presence: the pools that are alive, and the workers with the versions that each has loaded.
 
-Pools and workers say so every few seconds under keys that expire; the gateway and the doctor read.
-What cannot be read, whoever wrote it, is left out.
+Pools and workers announce themselves every few seconds under keys that expire; the gateway and the
+doctor read them. Announcements that cannot be read are left out.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from redis import Redis
 from redis.client import Pipeline
 
 from yard.broker import Script
-from yard.contract import keys, wire
-from yard.errors import InvalidJson
+from yard.contract import keys, lenient, wire
 
-#: The key family of what each kind of member announces.
+#: Key family of the announcements of each kind.
 _FAMILIES = {"pool": "pool", "worker": "loaded"}
 
 _ANNOUNCE = Script("yard", "announce")
 
-#: What a worker can be doing, as pools report it.
+#: States of a worker, as pools report them.
 WORKER_STATES = ("starting", "idle", "busy", "suspended")
 
 
@@ -33,9 +32,9 @@ class PoolInfo:
 
     Attributes:
         name: Its name.
-        workers: How many of its workers are in each state; every state of `WORKER_STATES` is named.
-        known: All that it announced: ``host``, ``pid``, ``min``, ``max``, ...
-        looked_s: How long ago it completed a look at the queues; 0.0 where it does not say.
+        workers: Number of its workers in each state of `WORKER_STATES`.
+        known: The whole announcement: ``host``, ``pid``, ``min``, ``max``, ...
+        looked_s: Seconds since it completed a look at the queues; 0.0 if not announced.
     """
 
     name: str
@@ -45,7 +44,7 @@ class PoolInfo:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether it is there, and does not do its work."""
+        """True if it is alive and does not do its work."""
         return self.looked_s > keys.STUCK_S
 
 
@@ -55,9 +54,10 @@ class FailedLoad:
 
     Attributes:
         reason: Why, in a sentence.
-        retry_at: From when on its next job has it tried again, RFC 3339 by the worker's clock; None
-            where it is tried again only when it is asked for anew.
-        wanted_ms: The wish that it was loaded for, see `yard.routing.warmup`; None if it was a job.
+        retry_at: Time from which on its next job makes the worker retry, RFC 3339 by the worker's
+            clock; None if only a new request does.
+        wanted_ms: Time of the warm-up request that it was loaded for, see `yard.routing.warmup`;
+            None if it was loaded for a job.
     """
 
     reason: str
@@ -72,8 +72,8 @@ class WorkerInfo:
     Attributes:
         name: Its name.
         versions: Bytes of each version that it has loaded and proven, by ``model@version``.
-        known: All that it announced: ``pool``, ``host``, ``pid``, ...
-        failed: What it could not load, by ``model@version``.
+        known: The whole announcement: ``pool``, ``host``, ``pid``, ...
+        failed: Versions that it could not load, by ``model@version``.
     """
 
     name: str
@@ -91,48 +91,48 @@ class Presence:
 
     @property
     def looking(self) -> tuple[PoolInfo, ...]:
-        """The pools that do their work: being there is not enough."""
+        """The pools that do their work: being alive is not enough."""
         return tuple(pool for pool in self.pools if not pool.is_stuck)
 
     def holders(self, ref: str) -> tuple[WorkerInfo, ...]:
-        """The workers that have a version loaded, ``ref`` being its ``model@version``."""
+        """Returns the workers that have a version loaded, ``ref`` being its ``model@version``."""
         return tuple(worker for worker in self.workers if ref in worker.versions)
 
     def failures(self, ref: str) -> tuple[tuple[WorkerInfo, FailedLoad], ...]:
-        """The workers that could not load a version, and why."""
+        """Returns the workers that could not load a version, and why."""
         return tuple(
             (worker, worker.failed[ref]) for worker in self.workers if ref in worker.failed
         )
 
     def pools_of(self, model: str) -> tuple[PoolInfo, ...]:
-        """The pools that serve a model, by the pattern that each announces, and do their work."""
+        """Returns the working pools that serve a model, by the pattern that each announces."""
         return tuple(
             pool for pool in self.looking if fnmatchcase(model, str(pool.known.get("pattern", "*")))
         )
 
     def holds(self, pool: PoolInfo, ref: str) -> bool:
-        """Whether a worker of the pool has a version loaded."""
+        """True if a worker of the pool has a version loaded."""
         return any(worker.known.get("pool") == pool.name for worker in self.holders(ref))
 
     def count(self, state: str) -> int:
-        """How many workers of all pools are in one of the `WORKER_STATES`."""
+        """Returns the number of workers of all pools in one of the `WORKER_STATES`."""
         return sum(pool.workers.get(state, 0) for pool in self.pools)
 
 
-def announce(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
-    """Announce that a ``worker`` or a ``pool`` is alive, and what there is to know of it."""
+def announce_presence(redis: Redis, kind: str, name: str, what: Mapping[str, Any]) -> None:
+    """Announces that a ``worker`` or a ``pool`` is alive, with what describes it."""
     key = keys.key(_FAMILIES[kind], name)
     _ANNOUNCE(redis, [kind, name, key, wire.dumps(what), keys.PRESENCE_TTL_S])
 
 
 def withdraw_worker(pipe: Pipeline, worker: str) -> None:
-    """Queue on ``pipe`` what takes a worker out of the presence."""
+    """Queues on ``pipe`` the commands that take a worker out of the presence."""
     pipe.delete(keys.key(_FAMILIES["worker"], worker))
     pipe.zrem(keys.PRESENCE, f"worker:{worker}")
 
 
 def read_presence(redis: Redis) -> Presence:
-    """Who is alive now, in two round trips."""
+    """Reads the pools and workers that are alive now, in two round trips."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     pipe.zrange(keys.PRESENCE, 0, -1, withscores=True)
@@ -141,7 +141,7 @@ def read_presence(redis: Redis) -> Presence:
     alive = sorted(
         (kind, name)
         for raw, expiry_ms in members
-        for kind, colon, name in [raw.decode("utf-8", "replace").partition(":")]
+        for kind, colon, name in [lenient.decode(raw).partition(":")]
         if colon and kind in ("pool", "worker") and expiry_ms > now_ms
     )
     if not alive:
@@ -149,7 +149,7 @@ def read_presence(redis: Redis) -> Presence:
     found = redis.mget([keys.key(_FAMILIES[kind], name) for kind, name in alive])
     pools, workers = [], []
     for (kind, name), raw in zip(alive, found, strict=True):
-        known = _read(raw)
+        known = lenient.json_object(raw)
         if known is not None and kind == "pool":
             workers_of = _counts(known.get("workers"), WORKER_STATES)
             pools.append(PoolInfo(name, workers_of, known, _ago_s(known.get("looked_ms"), now_ms)))
@@ -159,25 +159,13 @@ def read_presence(redis: Redis) -> Presence:
     return Presence(tuple(pools), tuple(workers))
 
 
-def _read(raw: bytes | str | None) -> dict[str, Any] | None:
-    """What was announced; None if it has expired or is no JSON object."""
-    try:
-        value = wire.loads(raw) if raw else None
-    except InvalidJson:
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _failed(value: Any) -> dict[str, FailedLoad]:
     """The failures that can be read."""
-    known = value if isinstance(value, dict) else {}
     return {
         ref: FailedLoad(
-            reason,
-            retry_at if isinstance(retry_at := said.get("retry_at"), str) else None,
-            wanted_ms if type(wanted_ms := said.get("wanted_ms")) is int else None,
+            reason, lenient.text(said.get("retry_at")), lenient.integer(said.get("wanted_ms"))
         )
-        for ref, said in known.items()
+        for ref, said in lenient.mapping(value).items()
         if isinstance(said, dict) and isinstance(reason := said.get("reason"), str)
     }
 
@@ -186,8 +174,8 @@ def _ago_s(looked_ms: Any, now_ms: float) -> float:
     return max(0.0, now_ms - looked_ms) / 1000 if type(looked_ms) is int else 0.0
 
 
-def why_none_looks(pools: Sequence[PoolInfo]) -> str:
-    """What is wrong with pools none of which does its work, in one line."""
+def why_no_pool_works(pools: Sequence[PoolInfo]) -> str:
+    """Returns in one line why none of the pools does its work."""
     if not pools:
         return "no pool of workers is alive: start `modelyard pool`"
     said = (f"{p.name} has completed no look at the queues for {p.looked_s:.0f} s" for p in pools)
@@ -196,6 +184,5 @@ def why_none_looks(pools: Sequence[PoolInfo]) -> str:
 
 def _counts(value: Any, names: tuple[str, ...] = ()) -> dict[str, int]:
     """The whole numbers from 0 on in ``value``; the ``names`` that have none get 0."""
-    known = value if isinstance(value, dict) else {}
-    counts = {name: n for name, n in known.items() if type(n) is int and n >= 0}
+    counts = {name: n for name, n in lenient.mapping(value).items() if type(n) is int and n >= 0}
     return {name: counts.get(name, 0) for name in names} if names else counts

@@ -1,16 +1,14 @@
-"""What waits, runs and arrives in a yard's queues, as Redis says it, for `yard.cluster.capacity`.
+"""Workload: the jobs that wait, run and arrive in a yard's queues, for `yard.cluster.capacity`.
 
-Pools read it twice a second, the gateway when it is asked. How fast workers are with a version is
-kept beside its queue by the workers that measured it, for a day, so that a pool that has just been
-started, or has no worker left, knows it.
+Pools read it twice a second, the gateway on request. Workers keep their measured pace with a
+version beside its queue for a day, so that a pool that has just started, or has no worker left,
+knows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from math import isfinite
 from typing import Any
 
 from redis import Redis
@@ -18,10 +16,9 @@ from redis import Redis
 from yard.cluster import metrics
 from yard.cluster.capacity import Pace, Work
 from yard.cluster.presence import Presence
-from yard.contract import keys, wire
-from yard.errors import InvalidJson
+from yard.contract import keys, lenient, parse_epoch_s, wire
 
-#: Jobs at each end of a queue whose rows are looked at; the others are taken to be alike.
+#: Jobs at each end of a queue whose rows are read; the others are assumed to be alike.
 _SAMPLE = 4
 
 _ENDED = "model_prediction_requests_total"
@@ -35,8 +32,8 @@ class Workload:
 
     Attributes:
         works: One for each queue, in the order that was asked for.
-        counts: By version's queue, how many jobs it has had: those that wait, run, and have ended.
-        is_suspended: Whether nothing may be claimed now.
+        counts: Jobs that wait, run and have ended, by version's queue.
+        is_suspended: True if nothing may be claimed now.
     """
 
     works: tuple[Work, ...]
@@ -50,13 +47,13 @@ def read_workload(
     presence: Presence,
     arrivals_s: Mapping[str, float] | None = None,
 ) -> Workload:
-    """The queues as they stand, in three round trips; what cannot be read counts as nothing.
+    """Reads the queues in three round trips; replies that cannot be read count as nothing.
 
     Args:
         redis: Where they are.
         queues: Their names.
-        presence: Who is alive: holders of versions are counted in it.
-        arrivals_s: Jobs that arrive in a second, by queue, where it is known.
+        presence: The workers that are alive, among which holders of versions are counted.
+        arrivals_s: Jobs that arrive in a second, by queue, where known.
 
     Raises:
         RedisError: Redis does not answer.
@@ -69,7 +66,9 @@ def read_workload(
         pipe.get(keys.key("pace", queue))
         pipe.hmget(keys.METRICS, *_ended_fields(queue))
     is_suspended, *replies = pipe.execute(raise_on_error=False)
-    heads = _heads(redis, [q for q, n in zip(queues, replies[::4], strict=True) if _count(n)])
+    heads = _heads(
+        redis, [q for q, n in zip(queues, replies[::4], strict=True) if lenient.count(n)]
+    )
     works, counts = [], {}
     for place, queue in enumerate(queues):
         depth, running, raw, ended = replies[4 * place : 4 * place + 4]
@@ -78,9 +77,9 @@ def read_workload(
         works.append(
             Work(
                 queue=queue,
-                depth=_count(depth),
-                rows=_count(depth) * (head.rows or (pace.rows if pace else 1.0)),
-                running=_count(running),
+                depth=lenient.count(depth),
+                rows=lenient.count(depth) * (head.rows or (pace.rows if pace else 1.0)),
+                running=lenient.count(running),
                 arrivals_s=(arrivals_s or {}).get(queue, 0.0),
                 holders=len(presence.holders(queue)),
                 pace=pace,
@@ -88,12 +87,12 @@ def read_workload(
             )
         )
         if "@" in queue:
-            counts[queue] = _count(depth) + _count(running) + _sum(ended)
+            counts[queue] = lenient.count(depth) + lenient.count(running) + _sum(ended)
     return Workload(tuple(works), counts, is_suspended == 1)
 
 
-def waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
-    """How long the first job of each queue that has any has waited, in seconds; two round trips.
+def read_waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
+    """Reads the wait of the first job of each queue that has any, in seconds; two round trips.
 
     Raises:
         RedisError: Redis does not answer.
@@ -102,22 +101,23 @@ def waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
 
 
 def announced_arrivals_s(presence: Presence) -> dict[str, float]:
-    """Jobs that arrive in a second, by queue, as the pools that are alive have counted them."""
+    """Returns the jobs that arrive in a second, by queue, as living pools have counted them."""
     found: dict[str, float] = {}
     for pool in presence.pools:
-        known = pool.known.get("arrivals_s")
-        for queue, rate in (known if isinstance(known, dict) else {}).items():
-            found[queue] = max(found.get(queue, 0.0), _number(rate) or 0.0)
+        for queue, rate in lenient.mapping(pool.known.get("arrivals_s")).items():
+            found[queue] = max(found.get(queue, 0.0), lenient.number(rate) or 0.0)
     return found
 
 
 def announced_start_s(presence: Presence) -> float:
-    """How long a worker takes to start, as the slowest pool that is alive has seen it."""
-    return max((_number(pool.known.get("start_s")) or 0.0 for pool in presence.pools), default=0.0)
+    """Returns the seconds that a worker takes to start, as the slowest living pool measured it."""
+    return max(
+        (lenient.number(pool.known.get("start_s")) or 0.0 for pool in presence.pools), default=0.0
+    )
 
 
 def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
-    """Keep how fast workers are, by queue, for `keys.PACE_TTL_S`.
+    """Writes the measured paces, by queue, for `keys.PACE_TTL_S`.
 
     Raises:
         RedisError: Redis does not answer.
@@ -130,13 +130,9 @@ def write_paces(redis: Redis, paces: Mapping[str, Pace]) -> None:
 
 
 def parse_pace(raw: Any) -> Pace | None:
-    """What `write_paces` has written; None for whatever else somebody wrote there."""
-    try:
-        value = wire.loads(raw) if isinstance(raw, bytes) else None
-    except InvalidJson:
-        return None
-    known = value if isinstance(value, dict) else {}
-    numbers = [_number(known.get(name)) for name in _PACE]
+    """Parses what `write_paces` has written; None for anything else."""
+    known = lenient.json_object(raw) or {}
+    numbers = [lenient.number(known.get(name)) for name in _PACE]
     batch_s, row_s, load_s, rows = numbers
     if batch_s is None or row_s is None or load_s is None or not rows:
         return None
@@ -148,14 +144,14 @@ _PACE = ("batch_s", "row_s", "load_s", "rows")
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What some jobs of a queue tell: rows in the mean (0.0 if none says), and the first's wait."""
+    """Sample of a queue: mean number of rows (0.0 if unknown), and the wait of the first job."""
 
     rows: float = 0.0
     wait_s: float = 0.0
 
 
 def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[str, _Head]:
-    """The first jobs, and the last, of the queues that have any."""
+    """Samples the first and the last jobs of the queues that have any."""
     if not queues:
         return {}
     pipe = redis.pipeline(transaction=False)
@@ -177,51 +173,26 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
 
 
 def _head(jobs: Sequence[Any], now_s: float) -> _Head:
-    # What has expired deep in a long queue is passed over when a claim comes to it.
+    # A job that has expired deep in a long queue is skipped when a claim comes to it.
     told = [job for job in jobs if isinstance(job, list) and job[2] not in _HAVE_ENDED]
-    rows = [float(job[0]) for job in told if job[0] is not None and _is_count(job[0])]
-    since_s = _moment(told[0][1]) if told else None
+    rows = [n for job in told if (n := lenient.digits(job[0], most=6)) is not None]
+    since_s = parse_epoch_s(told[0][1]) if told else None
     wait_s = max(0.0, now_s - since_s) if since_s is not None else 0.0
     return _Head(max(1.0, sum(rows) / len(rows)) if rows else 0.0, wait_s)
 
 
 def _texts(reply: Any) -> list[str]:
-    found = reply if isinstance(reply, list) else []
-    return [raw.decode("utf-8", "replace") for raw in found]
+    return [lenient.decode(raw) for raw in lenient.items(reply)]
 
 
 def _ended_fields(queue: str) -> list[str]:
-    """The fields that count a version's ended jobs; of a front door, one that is never there."""
+    """The fields that count a version's ended jobs; an unversioned queue's never exist."""
     model, _, version = queue.partition("@")
     labels = {"model": model, "model_version": version}
     return [metrics.field(_ENDED, labels | {"status": status}) for status in _ENDS]
 
 
-def _moment(raw: Any) -> float | None:
-    try:
-        moment = datetime.fromisoformat(raw.decode())
-    except (AttributeError, ValueError):  # nothing there, or nothing of RQ's
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _is_count(raw: bytes) -> bool:
-    return raw.isdigit() and len(raw) <= 6
-
-
-def _count(reply: Any) -> int:
-    return reply if isinstance(reply, int) else 0
-
-
 def _sum(reply: Any) -> int:
-    found = reply if isinstance(reply, list) else []
-    return sum(int(number) for raw in found if (number := _number(raw)) is not None)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number from zero up; None for whatever else."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if isfinite(number) and number >= 0 else None
+    return sum(
+        int(number) for raw in lenient.items(reply) if (number := lenient.number(raw)) is not None
+    )

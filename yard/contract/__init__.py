@@ -1,13 +1,20 @@
-"""What travels between the parts, and under which Redis key."""
+"""The contract between the parts: values, their wire form, and the Redis keys."""
 
-from yard.contract import keys, wire
+from yard.contract import keys, lenient, wire
 from yard.contract.ids import new_id
 from yard.contract.keys import parse_queue, queue_name
-from yard.contract.payload import ARGUMENTS, MOST_BYTES, Call, decode_call, encode_call, plain
-from yard.contract.timestamps import moment
-from yard.contract.validation import MOST_ERRORS, check_outputs, check_rows
+from yard.contract.payload import (
+    JOB_ARGUMENTS,
+    MAX_PAYLOAD_BYTES,
+    Call,
+    decode_call,
+    encode_call,
+    inflate_payload,
+)
+from yard.contract.timestamps import format_time, parse_epoch_s, parse_time
+from yard.contract.validation import MAX_INPUT_ERRORS, check_outputs, check_rows
 from yard.contract.values import (
-    TASK,
+    TASK_NAME,
     Column,
     ColumnType,
     Failure,
@@ -27,10 +34,10 @@ from yard.contract.values import (
 )
 
 __all__ = [
-    "ARGUMENTS",
-    "MOST_BYTES",
-    "MOST_ERRORS",
-    "TASK",
+    "JOB_ARGUMENTS",
+    "MAX_INPUT_ERRORS",
+    "MAX_PAYLOAD_BYTES",
+    "TASK_NAME",
     "Call",
     "Column",
     "ColumnType",
@@ -50,13 +57,16 @@ __all__ = [
     "check_rows",
     "decode_call",
     "encode_call",
+    "format_time",
+    "inflate_payload",
     "is_job_id",
     "is_name",
     "keys",
-    "moment",
+    "lenient",
     "new_id",
+    "parse_epoch_s",
     "parse_queue",
-    "plain",
+    "parse_time",
     "queue_name",
     "wire",
 ]

@@ -1,11 +1,11 @@
-"""Ids of jobs and calls: when they were made, then 128 random bits.
+"""Ids of jobs and calls: the time of creation, then 128 random bits.
 
-Redis keeps jobs in sorted sets, by the second and then by id: ids that follow each other in time
-are added next to each other, at the end, which takes half as long as anywhere in a large set.
+Redis keeps jobs in sorted sets, by the second and then by id: ids in the order of time are added
+next to each other, at the end, which takes half as long as anywhere in a large set.
 
-The random part comes from the system by the hundred. Each call of the system gives up the
-interpreter's lock, and under load a thread waits for it as long as everything else on a request
-takes. So one call serves many ids.
+The random part comes from the system by the hundred. Each system call gives up the interpreter's
+lock, and under load a thread waits for the lock as long as everything else on a request takes. So
+one call serves many ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ready: list[str] = []
 
 
 def new_id() -> str:
-    """An id that nobody has had before; safe for threads.
+    """Returns a unique id; safe for threads.
 
     Returns:
         11 hex digits, the milliseconds since 1970, and 22 characters of URL-safe Base64.
@@ -35,5 +35,5 @@ def new_id() -> str:
             _ready.extend(base64.urlsafe_b64encode(one)[:-2].decode() for one in each)
 
 
-# A forked process must not give out what its parent will.
+# A forked process must not return the ids that its parent will.
 os.register_at_fork(after_in_child=_ready.clear)

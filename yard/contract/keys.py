@@ -1,7 +1,7 @@
-"""Every Redis key, queue name and time to live. Nobody else formats a key.
+"""Every Redis key, queue name and time to live. No other module formats a key.
 
 Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, and adds its own under
-``modelyard:``. The table says for each: type, who writes it, who reads it, when it goes away.
+``modelyard:``. The table has for each: type, writers, readers, and when it goes away.
 "permanent" means that it stays until an operator deletes it; its size is bounded by the catalogue.
 "reap" is all that takes jobs back from a worker: reap, sweep, and a claim whose predecessor was lost.
 
@@ -38,7 +38,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:metrics                hash    finish, reap, pool  /metrics         permanent, one field a series
     modelyard:quarantine             list    claim               doctor           permanent, QUARANTINE_LENGTH entries
     modelyard:pace:{queue}           string  worker              pool, gateway    PACE_TTL_S after the last batch
-    modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last said
+    modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last written
     modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
@@ -52,27 +52,28 @@ from __future__ import annotations
 
 from yard.contract.values import ModelRef, is_name
 
-#: A worker's RQ entry outlives its last beat by this.
+#: Seconds that a worker's RQ entry outlives its last beat.
 WORKER_TTL_S = 60
-#: A pool or worker that has not been heard of for this long is gone.
+#: Seconds without an announcement after which a pool or worker counts as gone.
 PRESENCE_TTL_S = 10
-#: How fast workers are with a version is remembered for a day.
+#: Seconds that the measured pace of a version is kept: a day.
 PACE_TTL_S = 86_400
-#: A pool that has completed no look at the queues for this long is stuck.
+#: Seconds without a completed look at the queues after which a pool is stuck.
 STUCK_S = 6
-#: A crash that is this long ago tells nothing of the next.
+#: Seconds after which a crash counts no more towards a loop.
 CRASHES_TTL_S = 3600
-#: A doorbell that nobody answers goes away; jobs are found by looking at the queue, too.
+#: Seconds that an unanswered doorbell stays; jobs are found by looking at the queue, too.
 BELL_TTL_S = 60
-#: Versions that were asked for before they got traffic are forgotten by then; above any wait.
+#: Seconds after which warm-up requests are dropped; above any wait for one.
 WANTED_TTL_S = 3_600
-#: A deleted version is known as such for this long: longer than any batch may take.
+#: Seconds that a deleted version is known as such: longer than any batch may take.
 TOMBSTONE_TTL_S = 7_200
-#: Routes that ``rollback`` can look back to.
+#: Number of routes that ``rollback`` can look back to.
 HISTORY_LENGTH = 1_000
-#: Unreadable pushes that are kept for the operator.
+#: Number of unreadable pushes that are kept for the operator.
 QUARANTINE_LENGTH = 1_000
-#: Added to a job's timeout for RQ's own started registry, so that RQ's clean-up never acts first.
+#: Seconds added to a job's timeout for RQ's started registry, so that RQ's clean-up never acts
+#: first.
 RQ_WIP_MARGIN_S = 600
 
 #: Its members are whole keys, ``rq:queue:iris@v1``: at a bare name RQ's tools raise.
@@ -92,7 +93,7 @@ PRESENCE = "modelyard:presence"
 ENDED = "modelyard:ended"
 WANTED = "modelyard:wanted"
 
-#: The families of keys: what the scripts see as ``K.name``, and `key` as ``name``.
+#: The families of keys: ``K.name`` in the scripts, ``name`` for `key`.
 PREFIXES = {
     "queue": "rq:queue:",
     "job": "rq:job:",
@@ -121,7 +122,7 @@ PREFIXES = {
     "loading": "modelyard:loading:",
 }
 
-#: What the scripts see beside the prefixes.
+#: Single keys that the scripts see.
 SINGLES = {
     "queues": QUEUES,
     "suspended": SUSPENDED,
@@ -151,7 +152,7 @@ NUMBERS = {
     "wip_margin": RQ_WIP_MARGIN_S,
 }
 
-#: Keys, or beginnings of keys, that stay until an operator deletes them; the catalogue bounds them.
+#: Keys, or prefixes of keys, that stay until an operator deletes them; the catalogue bounds them.
 PERMANENT = (
     QUEUES,
     FORMAT,
@@ -169,7 +170,7 @@ PERMANENT = (
     PREFIXES["history"],
 )
 
-#: Keys, or beginnings of keys, without a time to live that go when what they are about is gone.
+#: Keys, or prefixes of keys, without a time to live that go with the thing that they are about.
 WHILE_IN_USE = (
     SUSPENDED,
     LEASES,
@@ -188,19 +189,19 @@ WHILE_IN_USE = (
 
 
 def key(family: str, name: str) -> str:
-    """The key of ``name`` in one of the `PREFIXES` families."""
+    """Returns the key of ``name`` in one of the `PREFIXES` families."""
     return PREFIXES[family] + name
 
 
 def queue_name(ref: ModelRef) -> str:
-    """The queue of a version; `parse_queue` is its inverse."""
+    """Returns the queue of a version; `parse_queue` is the inverse."""
     return f"{ref.model}@{ref.version}"
 
 
 def parse_queue(queue: str) -> tuple[str, str | None] | None:
-    """The model and version that ``queue`` serves; version None is the model's front door.
+    """Returns the model and version of a queue; None if it is no queue of ours.
 
-    None if it is no queue of ours.
+    The version is None for a model's unversioned queue.
     """
     model, at, version = queue.partition("@")
     if not is_name(model) or (at and not is_name(version)):

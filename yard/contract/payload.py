@@ -1,8 +1,8 @@
-"""What somebody pushed onto a queue, read safely.
+"""Safe decoding of the payloads that any client may push onto a queue.
 
-A payload becomes a `Call` by three rules: bounded, and plain or zlib'd; strict JSON of the shape
-that RQ's JSONSerializer writes; and one function that it may name, which is never imported by that
-name. `producer.rq_job` puts the same rules under RQ's own tools.
+A payload becomes a `Call` by three rules: it is bounded, plain or zlib'd; it is strict JSON of the
+shape that RQ's JSONSerializer writes; and it names the one allowed function, which is never
+imported by that name. `producer.rq_job` applies the same rules to RQ's own tools.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from yard.contract import wire
-from yard.contract.values import TASK, check_name
+from yard.contract.values import TASK_NAME, check_name
 from yard.errors import InvalidJob, InvalidJson, InvalidName, TooLarge
 
-#: What a job's keyword arguments may be.
-ARGUMENTS = frozenset({"instances", "inputs", "version", "routing_key", "outputs", "deadline_ms"})
+#: Keyword arguments that a job may have.
+JOB_ARGUMENTS = frozenset(
+    {"instances", "inputs", "version", "routing_key", "outputs", "deadline_ms"}
+)
 
-#: Payload bytes that a job may have, plain, where no setting says otherwise.
-MOST_BYTES = 8 * 2**20
+#: Bytes of a job's inflated payload, at most, where no setting bounds them.
+MAX_PAYLOAD_BYTES = 8 * 2**20
 
 
 class Call(NamedTuple):
@@ -33,36 +35,39 @@ class Call(NamedTuple):
 
 
 def encode_call(arguments: Mapping[str, Any]) -> bytes:
-    """The ``data`` field of a job hash, as RQ's JSONSerializer would write it, plain."""
-    return wire.dumps([TASK, None, [], arguments])
+    """Returns the ``data`` field of a job hash, as RQ's JSONSerializer writes it, not deflated."""
+    return wire.dumps([TASK_NAME, None, [], arguments])
 
 
-def decode_call(data: bytes, limit: int = MOST_BYTES) -> Call:
-    """Read the ``data`` field of a job hash.
+def decode_call(data: bytes, limit: int = MAX_PAYLOAD_BYTES) -> Call:
+    """Decodes the ``data`` field of a job hash.
 
     Raises:
-        InvalidJob: It is not what `encode_call` writes; the message says why.
+        InvalidJob: It is not what `encode_call` writes; the message has the reason.
     """
     try:
-        value = wire.loads(plain(data, limit))
+        value = wire.loads(inflate_payload(data, limit))
     except InvalidJson as error:
         raise InvalidJob(f"the payload is {error.message}") from None
     if not isinstance(value, list) or len(value) != 4:
         raise InvalidJob("the payload must be [function, null, [], {arguments}]")
     name, instance, positional, arguments = value
-    if name != TASK:
+    if name != TASK_NAME:
         given = repr(name[:80]) if isinstance(name, str) else type(name).__name__
-        raise InvalidJob(f"not allowed: the only function is {TASK!r}, not {given}")
+        raise InvalidJob(f"not allowed: the only function is {TASK_NAME!r}, not {given}")
     if instance is not None or positional not in ([], None):
-        raise InvalidJob(f"{TASK} takes keyword arguments only")
+        raise InvalidJob(f"{TASK_NAME} takes keyword arguments only")
     return _checked(arguments)
 
 
-def plain(data: bytes, limit: int) -> bytes:
-    """The JSON list that ``data`` holds, inflated once.
+def inflate_payload(data: bytes, limit: int) -> bytes:
+    """Inflates a payload once; returns the JSON list in it, undecoded.
 
-    Whatever else it inflates to is refused here, by its first byte, so that nobody behind unpickles
-    it, inflates it again (RQ's `Job.restore` would, without a bound), or shows it in a message.
+    Anything else is refused here, by its first byte, so that no later code unpickles it, inflates
+    it again (RQ's `Job.restore` would, without a bound), or shows it in a message.
+
+    Raises:
+        InvalidJob: It is too large, broken, or no JSON list.
     """
     try:
         plain = wire.inflate(data, limit)
@@ -80,10 +85,10 @@ def plain(data: bytes, limit: int) -> bytes:
 def _checked(arguments: Any) -> Call:
     if not isinstance(arguments, dict):
         raise InvalidJob("the arguments must be an object")
-    if not arguments.keys() <= ARGUMENTS:
-        unknown = sorted(arguments.keys() - ARGUMENTS)
+    if not arguments.keys() <= JOB_ARGUMENTS:
+        unknown = sorted(arguments.keys() - JOB_ARGUMENTS)
         raise InvalidJob(
-            f"unknown argument {unknown[0][:80]!r}; there are {', '.join(sorted(ARGUMENTS))}"
+            f"unknown argument {unknown[0][:80]!r}; there are {', '.join(sorted(JOB_ARGUMENTS))}"
         )
     call = Call(**arguments)
     if call.version is not None:

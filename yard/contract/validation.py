@@ -1,9 +1,8 @@
-"""Rows against a signature: from what a caller sent to lists in signature order, strictly.
+"""Strict validation of rows against a signature, into lists in signature order.
 
-The gateway and the client check before a job exists, the worker checks what others pushed; both
-call `check_rows`, in plain Python, so that the side that submits needs no numpy. Nothing is
-coerced: "5.1" is no number, true is no number, null is nothing. What is wrong is named with its
-place.
+The gateway and the client check before a job exists, the worker checks jobs that others pushed;
+both call `check_rows`, in plain Python, so that the submitting side needs no numpy. Nothing is
+coerced: "5.1" is no number, true is no number, null is nothing. Each fault is named with its place.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any
 from yard.contract.values import Column, Signature
 from yard.errors import InvalidInput, TooLarge
 
-#: Places that one answer names at most.
-MOST_ERRORS = 20
+#: Most faults that one error names.
+MAX_INPUT_ERRORS = 20
 
 _FLOAT32_MAX = 3.4028234663852886e38
 _INT64_MIN, _INT64_MAX, _UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
@@ -31,20 +30,20 @@ def check_rows(
     inputs: Any = None,
     most_rows: int = 10_000,
 ) -> list[list[Any]]:
-    """The rows as lists in signature order, every cell of its column's type.
+    """Returns the rows as lists in signature order, every cell of its column's type.
 
     Args:
-        signature: What the version takes.
+        signature: The version's signature.
         instances: Rows: lists in signature order, objects by input name, or bare values if there is
             one input.
         inputs: Columns by input name, all of one length. Exactly one of the two is given.
-        most_rows: The bound on rows.
+        most_rows: Rows at most.
 
     Returns:
         ``(rows, columns)`` nested lists, at least one row.
 
     Raises:
-        InvalidInput: Naming each faulty place, up to `MOST_ERRORS`.
+        InvalidInput: Naming each faulty place, up to `MAX_INPUT_ERRORS`.
         TooLarge: There are more than ``most_rows`` rows.
     """
     if (instances is None) == (inputs is None):
@@ -62,7 +61,7 @@ def check_rows(
 
 
 def check_outputs(signature: Signature, outputs: Any) -> tuple[str, ...] | None:
-    """The wanted outputs, or None for all.
+    """Returns the wanted outputs, or None for all.
 
     Raises:
         InvalidInput: Naming an output that the signature does not have.
@@ -80,7 +79,7 @@ def check_outputs(signature: Signature, outputs: Any) -> tuple[str, ...] | None:
 
 
 def _are_plain(signature: Signature, rows: Sequence[Any]) -> bool:
-    """Whether every row is a list of finite numbers, as wide as it must be: the common case."""
+    """True if every row is a list of finite numbers, as wide as it must be: the common case."""
     width = len(signature.inputs)
     narrow = any(column.type == "float32" for column in signature.inputs)
     try:
@@ -90,9 +89,8 @@ def _are_plain(signature: Signature, rows: Sequence[Any]) -> bool:
             kinds = set(map(type, row))
             if kinds not in _PLAIN_NUMBERS:
                 return False
-            if not isfinite(
-                sum(row)
-            ):  # an infinity or a NaN in a sum stays; a mere overflow is sorted out later
+            # An infinity or a NaN stays in a sum; a mere overflow is sorted out cell by cell.
+            if not isfinite(sum(row)):
                 return False
             if int in kinds and not (min(row) >= _INT64_MIN and max(row) <= _INT64_MAX):
                 return False
@@ -108,10 +106,10 @@ def _from_rows(signature: Signature, instances: Sequence[Any]) -> list[list[Any]
     rows: list[list[Any]] = []
     for place, instance in enumerate(instances):
         rows.append(_row(signature, instance, ["instances", place], errors))
-        if len(errors) >= MOST_ERRORS:
+        if len(errors) >= MAX_INPUT_ERRORS:
             break
     if errors:
-        raise InvalidInput.of(errors[:MOST_ERRORS])
+        raise InvalidInput.of(errors[:MAX_INPUT_ERRORS])
     return rows
 
 
@@ -153,7 +151,7 @@ def _row_by_name(
     errors: list[dict[str, Any]],
 ) -> list[Any]:
     for name in instance:
-        if len(errors) >= MOST_ERRORS:  # a body may hold a million names
+        if len(errors) >= MAX_INPUT_ERRORS:  # a body may hold a million names
             return []
         if name not in signature.positions:
             errors.append(
@@ -178,7 +176,7 @@ def _from_columns(signature: Signature, inputs: Any, most_rows: int) -> list[lis
         )
     errors: list[dict[str, Any]] = []
     for name, values in inputs.items():
-        if len(errors) >= MOST_ERRORS:
+        if len(errors) >= MAX_INPUT_ERRORS:
             break
         if name not in signature.positions:
             errors.append(
@@ -197,7 +195,7 @@ def _from_columns(signature: Signature, inputs: Any, most_rows: int) -> list[lis
         if name not in inputs
     ]
     if errors:
-        raise InvalidInput.of(errors[:MOST_ERRORS])
+        raise InvalidInput.of(errors[:MAX_INPUT_ERRORS])
     lengths = {name: len(inputs[name]) for name in signature.names}
     count = lengths[signature.names[0]]
     for name, length in lengths.items():
@@ -208,7 +206,7 @@ def _from_columns(signature: Signature, inputs: Any, most_rows: int) -> list[lis
     for column in signature.inputs:
         for place, value in enumerate(inputs[column.name]):
             _cell(column, value, ["inputs", column.name, place], errors)
-            if len(errors) >= MOST_ERRORS:
+            if len(errors) >= MAX_INPUT_ERRORS:
                 raise InvalidInput.of(errors)
     if errors:
         raise InvalidInput.of(errors)
@@ -253,7 +251,7 @@ def _fault(column: Column, value: Any) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    """What JSON calls the type of ``value``."""
+    """JSON's name of the type of ``value``."""
     names = {
         type(None): "null",
         bool: "a boolean",

@@ -1,8 +1,7 @@
-"""The values that travel: what a job asks for, what a version takes and gives, how a job stands.
+"""The values that travel: requests, signatures, jobs and routes.
 
-Everything here is frozen, holds plain Python types, and knows how to become JSON and how to be read
-back. Redis keys are in `yard.contract.keys`; checking rows against a signature is in
-`yard.contract.validation`.
+All are frozen, hold plain Python types, and convert to JSON and back. Redis keys are in
+`yard.contract.keys`; checking rows against a signature is in `yard.contract.validation`.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from yard.contract import wire
 from yard.errors import InvalidName, job_failure
 
 #: The one callable that a job may name. Workers look it up in a dictionary, never by import.
-TASK = "worker.tasks.predict"
+TASK_NAME = "worker.tasks.predict"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def is_name(value: str) -> bool:
-    """Whether ``value`` may name a model, a version or an alias."""
+    """True if ``value`` may name a model, a version or an alias."""
     return _NAME.fullmatch(value) is not None and ".." not in value
 
 
 def check_name(kind: str, value: str) -> str:
-    """``value``, if it may name a ``kind`` (model, version, alias).
+    """Returns ``value``, if it may name a ``kind`` (model, version, alias).
 
     Raises:
         InvalidName: It may not.
@@ -47,12 +46,12 @@ def check_name(kind: str, value: str) -> str:
 
 
 def is_job_id(value: str) -> bool:
-    """Whether ``value`` may be a job's id."""
+    """True if ``value`` may be a job's id."""
     return _JOB_ID.fullmatch(value) is not None
 
 
 def check_job_id(value: str) -> str:
-    """``value``, if it may be a job's id.
+    """Returns ``value``, if it may be a job's id.
 
     Raises:
         InvalidName: It may not.
@@ -81,7 +80,7 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-#: What one cell holds. ``float32`` cells must fit into a 32-bit float; ``float64`` into a double.
+#: Type of one cell. ``float32`` cells must fit into a 32-bit float; ``float64`` into a double.
 ColumnType = Literal["float64", "float32", "int64", "bool", "string"]
 
 
@@ -100,18 +99,18 @@ class Output(_Value):
     shape: tuple[int, ...] = Field(default=(), strict=False)
 
 
-#: What kind of estimator a version is.
+#: Kind of estimator.
 Task = Literal["classifier", "regressor", "transformer", "clusterer", "outlier_detector"]
 
 
 class Signature(_Value):
-    """What a version takes and gives.
+    """Inputs and outputs of a version.
 
     Attributes:
         inputs: The columns of a row, in the order that the model was fitted with.
         outputs: The outputs that a row yields.
         classes: A classifier's labels, in the order of ``probabilities``.
-        task: What kind of estimator it is.
+        task: Kind of estimator.
     """
 
     inputs: tuple[Column, ...] = Field(min_length=1, strict=False)
@@ -121,7 +120,7 @@ class Signature(_Value):
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits that differ where two signatures differ in what they take or give."""
+        """16 hex digits that differ where two signatures differ in inputs or outputs."""
         shape = self.model_dump(mode="json")
         return hashlib.sha256(wire.dumps(shape)).hexdigest()[:16]
 
@@ -132,7 +131,7 @@ class Signature(_Value):
 
     @cached_property
     def positions(self) -> Mapping[str, int]:
-        """Where each input name stands in a row."""
+        """Position of each input name in a row."""
         return {name: position for position, name in enumerate(self.names)}
 
     @cached_property
@@ -143,7 +142,7 @@ class Signature(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller asks for; exactly one of ``instances`` and ``inputs`` is given.
+    """A request for a prediction; exactly one of ``instances`` and ``inputs`` is given.
 
     Attributes:
         model: The model's name.
@@ -151,7 +150,7 @@ class Request:
         inputs: Columns by name, all of the same length.
         version: A version or an alias; None lets the route decide.
         routing_key: The same key gets the same version while the route stands.
-        outputs: Which outputs to return; None for all.
+        outputs: Outputs to return; None for all.
         deadline_ms: Not started within this many milliseconds, the job fails with ``expired``.
         idempotency_key: The same key and body give the same job.
     """
@@ -167,7 +166,7 @@ class Request:
 
 
 class JobStatus(StrEnum):
-    """How a job stands. The last three are terminal."""
+    """Status of a job. The last three are terminal."""
 
     QUEUED = "queued"
     STARTED = "started"
@@ -177,13 +176,13 @@ class JobStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended."""
+        """True if the job has ended."""
         return self in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job failed, as it travels: a code of `yard.errors`, a sentence, the faulty row."""
+    """Reason why a job failed: a code of `yard.errors`, a sentence, the faulty row."""
 
     code: str
     message: str
@@ -197,7 +196,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a job's time went, in milliseconds by Redis' clock but for load and predict."""
+    """Durations of a job's phases, in milliseconds by Redis' clock but for load and predict."""
 
     queue: float = 0.0
     load: float = 0.0
@@ -236,10 +235,10 @@ class Job:
     batch_size: int | None = None
 
     def __getitem__(self, output: str) -> Any:
-        """One output of a finished job.
+        """Returns one output of a finished job.
 
         Raises:
-            ModelyardError: The job failed or was canceled; the error says how.
+            ModelyardError: The job failed or was canceled; the error has the reason.
             KeyError: The job has not ended, or its result has no such output.
         """
         self.raise_if_failed()
@@ -248,7 +247,7 @@ class Job:
         return self.result[output]
 
     def raise_if_failed(self) -> None:
-        """Raise what a failed or canceled job stands for.
+        """Raises the error of a failed or canceled job.
 
         Raises:
             ModelyardError: With the code of the job's error.
@@ -259,7 +258,7 @@ class Job:
             raise job_failure(self.error.code, self.error.message, self.error.row)
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as clients see it over HTTP and on the command line."""
+        """Returns the job as clients see it over HTTP and on the command line."""
         known: dict[str, Any] = {
             "id": self.id,
             "status": self.status.value,
@@ -285,17 +284,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a model's traffic splits.
+    """Split of a model's traffic between its versions.
 
     Attributes:
         model: The model's name.
-        mode: What decides: ``weights``, ``active``, or ``none`` where nothing is routed.
+        mode: Key that decides: ``weights``, ``active``, or ``none`` where nothing is routed.
         weights: The split in force, version to weight; one entry where a single version gets all.
         active: The active version in force, or None.
         revision: Counts the changes of the keys; the ETag of the route.
-        problems: What is wrong with the keys as they stand, one sentence each.
+        problems: Problems of the keys as they stand, one sentence each.
         keys: The raw keys: ``{"active": ..., "weights": {...}, "aliases": {...}}``.
-        changed_at: When the keys last changed, by Redis' clock.
+        changed_at: Time of the keys' last change, by Redis' clock.
     """
 
     model: str
@@ -309,14 +308,14 @@ class Route:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each version's part of the traffic; the parts add up to 1."""
+        """Share of the traffic of each version; the shares add up to 1."""
         total = sum(self.weights.values())
         return (
             {version: weight / total for version, weight in self.weights.items()} if total else {}
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The route as clients see it."""
+        """Returns the route as clients see it."""
         return {
             "model": self.model,
             "mode": self.mode,

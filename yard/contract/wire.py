@@ -1,8 +1,8 @@
 """JSON as it travels: strict, bounded, and the same parser on every side.
 
 Bytes from HTTP bodies, Redis and files become values here and nowhere else. orjson already refuses
-NaN, infinities, byte-order marks, lone surrogates and nesting beyond 1,024 levels; what it does not
-see, a key that is given twice, is looked for here.
+NaN, infinities, byte-order marks, lone surrogates and nesting beyond 1,024 levels; a key that is
+given twice, which it accepts, is refused here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from yard.errors import InvalidJson, TooLarge
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON, UTF-8; a NaN or an infinity becomes null.
+    """Returns compact JSON, UTF-8; a NaN or an infinity becomes null.
 
     Raises:
         InvalidJson: ``value`` holds something that JSON has no form for.
@@ -29,10 +29,10 @@ def dumps(value: Any) -> bytes:
 
 
 def loads(raw: bytes | str) -> Any:
-    """The value of strict JSON (RFC 8259), each key at most once per object.
+    """Parses strict JSON (RFC 8259), each key at most once per object.
 
     Raises:
-        InvalidJson: It is not; the message says where.
+        InvalidJson: It is not; the message names the place.
     """
     try:
         value = orjson.loads(raw)
@@ -43,11 +43,11 @@ def loads(raw: bytes | str) -> Any:
 
 
 def _refuse_repeated_keys(raw: bytes, value: Any) -> None:
-    """Raise if an object names a key twice.
+    """Raises if an object names a key twice.
 
-    A document has one colon for each member that is written, and orjson keeps one for each that is
-    distinct. Equal counts prove that nothing was dropped; only a document with colons inside its
-    strings, or with a repeated key, pays for the slow parser.
+    A document has a colon for each member that is written, and orjson keeps a member for each
+    distinct key. Equal counts prove that nothing was dropped; only a document with colons inside
+    its strings, or with a repeated key, pays for the slow parser.
     """
     colons = raw.count(b":")
     if colons == 0:
@@ -61,7 +61,7 @@ def _refuse_repeated_keys(raw: bytes, value: Any) -> None:
 
 
 def _only_object(value: Any) -> Any:
-    """The object of a document that has just one brace, where it is easily found; else nothing."""
+    """The object of a document with a single opening brace, where easily found; else empty."""
     if isinstance(value, dict):
         return value
     last = value[-1] if isinstance(value, list) and value else None
@@ -92,7 +92,7 @@ def _distinct_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def inflate(raw: bytes, limit: int) -> bytes:
-    """``raw``, zlib'd as RQ does it or plain, without ever holding more than ``limit`` bytes.
+    """Inflates ``raw``, zlib'd as RQ does it or plain; never holds more than ``limit`` bytes.
 
     Raises:
         TooLarge: The plain form is longer than ``limit``.

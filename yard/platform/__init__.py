@@ -1,15 +1,16 @@
-"""What every process of ours needs: logs, signals, environment, installed extras."""
+"""Needs of every process of ours: logs, signals, environment, installed extras."""
 
-from yard.platform import extras, logs, pdeathsig, signals
+from yard.platform import extras, logs, pdeathsig, prctl, signals
 from yard.platform.environment import child_environment
-from yard.platform.signals import StopSignals, cause_of
+from yard.platform.signals import StopSignals, exit_cause
 
 __all__ = [
     "StopSignals",
-    "cause_of",
     "child_environment",
+    "exit_cause",
     "extras",
     "logs",
     "pdeathsig",
+    "prctl",
     "signals",
 ]

@@ -9,9 +9,9 @@ from yard.platform import extras
 
 
 def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of this process with ``settings``, ready for a Python child of ours."""
+    """Returns this process' environment with ``settings``, ready for a Python child of ours."""
     found = dict(os.environ) | dict(settings)
-    found["PYTHONUNBUFFERED"] = "1"  # a log that ends in mid-air helps nobody
+    found["PYTHONUNBUFFERED"] = "1"  # else a killed child's last lines are lost
     if not extras.is_installed():
         paths = [found.get("PYTHONPATH", ""), str(extras.root())]
         found["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

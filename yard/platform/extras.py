@@ -1,7 +1,7 @@
-"""What of Modelyard is installed: its version, and which extras have their libraries.
+"""The installation: its version, and the extras whose libraries are there.
 
 The light installation has every package's code but only `producer`'s libraries, so a command can be
-called whose libraries are missing. This table turns the missing module into the extra to install.
+called without its libraries. This table turns a missing module into the extra to install.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODULES = {
 
 
 def version() -> str:
-    """The installed version; in a checkout that is not installed, what its pyproject.toml says."""
+    """Returns the installed version; in a checkout without installation, pyproject.toml's."""
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def version() -> str:
 
 
 def is_installed() -> bool:
-    """Whether Modelyard is installed, rather than imported from a folder that is on the path."""
+    """True if Modelyard is installed, rather than imported from a folder on the path."""
     try:
         metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -50,15 +50,15 @@ def is_installed() -> bool:
 
 
 def root() -> Path:
-    """The folder that our packages are in."""
+    """Returns the folder that holds our packages."""
     return Path(__file__).absolute().parents[2]
 
 
 def missing(extra: str) -> list[str]:
-    """The modules of an extra that are not installed."""
+    """Returns the modules of an extra that are not installed."""
     return [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]
 
 
 def advice(extra: str | None) -> str:
-    """How to install what an extra brings; None for what every installation needs."""
+    """Returns the command that installs an extra; None stands for the base installation."""
     return f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"

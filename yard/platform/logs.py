@@ -1,9 +1,9 @@
-"""How every process logs: one event, one line of JSON, on standard error.
+"""Logging of every process: one event, one line of JSON, on standard error.
 
-structlog's loggers and the standard library's (RQ, granian, redis-py) come out in the same form,
-with ``timestamp``, ``level``, ``logger``, ``event`` and whatever context is bound: a request's id,
-a job, a model and its version. Payloads are never logged; a password in a URL is blotted out
-wherever it turns up. Make a logger by ``structlog.get_logger(__name__)``.
+structlog's loggers and the standard library's (RQ, granian, redis-py) write the same form, with
+``timestamp``, ``level``, ``logger``, ``event`` and the context that is bound: a request's id, a
+job, a model and its version. Payloads are never logged; a password in a URL is redacted everywhere.
+Make a logger by ``structlog.get_logger(__name__)``.
 
 structlog comes with the gateway's and the worker's extras, not with the client's, so it is imported
 only where a process is set up.
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s\"'<>]*@")
 
-#: Chatty at "info" about what our own lines say better.
+#: Loggers that repeat at "info" what our own lines say.
 _QUIET = ("rq.worker", "rq.scheduler", "werkzeug")
 
 _Event = MutableMapping[str, Any]
 
 
 class _Sturdy:
-    """A stream that loses a line rather than fail: a full disk must not fail requests and jobs."""
+    """A stream that drops a line rather than fail: a full disk must not fail requests and jobs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -45,13 +45,14 @@ class _Sturdy:
             pass
 
     def flush(self) -> None:
-        """Nothing: every write is flushed."""
+        """Does nothing: every write is flushed."""
 
 
 class _Lines:
-    """What structlog writes to. It has no lock that a fork could leave locked: a line is one write.
+    """Logger that structlog writes to. A line is one write, so no fork can leave a lock locked.
 
-    Straight to the stream: through the standard library's handlers a line costs twice as much.
+    It writes straight to the stream: through the standard library's handlers a line costs twice as
+    much.
     """
 
     def __init__(self, stream: _Sturdy, name: str) -> None:
@@ -65,16 +66,16 @@ class _Lines:
 
 
 def redact(text: str) -> str:
-    """``text`` without the user and password of any URL in it."""
+    """Returns ``text`` without the user and password of any URL in it."""
     return _CREDENTIALS.sub(r"\1***@", text) if "://" in text else text
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Set up logging for this process; call it before the first line.
+    """Sets up logging for this process; call it before the first line.
 
     Args:
         settings: ``log_level`` and ``log_format``.
-        stream: Where lines go; standard error by default.
+        stream: Target of the lines; standard error by default.
     """
     import structlog
 
@@ -127,7 +128,7 @@ def _json(_logger: Any, _method: str, event: _Event) -> str:
 def _text(stream: TextIO) -> Callable[[Any, str, _Event], str]:
     import structlog
 
-    # Its own way to show an exception shows every local variable, and so payloads.
+    # Its default shows every local variable of a traceback, and so payloads.
     plain = structlog.dev.plain_traceback
     console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
 

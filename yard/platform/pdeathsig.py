@@ -1,10 +1,10 @@
-"""Runs a program that gets a signal when its parent dies.
+"""Parent-death signal: runs a program that gets a signal when its parent dies.
 
 Nothing that `modelyard up` starts may outlive it, even if it is killed with SIGKILL and can clean
 up nothing. Linux sends the signal (``prctl(2)``, ``PR_SET_PDEATHSIG``) to a process that has asked
 for it, and Redis does not ask. So this file is started in its place, asks, and becomes the program;
-the request outlives ``execve``. It is a script of its own, run with ``-I -S`` in about 10 ms,
-because Python code between fork and exec (``preexec_fn``) can deadlock once the parent has threads.
+the request outlives ``execve``. It runs as a script with ``-I -S`` in about 10 ms, because Python
+code between fork and exec (``preexec_fn``) can deadlock once the parent has threads.
 
 The signal is sent when the *thread* that started the child ends: start children from the main
 thread.
@@ -15,11 +15,9 @@ from __future__ import annotations
 import os
 import sys
 
-_PR_SET_PDEATHSIG = 1
-
 
 def command(argv: list[str], signum: int) -> list[str]:
-    """The command line that runs ``argv`` as a child of this process, tied to it.
+    """Returns the command line that runs ``argv`` as a child of this process, tied to it.
 
     ``argv[0]`` is a path or a name on the PATH. On other systems than Linux the child is not tied.
     """
@@ -28,12 +26,13 @@ def command(argv: list[str], signum: int) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Become ``arguments[2:]``; the first two are the signal and the process it waits on."""
+    """Becomes the program ``arguments[2:]``; the first two are the signal and the parent's id."""
     signum, parent, program = int(arguments[0]), int(arguments[1]), arguments[2:]
-    if sys.platform == "linux":
-        import ctypes
+    # With -I neither the package nor this folder is on the path; the standard library comes first.
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    import prctl  # type: ignore[import-not-found]
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+    prctl.die_with_parent(signum)
     if os.getppid() != parent:  # it died before the request was made: no signal will come
         sys.exit(1)
     try:

@@ -1,8 +1,8 @@
-"""Waiting in the main thread for a signal to stop, or for a child to end, without polling.
+"""Stop signals: the main thread waits for one, or for a child to end, without polling.
 
-A process that is told to stop while it starts must not die of it, nor miss it: its handlers are not
-there yet. So whoever starts one of our processes starts it under `held`, a command holds signals
-itself as soon as it runs (`hold`), and `StopSignals` lets them through once it can count them.
+A process that gets a stop signal while it starts must neither die of it nor miss it: its handlers
+are not there yet. So our processes are started under `held`, a command holds signals itself as soon
+as it runs (`hold`), and `StopSignals` lets them through once it can count them.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-#: Signals closer than this are one request.
+#: Signals closer than this, in seconds, are one request.
 _TOGETHER_S = 0.25
 
-#: What asks a process to stop.
+#: Signals that ask a process to stop.
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hold() -> None:
-    """Keep signals to stop waiting, until `release` or the context of a `StopSignals`."""
+    """Blocks stop signals until `release` or the context of a `StopSignals`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 def release() -> None:
-    """Let signals to stop through, also those that have come meanwhile."""
+    """Unblocks stop signals, also those that have come meanwhile."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def is_waiting() -> bool:
-    """Whether a signal to stop has come while they are held."""
+    """True if a stop signal has come while they are held."""
     return not signal.sigpending().isdisjoint(_STOPS)
 
 
-def cause_of(status: int) -> str:
-    """What a process ended with, by its exit status: ``status 1``, or ``SIGKILL`` for -9."""
+def exit_cause(status: int) -> str:
+    """Names the end of a process by its exit status: ``status 1``, or ``SIGKILL`` for -9."""
     if status >= 0:
         return f"status {status}"
     with suppress(ValueError):
@@ -49,7 +49,7 @@ def cause_of(status: int) -> str:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Start children that hold signals from their first instant: they inherit the mask."""
+    """Children started inside hold stop signals from their first instant: they inherit the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
@@ -98,11 +98,14 @@ class StopSignals:
         self._writer.close()
 
     def wait(self, timeout_s: float, also: Sequence[int] = ()) -> bool:
-        """Whether a signal came or a child ended, once that was so or ``timeout_s`` is over.
+        """Waits for a signal, the end of a child, or the timeout.
 
         Args:
             timeout_s: The longest wait.
             also: Descriptors; something to read from one of them ends the wait, too.
+
+        Returns:
+            False after the timeout.
         """
         own = self._reader.fileno()
         ready = select.select([own, *also], [], [], timeout_s)[0]

@@ -1,14 +1,14 @@
-"""Which versions are published, how they end, and which queues they have."""
+"""The registry: published versions, the end of a version, and the queues of all."""
 
 from yard.registry import catalog, lifecycle
-from yard.registry.catalog import Catalog, Published, model_names, read_versions
-from yard.registry.lifecycle import State, read_states
+from yard.registry.catalog import Catalog, PublishedVersion, model_names, read_versions
+from yard.registry.lifecycle import VersionState, read_states
 from yard.registry.queues import queue_names, read_served_queues
 
 __all__ = [
     "Catalog",
-    "Published",
-    "State",
+    "PublishedVersion",
+    "VersionState",
     "catalog",
     "lifecycle",
     "model_names",

@@ -1,9 +1,9 @@
-"""Which versions exist and what they take, as published in Redis.
+"""The catalogue: published versions and their signatures, in Redis.
 
 ``models`` publishes here after the artefact is in the store; the client, the gateway and the
-workers read. `Catalog` remembers what it read for a second, so that checking a request costs no
-round trip; the submitting script compares signatures, so a stale memory can delay an answer but
-never make a wrong one.
+workers read. `Catalog` caches entries for a second, so that checking a request costs no round trip;
+the submitting script compares signatures, so a stale entry can delay an answer but never make a
+wrong one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from yard.broker import Script
-from yard.contract import ModelRef, Signature, check_name, is_name, keys, wire
+from yard.contract import ModelRef, Signature, check_name, is_name, keys, lenient, wire
 from yard.errors import UnknownModel, UnknownVersion
 
 _REGISTER = Script("yard", "register")
-_NEVER: tuple[float, dict[str, Published]] = (float("-inf"), {})
+_NEVER: tuple[float, dict[str, PublishedVersion]] = (float("-inf"), {})
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedVersion:
     """One published version.
 
     Attributes:
         ref: Its model and version.
-        signature: What it takes and gives.
+        signature: Its inputs and outputs.
         manifest: The whole manifest, as published.
-        state: ``published``, or ``retired``: then it gets no new jobs.
+        state: ``published``, or ``retired``: it gets no new jobs.
     """
 
     ref: ModelRef
@@ -42,7 +42,7 @@ class Published:
 
 
 def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature) -> None:
-    """Make a version known, all at once; publishing the same again changes nothing.
+    """Adds a version to the catalogue, atomically; publishing the same again changes nothing.
 
     A retired version stays retired: `yard.registry.lifecycle.restore` brings it back.
     """
@@ -50,20 +50,20 @@ def register(redis: Redis, ref: ModelRef, manifest: bytes, signature: Signature)
 
 
 def model_names(redis: Redis) -> list[str]:
-    """The published models, in order; what is no name is left out."""
+    """Reads the names of the published models, in order; members that are no names are left out."""
     members: set[bytes] = redis.smembers(keys.MODELS)  # type: ignore[assignment]  # not decoded
-    return sorted(name for raw in members if is_name(name := raw.decode("utf-8", "replace")))
+    return sorted(name for raw in members if is_name(name := lenient.decode(raw)))
 
 
-def read_versions(redis: Redis, model: str) -> dict[str, Published]:
-    """A model's versions in order; an entry that cannot be read is left out."""
+def read_versions(redis: Redis, model: str) -> dict[str, PublishedVersion]:
+    """Reads a model's versions in order; entries that cannot be read are left out."""
     pipe = redis.pipeline(transaction=True)  # one look: a version is published, or retired
     pipe.hgetall(keys.key("versions", check_name("model", model)))
     pipe.hkeys(keys.key("signatures", model))
     raw, published = pipe.execute(raise_on_error=False)
     if isinstance(raw, RedisError):
         raise raw
-    # Where somebody has put another thing in the key's place, nobody knows who is retired.
+    # Where the key holds another type, it is unknown which versions are retired.
     in_service = frozenset(published) if isinstance(published, list) else raw.keys()
     entries = (
         _entry(model, version, manifest, version in in_service)
@@ -72,18 +72,26 @@ def read_versions(redis: Redis, model: str) -> dict[str, Published]:
     return {entry.ref.version: entry for entry in entries if entry is not None}
 
 
-def _entry(model: str, version: bytes, manifest: bytes, is_published: bool) -> Published | None:
+def _entry(
+    model: str, version: bytes, manifest: bytes, is_published: bool
+) -> PublishedVersion | None:
     try:
         ref = ModelRef(model, version.decode())
         known = wire.loads(manifest)
         signature = Signature.model_validate(known["signature"])
-        return Published(ref, signature, known, "published" if is_published else "retired")
-    except Exception:  # whatever somebody wrote there: one bad entry must not hide the others
+        return PublishedVersion(ref, signature, known, "published" if is_published else "retired")
+    except Exception:  # anything may be written there: one bad entry must not hide the others
         return None
 
 
 class Catalog:
-    """The catalogue as read lately; safe for threads."""
+    """A cache of the catalogue; safe for threads.
+
+    Args:
+        redis: Where the catalogue is.
+        ttl_s: Seconds that an entry is kept.
+        clock: Seconds by a monotonic clock.
+    """
 
     def __init__(
         self, redis: Redis, ttl_s: float = 1.0, clock: Callable[[], float] = time.monotonic
@@ -91,10 +99,10 @@ class Catalog:
         self._redis = redis
         self._ttl_s = ttl_s
         self._clock = clock
-        self._read: dict[str, tuple[float, dict[str, Published]]] = {}
+        self._read: dict[str, tuple[float, dict[str, PublishedVersion]]] = {}
 
-    def versions(self, model: str, *, fresh: bool = False) -> dict[str, Published]:
-        """The versions of a model, at most a second old, or read anew.
+    def versions(self, model: str, *, fresh: bool = False) -> dict[str, PublishedVersion]:
+        """Returns the versions of a model, at most ``ttl_s`` old; ``fresh`` reads them again.
 
         Raises:
             UnknownModel: None is published.
@@ -109,13 +117,13 @@ class Catalog:
             self._read[model] = (now, known)
         return known
 
-    def known(self, model: str) -> dict[str, Published] | None:
-        """The versions of a model as read in the last second; None if they were not."""
+    def known(self, model: str) -> dict[str, PublishedVersion] | None:
+        """Returns the cached versions of a model; None if they must be read."""
         read_at, entries = self._read.get(model, _NEVER)
         return entries if self._clock() - read_at <= self._ttl_s else None
 
-    def entry(self, ref: ModelRef) -> Published:
-        """One version.
+    def entry(self, ref: ModelRef) -> PublishedVersion:
+        """Returns one version.
 
         Raises:
             UnknownModel: No version of the model is published.

@@ -6,9 +6,9 @@
         |
     published, retired or drained --delete--> deleted
 
-A retired version gets no job that is submitted, and runs those that it has; what anybody pushes
-onto the queue of a drained or deleted one fails with ``version_gone``. Each step is one script, so
-that no submission falls in between. Workers see a step within a second (`worker.queue.scheduler`).
+A retired version gets no job that is submitted, and runs those that it has; jobs pushed onto the
+queue of a drained or deleted one fail with ``version_gone``. Each step is one script, so that no
+submission falls in between. Workers see a step within a second (`worker.queue.scheduler`).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from yard.broker import Script
-from yard.contract import ModelRef, Signature, keys
+from yard.contract import ModelRef, Signature, keys, lenient
 from yard.errors import UnknownModel, UnknownVersion, VersionInUse
 
-State = Literal["retired", "drained", "deleted", "revived"]
-STATES: tuple[State, ...] = ("retired", "drained", "deleted", "revived")
+VersionState = Literal["retired", "drained", "deleted", "revived"]
+STATES: tuple[VersionState, ...] = ("retired", "drained", "deleted", "revived")
 
 _RETIRE = Script("yard", "retire")
 _DELETE = Script("yard", "delete")
 _DRAIN = Script("yard", "drain")
 
-#: How a reason that the scripts give is told, and what is to be done about it.
+#: Sentence for each reason that the scripts give.
 _REASONS = {
     "active": "it is the active version",
     "weights": "the weights name it",
@@ -38,20 +38,20 @@ _REASONS = {
     "alias": "the alias {} stands for it",
     "queued": "{} jobs wait for it",
     "running": "{} of its jobs are running",
-    "front door": "{} jobs wait at the door of its model, whose last version it is",
+    "unversioned": "{} jobs wait at the door of its model, whose last version it is",
 }
 
 
 def retire(redis: Redis, ref: ModelRef, *, force: bool = False) -> bool:
-    """Let a version get no more jobs; those that it has are run.
+    """Takes a version out of service: it gets no more jobs; those that it has are run.
 
     Args:
         redis: Where the catalogue is.
         ref: The version.
-        force: Whether to take it out of its model's route and aliases first.
+        force: Take it out of its model's route and aliases first.
 
     Returns:
-        Whether it was in service before.
+        True if it was in service before.
 
     Raises:
         UnknownModel: No version of the model is published.
@@ -62,10 +62,10 @@ def retire(redis: Redis, ref: ModelRef, *, force: bool = False) -> bool:
 
 
 def restore(redis: Redis, ref: ModelRef, signature: Signature) -> bool:
-    """Put a retired version back into service.
+    """Puts a retired version back into service.
 
     Returns:
-        Whether it was out of service before.
+        True if it was out of service before.
 
     Raises:
         UnknownModel: No version of the model is published.
@@ -75,13 +75,13 @@ def restore(redis: Redis, ref: ModelRef, signature: Signature) -> bool:
 
 
 def delete(redis: Redis, ref: ModelRef, *, force: bool = False) -> None:
-    """Take a version out of the catalogue.
+    """Deletes a version from the catalogue.
 
     Args:
         redis: Where the catalogue is.
         ref: The version.
-        force: Whether to take it out of its model's route and aliases first, and to let jobs that
-            wait for it fail with ``version_gone``.
+        force: Take it out of its model's route and aliases first, and let jobs that wait for it
+            fail with ``version_gone``.
 
     Raises:
         UnknownModel: No version of the model is published.
@@ -91,16 +91,15 @@ def delete(redis: Redis, ref: ModelRef, *, force: bool = False) -> None:
     _done(ref, _DELETE(redis, [ref.model, ref.version, "force" if force else ""]))
 
 
-def drain(redis: Redis, queues: Sequence[str]) -> None:
-    """Note of retired versions, by their queues, that their last job has ended, where it has."""
+def mark_drained(redis: Redis, queues: Sequence[str]) -> None:
+    """Marks retired versions, by their queues, as drained once nothing waits or runs."""
     _DRAIN(redis, list(queues))
 
 
-def read_states(redis: Redis) -> dict[str, tuple[State, str]]:
-    """The versions that were taken out of service: queue to state and moment.
+def read_states(redis: Redis) -> dict[str, tuple[VersionState, str]]:
+    """Reads the versions that were taken out of service: queue to state and time in microseconds.
 
-    What is no state is left out, and so is everything where somebody has put another thing in the
-    key's place.
+    Values that are no state are left out; a key of another type counts as empty.
     """
     try:
         return parse_states(redis.hgetall(keys.RETIRED))
@@ -108,12 +107,12 @@ def read_states(redis: Redis) -> dict[str, tuple[State, str]]:
         return {}
 
 
-def parse_states(raw: Any) -> dict[str, tuple[State, str]]:
-    """What `read_states` gives, from the reply of an HGETALL."""
-    found: dict[str, tuple[State, str]] = {}
-    for queue, said in raw.items() if isinstance(raw, dict) else ():
-        state, _, since = said.decode("utf-8", "replace").partition(" ")
-        name = queue.decode("utf-8", "replace")
+def parse_states(raw: Any) -> dict[str, tuple[VersionState, str]]:
+    """Parses the reply of an HGETALL into what `read_states` returns."""
+    found: dict[str, tuple[VersionState, str]] = {}
+    for queue, said in lenient.mapping(raw).items():
+        state, _, since = lenient.decode(said).partition(" ")
+        name = lenient.decode(queue)
         parsed = keys.parse_queue(name)
         if state in STATES and parsed is not None and parsed[1] is not None:
             found[name] = (state, since)
@@ -125,7 +124,7 @@ def _done(ref: ModelRef, reply: list[bytes]) -> bool:
         case b"ok" | b"same":
             return reply[0] == b"ok"
         case b"in_use":
-            reasons = [_reason(raw.decode("utf-8", "replace")) for raw in reply[1:]]
+            reasons = [_reason(lenient.decode(raw)) for raw in reply[1:]]
             raise VersionInUse(f"{ref} is in use: {'; '.join(reasons)}")
         case b"unknown_version":
             raise UnknownVersion(f"model {ref.model!r} has no version {ref.version!r}")

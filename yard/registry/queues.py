@@ -1,8 +1,8 @@
-"""Which queues there is something to do on: those of the catalogue, and some that are ending.
+"""Queues to serve: those of the catalogue, and those of ending versions that still have jobs.
 
-One a version, and one a model, its front door. That of a version which was retired or deleted
-counts while something is on it, so that what it was accepted for is run, and what somebody still
-pushes is failed. Workers, and whoever decides how many there should be, look at the same queues.
+Each version has a queue, and each model an unversioned one. The queue of a retired or deleted
+version counts while something is on it, so that accepted jobs are run and later pushes are failed.
+Workers and autoscalers look at the same queues.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from fnmatch import fnmatchcase
 from redis import Redis
 from redis.exceptions import RedisError
 
-from yard.cluster import held_back
-from yard.contract import ModelRef, is_name, keys
+from yard.cluster import held_back_queues
+from yard.contract import ModelRef, is_name, keys, lenient
 from yard.registry import lifecycle
 from yard.registry.catalog import model_names
-from yard.registry.lifecycle import State
+from yard.registry.lifecycle import VersionState
 
 
 def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
-    """The queues of all models whose name matches, as a shell matches file names, in order.
+    """Reads the queues of all models whose name matches, as a shell matches file names, in order.
 
-    Not those of versions that are held back because they kill their workers
+    Queues of versions that are held back because they kill their workers are left out
     (`yard.cluster.crash_loops`).
 
     Raises:
@@ -34,10 +34,10 @@ def queue_names(redis: Redis, pattern: str = "*") -> list[str]:
 
 def read_served_queues(
     redis: Redis, pattern: str
-) -> tuple[list[str], dict[str, tuple[State, str]]]:
-    """The same, and the versions that were taken out of service, see `retirement.read_states`.
+) -> tuple[list[str], dict[str, tuple[VersionState, str]]]:
+    """Reads the same, and the versions out of service as `lifecycle.read_states` does.
 
-    Notes of retired versions that their last job has ended, where it has.
+    Marks retired versions as drained once their queue is empty.
 
     Raises:
         RedisError: Redis does not answer.
@@ -55,20 +55,20 @@ def read_served_queues(
     }
     queues: list[str] = []
     for model, versions in zip(models, published, strict=True):
-        if isinstance(versions, RedisError):  # somebody's own under a name of ours: others go on
+        if isinstance(versions, RedisError):  # the key holds another type: the other models go on
             continue
-        names = sorted(raw.decode("utf-8", "replace") for raw in versions)
+        names = sorted(lenient.decode(raw) for raw in versions)
         queues += [keys.queue_name(ModelRef(model, name)) for name in names if is_name(name)]
         queues.append(model)
     queues += _ending(redis, states, frozenset(queues))
-    held = held_back(redis)
+    held = held_back_queues(redis)
     return [queue for queue in queues if queue not in held], states
 
 
 def _ending(
-    redis: Redis, states: Mapping[str, tuple[State, str]], known: frozenset[str]
+    redis: Redis, states: Mapping[str, tuple[VersionState, str]], known: frozenset[str]
 ) -> list[str]:
-    """The queues beside the ``known`` ones that versions out of service have left work on."""
+    """Queues beside the ``known`` ones with work left of versions out of service."""
     versions = sorted(states.keys() - known)
     names = versions + sorted({queue.partition("@")[0] for queue in versions} - known)
     pipe = redis.pipeline(transaction=False)
@@ -76,5 +76,5 @@ def _ending(
         pipe.llen(keys.key("queue", name))
     lengths = dict(zip(names, pipe.execute(raise_on_error=False), strict=True)) if names else {}
     if drying := [name for name in versions if states[name][0] == "retired" and lengths[name] == 0]:
-        lifecycle.drain(redis, drying)
+        lifecycle.mark_drained(redis, drying)
     return [name for name in names if isinstance(lengths[name], int) and lengths[name] > 0]

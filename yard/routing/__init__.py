@@ -1,30 +1,36 @@
-"""Which version gets a model's traffic, and which must be warm first."""
+"""Routing: the version that gets a model's traffic, and warm-up before a flip."""
 
 from yard.routing import routes, warmup
 from yard.routing.routes import (
-    Change,
-    point_of,
+    RouteChange,
     read_route,
     resolve,
     routed_versions,
     routing_error,
+    routing_point,
     set_alias,
 )
-from yard.routing.warmup import Warmth, cold, flip, read_wanted, unmet
+from yard.routing.warmup import (
+    WarmupResult,
+    cold_versions,
+    flip_route,
+    read_wanted_versions,
+    unmet_warmups,
+)
 
 __all__ = [
-    "Change",
-    "Warmth",
-    "cold",
-    "flip",
-    "point_of",
+    "RouteChange",
+    "WarmupResult",
+    "cold_versions",
+    "flip_route",
     "read_route",
-    "read_wanted",
+    "read_wanted_versions",
     "resolve",
     "routed_versions",
     "routes",
     "routing_error",
+    "routing_point",
     "set_alias",
-    "unmet",
+    "unmet_warmups",
     "warmup",
 ]

@@ -1,8 +1,8 @@
-"""Which version gets a job: the pure choice, and the keys that decide it.
+"""Routes: the version that gets a job, and the keys that decide it.
 
-The choice for a submission is made by ``route.lua`` inside the submitting script, by the keys as
-they are at that instant; `choose` is the same choice in Python, for reading and for tests that
-hold the two together. Operators change the keys by hand or through `set_route`.
+``route.lua`` makes the choice inside the submitting script, by the keys as they are at that
+instant; `choose` is the same choice in Python, for readers and for tests that hold the two
+together. Operators change the keys by hand or through `set_route`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from redis import Redis
 
 from yard.broker import Script
-from yard.contract import ModelRef, Route, check_name, keys, wire
+from yard.contract import ModelRef, Route, check_name, keys, lenient, wire
 from yard.errors import (
     InvalidRoute,
     ModelyardError,
@@ -26,15 +26,15 @@ from yard.errors import (
     UnknownVersion,
 )
 
-#: Versions that one route splits between at most; ``route.lua`` has the same bound.
+#: Most versions of one split; ``route.lua`` has the same bound.
 MOST_WEIGHTS = 256
 
 _RESOLVE = Script("yard", "resolve")
 _SET_ROUTE = Script("yard", "set_route")
 
 
-def point_of(model: str, routing_key: str | None) -> float:
-    """Where a job falls in [0, 1): the same for the same model and key, random without a key.
+def routing_point(model: str, routing_key: str | None) -> float:
+    """Returns a job's point in [0, 1): the same for the same model and key, random without a key.
 
     The first 53 bits of SHA-256, the most that a double holds.
     """
@@ -45,7 +45,7 @@ def point_of(model: str, routing_key: str | None) -> float:
 
 
 def choose(weights: Mapping[str, float], point: float) -> str | None:
-    """The version that ``point`` in [0, 1) falls on, versions in the order of ``weights``.
+    """Returns the version that ``point`` in [0, 1) falls on, versions in the order of ``weights``.
 
     The order of `Route.weights` is the script's. None if nothing has a weight above zero.
     """
@@ -62,7 +62,7 @@ def choose(weights: Mapping[str, float], point: float) -> str | None:
 
 
 def resolve(redis: Redis, model: str, version: str | None, point: float) -> ModelRef:
-    """The version that a request would get now, by its name, its alias or the route.
+    """Returns the version that a request would get now, by its name, its alias or the route.
 
     Raises:
         UnknownModel: No version of the model is published.
@@ -77,7 +77,7 @@ def resolve(redis: Redis, model: str, version: str | None, point: float) -> Mode
 
 
 def routing_error(kind: bytes, model: str, version: str | None) -> ModelyardError:
-    """The error that a script's reply of this kind stands for: no version takes the request."""
+    """Returns the error of a script's reply of this kind: no version takes the request."""
     if kind == b"unknown_version":
         return UnknownVersion(f"model {model!r} has no version or alias {version!r}")
     if kind == b"version_gone":
@@ -92,13 +92,13 @@ def routing_error(kind: bytes, model: str, version: str | None) -> ModelyardErro
 
 
 def parse_plan(plan: str) -> dict[str, float]:
-    """The split that ``route.lua`` writes as ``v1=90 v2=10``."""
+    """Parses the split that ``route.lua`` writes as ``v1=90 v2=10``."""
     entries = (entry.partition("=") for entry in plan.split())
     return {version: float(weight) for version, _, weight in entries}
 
 
 def read_route(redis: Redis, model: str) -> Route:
-    """A model's route by the keys as they are now.
+    """Reads a model's route by the keys as they are now.
 
     Raises:
         UnknownModel: No version of it is published.
@@ -107,14 +107,14 @@ def read_route(redis: Redis, model: str) -> Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RouteChange:
     """A change of a model's route, as `set_route` takes it.
 
     Attributes:
         model: The model's name.
         active: The version that gets the traffic.
         weights: Version to weight; an empty mapping clears them.
-        revision: Only if the route is still at this revision.
+        revision: Revision that the route must still have; None for any.
     """
 
     model: str
@@ -124,13 +124,13 @@ class Change:
 
     @property
     def routed(self) -> list[str]:
-        """The versions that the change names and gives traffic to."""
+        """Versions that the change names and gives traffic to."""
         split = [version for version, weight in (self.weights or {}).items() if weight > 0]
         return split or ([self.active] if self.active is not None else [])
 
 
-def apply(redis: Redis, change: Change) -> Route:
-    """Make a change; see `set_route`."""
+def apply_change(redis: Redis, change: RouteChange) -> Route:
+    """Makes a change; see `set_route`."""
     return set_route(
         redis,
         change.model,
@@ -140,8 +140,8 @@ def apply(redis: Redis, change: Change) -> Route:
     )
 
 
-def check_change(redis: Redis, change: Change) -> Route:
-    """The present route; raises what `apply` would, by the keys as they are now."""
+def check_change(redis: Redis, change: RouteChange) -> Route:
+    """Returns the present route; raises as `apply_change` would, by the keys as they are now."""
     pairs = _checked(change.active, change.weights)
     present = read_route(redis, change.model)
     if change.revision is not None and present.revision != change.revision:
@@ -162,7 +162,7 @@ def set_route(
     weights: Mapping[str, float] | None = None,
     revision: int | None = None,
 ) -> Route:
-    """Write a model's keys, all at one instant; what is not given goes as said below.
+    """Writes a model's keys, all at one instant.
 
     ``active`` alone sends all traffic there: weights are cleared. ``weights`` alone leave the
     active version as it is, for when they are cleared; an empty mapping clears them.
@@ -172,7 +172,7 @@ def set_route(
         model: The model's name.
         active: The version that gets the traffic.
         weights: Version to weight, finite and not below zero, one above zero at least.
-        revision: Only if the route is still at this revision.
+        revision: Revision that the route must still have; None for any.
 
     Raises:
         InvalidRoute: The values could not be obeyed; nothing was changed.
@@ -190,18 +190,18 @@ def set_route(
 
 
 def rollback(redis: Redis, model: str) -> Route:
-    """Put back the route that was in force before the present one.
+    """Restores the route that was in force before the present one.
 
     Raises:
         InvalidRoute: There was none, or one of its versions is gone.
-        RevisionMismatch: Somebody changed the route at the same time.
+        RevisionMismatch: The route was changed at the same time.
         UnknownModel: No version of the model is published.
     """
-    return apply(redis, previous(redis, model))
+    return apply_change(redis, previous_change(redis, model))
 
 
-def previous(redis: Redis, model: str) -> Change:
-    """The change that puts back the route that was in force before the present one.
+def previous_change(redis: Redis, model: str) -> RouteChange:
+    """Returns the change that restores the route before the present one.
 
     Raises:
         InvalidRoute: There was none.
@@ -215,12 +215,12 @@ def previous(redis: Redis, model: str) -> Change:
         active: str | None = entry["active"] or None
         if entry["mode"] == "active":
             weights = None
-        return Change(model, active, weights, present.revision)
+        return RouteChange(model, active, weights, present.revision)
     raise InvalidRoute(f"model {model!r} has had no other route")
 
 
 def history(redis: Redis, model: str, count: int = 50) -> list[dict[str, Any]]:
-    """The routes that were in force, the latest first.
+    """Reads the routes that were in force, the latest first.
 
     Each has ``revision``, ``mode``, ``plan``, ``active`` and ``at_ms`` by Redis' clock.
     """
@@ -235,7 +235,7 @@ def history(redis: Redis, model: str, count: int = 50) -> list[dict[str, Any]]:
 
 
 def routed_versions(redis: Redis, models: Sequence[str]) -> set[ModelRef]:
-    """The versions that get traffic by the routes in force, as they were written down last."""
+    """Reads the versions that get traffic, by the routes as ``route.lua`` kept them last."""
     pipe = redis.pipeline(transaction=False)
     for model in models:
         pipe.hget(keys.key("route", model), "plan")
@@ -250,7 +250,7 @@ def routed_versions(redis: Redis, models: Sequence[str]) -> set[ModelRef]:
 
 
 def set_alias(redis: Redis, model: str, alias: str, version: str | None) -> None:
-    """Let ``alias`` name ``version``; None takes the alias away.
+    """Points ``alias`` to ``version``; None removes the alias.
 
     Raises:
         InvalidRoute: The version is not published, or the alias is itself a version's name, which
@@ -271,7 +271,7 @@ def set_alias(redis: Redis, model: str, alias: str, version: str | None) -> None
 
 
 def _checked(active: str | None, weights: Mapping[str, float] | None) -> list[str]:
-    """The weights as `_checked_weights` gives them; raises for what could not be obeyed."""
+    """The weights as `_checked_weights` returns them; raises for a change that cannot be obeyed."""
     if active is None and weights is None:
         raise InvalidRoute("give an active version, weights, or both")
     pairs = _checked_weights(weights or {})
@@ -333,7 +333,7 @@ def _route(model: str, reply: list[Any]) -> Route:
         revision=int(revision),
         problems=tuple(wire.loads(problems)),
         keys={
-            "active": _text(raw_active) or None,
+            "active": _shown(raw_active) or None,
             "weights": _pairs(raw_weights),
             "aliases": _pairs(aliases),
         },
@@ -341,10 +341,10 @@ def _route(model: str, reply: list[Any]) -> Route:
     )
 
 
-def _text(raw: bytes) -> str:
-    """What an operator wrote, whatever it was, short enough to show."""
-    return raw[:200].decode("utf-8", "replace")
+def _shown(raw: bytes) -> str:
+    """An operator's text, cut to a length that can be shown."""
+    return lenient.decode(raw[:200])
 
 
 def _pairs(raw: list[bytes]) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in zip(raw[::2], raw[1::2], strict=True)}
+    return {_shown(name): _shown(value) for name, value in zip(raw[::2], raw[1::2], strict=True)}

@@ -1,17 +1,17 @@
-"""Warm before traffic: a version is loaded in the pools first, and then the flip happens.
+"""Warm-up: the pools load a version before a flip gives it traffic.
 
-Who flips writes a wish into Redis (``want.lua``) and looks at what workers announce until each
-living pool that serves the model has a worker with the version loaded and proven, or until one says
-why it does not load. Workers read the wishes while idle and between batches
-(`worker.inference.warmup`); a pool without workers starts one for a wish as it does for a job
-(`unmet`). Only then does `yard.routing.routes` change the keys, at one instant as always. A key
-that is set by hand goes past all this and is obeyed at once; `cold` tells of it.
+A flip writes a warm-up request into Redis (``want.lua``) and watches the workers' announcements
+until each living pool that serves the model has a worker with the version loaded and proven, or
+until one reports why it does not load. Workers read the requests while idle and between batches
+(`worker.inference.warmup`); a pool without workers starts one for a request as it does for a job
+(`unmet_warmups`). Only then does `yard.routing.routes` change the keys, at one instant as always. A
+key that is set by hand bypasses all this and is obeyed at once; `cold_versions` reports it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,27 +19,27 @@ from redis import Redis
 
 from yard.broker import Script
 from yard.cluster import PoolInfo, Presence, read_presence
-from yard.contract import ModelRef, Route, keys
+from yard.contract import ModelRef, Route, keys, lenient
 from yard.errors import ModelUnavailable
 from yard.routing import routes
 
-#: How often who waits looks at what workers announce, in seconds.
+#: Seconds between two looks at the announcements.
 _LOOK_S = 0.05
-#: A wish stands this much longer than who made it waits: other workers of the pools load it, too.
+#: Seconds that a request outlives its flip's wait: other workers of the pools load it, too.
 _LONGER_S = 5.0
 
 _WANT = Script("yard", "want")
 
 
 @dataclass(frozen=True, slots=True)
-class Warmth:
-    """What became of loading versions before a flip.
+class WarmupResult:
+    """Outcome of the warm-up before a flip.
 
     Attributes:
-        state: ``warm``: every pool has them; ``no_pool``: no living pool serves the model;
-            ``skipped``: nobody waited for it, or none was to get traffic.
-        versions: Which were to be loaded.
-        waited_s: Seconds that the flip waited for it.
+        state: ``warm``: every pool has the versions; ``no_pool``: no living pool serves the model;
+            ``skipped``: the flip did not wait, or gives no version traffic.
+        versions: Versions that were to be loaded.
+        waited_s: Seconds that the flip waited.
     """
 
     state: str
@@ -47,7 +47,7 @@ class Warmth:
     waited_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As clients see it."""
+        """Returns the outcome as clients see it."""
         return {
             "state": self.state,
             "versions": list(self.versions),
@@ -55,19 +55,19 @@ class Warmth:
         }
 
 
-def flip(
+def flip_route(
     redis: Redis,
-    change: routes.Change,
+    change: routes.RouteChange,
     warm_s: float,
     wait: Callable[[float], object] = time.sleep,
-) -> tuple[Route, Warmth]:
-    """Load what the change gives traffic to, then make the change.
+) -> tuple[Route, WarmupResult]:
+    """Warms up the versions that a change gives traffic to, then makes the change.
 
     Args:
         redis: Where the keys are.
-        change: What to write.
+        change: The change.
         warm_s: Seconds to wait at most; 0 changes the route at once.
-        wait: How to pass so many seconds.
+        wait: Sleeps for the seconds that it is given.
 
     Raises:
         InvalidRoute: The values could not be obeyed; nothing was changed or loaded.
@@ -77,10 +77,10 @@ def flip(
     """
     present = routes.check_change(redis, change)
     routed = change.routed or [v for v in (present.active,) if v]  # weights are cleared
-    warmth = Warmth("skipped")
+    warmth = WarmupResult("skipped")
     if warm_s > 0 and routed:
         warmth = warm(redis, [ModelRef(change.model, version) for version in routed], warm_s, wait)
-    return routes.apply(redis, change), warmth
+    return routes.apply_change(redis, change), warmth
 
 
 def warm(
@@ -88,11 +88,11 @@ def warm(
     refs: Sequence[ModelRef],
     timeout_s: float,
     wait: Callable[[float], object] = time.sleep,
-) -> Warmth:
-    """Have versions of one model loaded by at least one worker of every pool that serves it.
+) -> WarmupResult:
+    """Has versions of one model loaded by at least one worker of every pool that serves it.
 
     Raises:
-        ModelUnavailable: A worker says that one does not load, or a pool has not loaded all in
+        ModelUnavailable: A worker reports that one does not load, or a pool has not loaded all in
             time.
     """
     names = [keys.queue_name(ref) for ref in refs]
@@ -101,7 +101,7 @@ def warm(
     presence = read_presence(redis)
     if not _lacking(presence, refs[0].model, names):
         state = "warm" if _waited_for(presence, refs[0].model) else "no_pool"
-        return Warmth(state, versions, time.monotonic() - started)
+        return WarmupResult(state, versions, time.monotonic() - started)
     asked_ms = int(_WANT(redis, [round((timeout_s + _LONGER_S) * 1000), *names]))
     while True:
         presence = read_presence(redis)
@@ -109,33 +109,32 @@ def warm(
         lacking = _lacking(presence, refs[0].model, names)
         waited_s = time.monotonic() - started
         if not lacking:
-            return Warmth("warm", versions, waited_s)
+            return WarmupResult("warm", versions, waited_s)
         if waited_s >= timeout_s:
             raise _too_late(lacking, timeout_s)
         wait(_LOOK_S)
 
 
-def read_wanted(redis: Redis) -> dict[str, int]:
-    """The wishes that stand: queue of the version to the moment of the wish, in ms."""
+def read_wanted_versions(redis: Redis) -> dict[str, int]:
+    """Reads the warm-up requests that stand: queue of the version to time of the request, in ms."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     pipe.hgetall(keys.WANTED)
-    (seconds, micros), wishes = pipe.execute(raise_on_error=False)
+    (seconds, micros), raw = pipe.execute(raise_on_error=False)
     now_ms = seconds * 1000 + micros / 1000
-    found = wishes if isinstance(wishes, Mapping) else {}  # somebody's own under a name of ours
-    read = ((queue.decode("utf-8", "replace"), _wish(raw)) for queue, raw in found.items())
-    return {queue: wish[0] for queue, wish in read if wish is not None and wish[1] > now_ms}
+    requests = {lenient.decode(queue): _times_ms(r) for queue, r in lenient.mapping(raw).items()}
+    return {queue: at[0] for queue, at in requests.items() if at is not None and at[1] > now_ms}
 
 
-def unmet(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
-    """The wishes that a pool's workers have neither fulfilled nor found that they cannot.
+def unmet_warmups(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
+    """Reads the queues of warm-up requests that a pool's workers have neither met nor failed.
 
     Args:
-        redis: Where the wishes are.
+        redis: Where the requests are.
         pool: The pool's name.
-        serves: Whether the pool serves a queue.
+        serves: Returns true for a queue that the pool serves.
     """
-    wanted = {queue: ms for queue, ms in read_wanted(redis).items() if serves(queue)}
+    wanted = {queue: ms for queue, ms in read_wanted_versions(redis).items() if serves(queue)}
     if not wanted:
         return []
     own = [w for w in read_presence(redis).workers if w.known.get("pool") == pool]
@@ -146,11 +145,11 @@ def unmet(redis: Redis, pool: str, serves: Callable[[str], bool]) -> list[str]:
     ]
 
 
-def cold(route: Route, presence: Presence) -> list[str]:
-    """The versions that get traffic and that some living pool, or no pool at all, has loaded.
+def cold_versions(route: Route, presence: Presence) -> list[str]:
+    """Returns the versions that get traffic and that not every living pool has loaded.
 
-    Their next job waits for a load. A version may be cold because a key was set by hand, or because
-    the workers that had it have left.
+    All of them if no living pool serves the model. Their next job may wait for a load. A version is
+    cold because a key was set by hand, or because the workers that had it have left.
     """
     pools = presence.pools_of(route.model)
     names = {v: keys.queue_name(ModelRef(route.model, v)) for v, s in route.shares.items() if s}
@@ -162,12 +161,12 @@ def cold(route: Route, presence: Presence) -> list[str]:
 
 
 def _waited_for(presence: Presence, model: str) -> list[PoolInfo]:
-    """The pools that serve the model and heed wishes: one that drains does not, nor one of old."""
+    """Pools that serve the model and meet requests: not draining ones, nor old releases'."""
     return [pool for pool in presence.pools_of(model) if pool.known.get("warms") is True]
 
 
 def _lacking(presence: Presence, model: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Each pool, and a version that none of its workers has loaded."""
+    """Pairs of a pool and a version's queue that none of its workers has loaded."""
     return [
         (pool.name, name)
         for pool in _waited_for(presence, model)
@@ -198,9 +197,10 @@ def _too_late(lacking: Sequence[tuple[str, str]], timeout_s: float) -> ModelUnav
     )
 
 
-def _wish(raw: bytes) -> tuple[int, int] | None:
-    """The moment and the end of a wish, in ms."""
+def _times_ms(raw: bytes) -> tuple[int, int] | None:
+    """Time and end of a warm-up request, in ms."""
     words = raw.split()
-    if len(words) != 2 or not all(word.isdigit() and len(word) < 16 for word in words):
+    if len(words) != 2:
         return None
-    return int(words[0]), int(words[1])
+    began, ends = (lenient.digits(word, most=15) for word in words)
+    return None if began is None or ends is None else (began, ends)

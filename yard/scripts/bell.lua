@@ -1,7 +1,7 @@
--- The doorbell of a queue: a list of at most one token, which idle workers block on.
+-- The doorbell of a queue: a list of at most one token, on which idle workers block.
 
--- Wakes one idle worker of the queue; a bell that is ringing already is enough. It is no more than a
--- hint, so another thing in its place goes.
+-- Wakes one idle worker of the queue; a bell that rings already is enough. It is only a hint, so a
+-- key of another type is deleted.
 local function ring(queue)
   local bell = K.bell .. queue
   local tokens = redis.pcall('LLEN', bell)

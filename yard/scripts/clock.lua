@@ -1,4 +1,4 @@
--- Redis' own clock, the only one that leases, deadlines and time stamps go by.
+-- Redis' clock, the only one for leases, deadlines and time stamps.
 
 -- Microseconds since 1970.
 local function now_us()

@@ -1,7 +1,7 @@
--- Notes that a worker died with a batch of a queue, and for how long nobody is to take another one.
+-- Records that a worker died with a batch of a queue, and holds the queue back in a crash loop.
 --
 -- Deaths are in a row if no batch of the version was predicted between them. The first of a row are
--- free: a single job that kills workers is tried alone, fails, and holds up its version for little.
+-- free: a single job that kills workers is tried alone, fails, and delays its version little.
 --
 -- ARGV  1 queue   2 field of K.metrics that counts the version's predicts   3 exit status
 --       4 the first death of a row that is not free   5 the hold after it (ms), doubled for each
@@ -11,7 +11,7 @@
 --- use clock
 
 local QUEUE, LOOP, FIRST, LAST = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
--- Nothing, but a write that needs no memory: a full Redis lets the script go on writing after it.
+-- A write without effect or memory: a full Redis lets the script go on writing after it.
 redis.call('PERSIST', K.crashes)
 
 local now_ms = math.floor(now_us() / 1000)

@@ -1,9 +1,9 @@
--- Takes a version out of the catalogue, unless something still needs it.
+-- Deletes a version from the catalogue, unless something still needs it.
 --
 -- ARGV  1 model   2 version   3 'force' or ''
 -- 'force' takes it out of the route first; jobs that wait for it will fail with version_gone.
 -- Reply ok | unknown_model | unknown_version | in_use, reason, ...: as retire.lua's, and
---       'queued N', 'running N', and of a model's last version 'front door N'
+--       'queued N', 'running N', and of a model's last version 'unversioned N'
 -- Writes K.versions..model, K.signatures..model, K.retired, K.queues, and of a model's last version
 --        all of the model's keys; with 'force' what retire.lua writes
 --- use clock
@@ -25,7 +25,7 @@ if not is_forced then
   local uses = uses_of(model, version)
   add(uses, 'queued', read('LLEN', K.queue .. queue))
   add(uses, 'running', read('ZCOUNT', K.wip .. queue, string.format('%.0f', us / 1000000), '+inf'))
-  if is_last then add(uses, 'front door', read('LLEN', K.queue .. model)) end
+  if is_last then add(uses, 'unversioned', read('LLEN', K.queue .. model)) end
   if #uses > 0 then return {'in_use', unpack(uses)} end
 end
 

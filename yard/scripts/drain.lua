@@ -1,4 +1,4 @@
--- Notes of retired versions that their last job has ended.
+-- Marks retired versions as drained once nothing waits or runs on their queue.
 --
 -- ARGV  queues
 -- Writes K.retired

@@ -1,16 +1,16 @@
--- How a job ends: once, in RQ's own result stream and hash, and told to those who wait.
+-- The end of a job: written once, in RQ's own result stream and hash, and published to waiters.
 --
--- A script has no way back, so that an error half way through a batch would leave its other jobs
--- nowhere. What is only kept for people (registries) is therefore written by pcall: a key that
--- somebody has put another thing into costs the entry, not the job.
+-- A script has no rollback, so an error half way through a batch would lose its other jobs. Entries
+-- that are only for people (registries) are therefore written by pcall: a key of another type costs
+-- the entry, not the job.
 
 -- Writes the end of one job. `status` is finished, failed or canceled; `kind` RQ's result type (1
 -- success, 2 failure, 3 stopped); `field` and `payload` the result's content; then more hash fields.
--- The caller has made sure that the job has not ended, and files it in the registries.
+-- The caller has checked that the job has not ended, and files it in the registries.
 local function end_job(id, status, at, ttl, kind, worker, field, payload, ...)
   local results, job = K.results .. id, K.job .. id
   local entry = redis.pcall('XADD', results, '*', 'type', kind, 'worker_name', worker, field, payload)
-  if type(entry) == 'table' then -- no stream, or one that takes no more: nothing of ours
+  if type(entry) == 'table' then -- another type, or a stream that is full: not ours
     redis.call('DEL', results)
     redis.call('XADD', results, '*', 'type', kind, 'worker_name', worker, field, payload)
   end
@@ -20,14 +20,14 @@ local function end_job(id, status, at, ttl, kind, worker, field, payload, ...)
 end
 
 -- Files ended jobs in one of RQ's registries; `entries` is expiry, id, expiry, id, ... in seconds.
--- What has expired there goes at the same time, so that a registry is as long as its jobs live.
+-- Drops expired entries at the same time, so that a registry holds only living jobs.
 local function file(registry, entries, now_s)
   if #entries == 0 then return end
   redis.pcall('ZADD', registry, unpack(entries))
   redis.pcall('ZREMRANGEBYSCORE', registry, '-inf', now_s)
 end
 
--- Tells those who wait; `ids` is a list.
+-- Publishes the ends to waiting clients; `ids` is a list.
 local function tell(ids)
   if #ids > 0 then redis.call('PUBLISH', K.ended, table.concat(ids, ' ')) end
 end

@@ -1,4 +1,4 @@
--- Makes a version known, all at one instant. A retired one stays so.
+-- Adds a version to the catalogue, atomically. A retired one stays retired.
 --
 -- ARGV  1 model   2 version   3 manifest   4 signature id
 -- Writes K.versions..model, K.signatures..model, K.models, K.queues, K.retired, K.route..model

@@ -1,5 +1,5 @@
--- Takes a version out of service, or puts it back: from this instant on it gets no job, or gets them
--- again. Jobs that are queued stay where they are.
+-- Takes a version out of service, or puts it back: from this instant on it gets no jobs, or gets
+-- them again. Queued jobs stay where they are.
 --
 -- ARGV  1 model   2 version   3 'retire' | 'force' | 'restore'
 --       4 its signature id, to restore it

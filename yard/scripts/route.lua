@@ -1,21 +1,21 @@
--- The route in force, by the keys as they are at this instant.
+-- The route in force, worked out from the keys as they are at this instant.
 --
 -- Reads   K.active..model (string), K.weights..model (hash version -> number), K.retired,
 --         K.signatures..model (hash version -> signature id: which versions are published)
 -- Writes  K.route..model (hash: source, revision, mode, plan, active, problems, changed_at),
 --         K.history..model (stream: revision, mode, plan, active), only when the keys have changed
 --
--- A value that cannot be obeyed never takes effect: the last good plan goes on, and `problems` says
--- what is wrong. A plan is "v1=90 v2=10". What the keys said when the plan was made is kept as
--- `source`, so that an unchanged route costs three reads, four where it splits.
+-- A value that cannot be obeyed never takes effect: the last good plan stays in force, and
+-- `problems` names the fault. A plan is "v1=90 v2=10". The values of the keys from which a plan was
+-- made are kept as `source`, so that an unchanged route costs three reads, four where it splits.
 
--- A value that an operator wrote, as harmless text for a message.
+-- An operator's value as harmless text for a message.
 local function shown(value)
   local text = string.gsub(string.sub(value, 1, 60), '[^%w%p ]', '?')
   return "'" .. text .. "'" .. (#value > 60 and '...' or '')
 end
 
--- The reply of a read, or nil where the key holds another type.
+-- Reply of a read, or nil where the key holds another type.
 local function read(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then return nil end
@@ -26,14 +26,14 @@ local function is_published(model, version)
   return #version <= 63 and redis.call('HEXISTS', K.signatures .. model, version) == 1
 end
 
--- Why a version that is not published may not get traffic.
+-- Reason why a version that is not published may not get traffic.
 local function absent(model, version)
   local kept = redis.pcall('HGET', K.retired, model .. '@' .. version)
   local is_retired = type(kept) == 'string' and not string.match(kept, '^revived')
   return is_retired and ', which is retired or deleted' or ', which is not published'
 end
 
--- A weight that an operator wrote: a decimal number, finite, not below zero; else nil.
+-- An operator's weight as a number: decimal, finite, not below zero; else nil.
 local function weight_of(text)
   if #text > 32 or not string.match(text, '^[%d.eE+-]+$') then return nil end
   local number = tonumber(text)
@@ -41,7 +41,7 @@ local function weight_of(text)
   return number
 end
 
--- The plan that the weights hash stands for; nil and a problem where it cannot be obeyed.
+-- Plan of the weights hash; nil and a problem where it cannot be obeyed.
 local function plan_of_weights(model, raw)
   local parts, sum = {}, 0
   for i = 1, #raw, 2 do
@@ -61,7 +61,7 @@ local function plan_of_weights(model, raw)
   return table.concat(parts, ' ')
 end
 
--- Whether every version of a plan is still published.
+-- True if every version of a plan is still published.
 local function is_servable(model, plan)
   if plan == '' then return false end
   for version in string.gmatch(plan, '([^ =]+)=') do
@@ -70,7 +70,7 @@ local function is_servable(model, plan)
   return true
 end
 
--- The active version in force; '' where there is none. A bad value leaves the last good one.
+-- Active version in force; '' where there is none. A bad value leaves the last good one.
 local function active_of(model, active, problem, old, problems)
   if problem == '' and active == '' then return '' end
   if problem == '' and is_published(model, active) then return active end
@@ -79,7 +79,7 @@ local function active_of(model, active, problem, old, problems)
   return is_published(model, old.active) and old.active or ''
 end
 
--- The split in force; nil where there is none. Bad weights leave the last good split.
+-- Split in force; nil where there is none. Bad weights leave the last good split.
 local function split_of(model, weights, problem, old, problems)
   if problem == '' and #weights == 0 then return nil end
   local split
@@ -89,7 +89,7 @@ local function split_of(model, weights, problem, old, problems)
   return old.mode == 'weights' and is_servable(model, old.plan) and old.plan or nil
 end
 
--- Works the route out anew from what the keys say, and keeps it; but nothing of what is no model.
+-- Works the route out again from the values of the keys, and keeps it, but only for a known model.
 local function renew_route(model, source, said, old)
   if redis.call('SISMEMBER', K.models, model) == 0 then return old end
   local problems = {}
@@ -117,7 +117,7 @@ local function renew_route(model, source, said, old)
   return route
 end
 
--- What the active key says, at most one byte more than a name can have.
+-- Value of the active key, cut to one byte more than a name can have.
 local function read_active(model)
   local key = K.active .. model
   local value = read('GETRANGE', key, 0, 63)
@@ -125,7 +125,7 @@ local function read_active(model)
   return {value = '', problem = 'the key ' .. key .. ' is no string'}
 end
 
--- What the weights key says, as a list version, weight, ...
+-- Value of the weights key, as a list version, weight, ...
 local function read_weights(model)
   local key = K.weights .. model
   local count = read('HLEN', key)
@@ -135,7 +135,7 @@ local function read_weights(model)
   return {value = redis.call('HGETALL', key), problem = ''}
 end
 
--- The route of a model: {revision, mode, plan, active, problems}.
+-- Route of a model: {revision, mode, plan, active, problems}.
 local function route_of(model)
   local said = {active = read_active(model), weights = read_weights(model)}
   local source = said.active.problem .. said.weights.problem .. #said.active.value .. ':'
@@ -150,7 +150,7 @@ local function route_of(model)
   return renew_route(model, source, said, old)
 end
 
--- The version that a point in [0, 1) falls on; nil where nothing is routed.
+-- Version that a point in [0, 1) falls on; nil where nothing is routed.
 local function choose(plan, point)
   local versions, weights, sum = {}, {}, 0
   for version, weight in string.gmatch(plan, '([^ =]+)=([^ ]+)') do
@@ -166,7 +166,7 @@ local function choose(plan, point)
   return versions[#versions]
 end
 
--- What a request asks for: a version, an alias, or '' for the route.
+-- Resolves what a request names: a version, an alias, or '' for the route.
 -- Returns the version and its signature id, or nil and the code of the error.
 local function resolve(model, wanted, point)
   local version = wanted

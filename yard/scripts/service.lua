@@ -1,18 +1,18 @@
--- Which versions are out of service, and what keeps a version in it.
+-- Versions out of service, and the reasons that keep a version in it.
 --
--- K.retired (hash: queue -> state and moment in us) knows only versions that were taken out:
---   retired   takes no new jobs; those that it has are run
---   drained   its last job has ended: what is pushed onto its queue now is not run
---   deleted   is in no catalogue any more; kept for a while, so that workers let go of it and fail
---             what somebody still pushes
---   revived   was deleted and is published anew, with other bytes perhaps: workers that have the
---             old ones let go of them
+-- K.retired (hash: queue -> state and time in us) has only versions that were taken out:
+--   retired   gets no new jobs; those that it has are run
+--   drained   its last job has ended: jobs pushed onto its queue now are not run
+--   deleted   is no longer in the catalogue; kept for a while, so that workers unload it and fail
+--             later pushes
+--   revived   was deleted and is published again, perhaps with other bytes: workers that have the
+--             old ones unload them
 -- Uses route.lua.
 
--- Another thing in the key's place is nobody's, and goes.
+-- A key of another type is deleted.
 if redis.call('TYPE', K.retired)['ok'] ~= 'hash' then redis.call('DEL', K.retired) end
 
--- The state of a version, nil if nobody has taken it out.
+-- State of a version, nil if it was not taken out.
 local function state_of(queue)
   local kept = redis.pcall('HGET', K.retired, queue)
   return type(kept) == 'string' and string.match(kept, '^%l+') or nil
@@ -22,7 +22,7 @@ local function set_state(queue, state, us)
   redis.call('HSET', K.retired, queue, state .. ' ' .. string.format('%.0f', us))
 end
 
--- Drops what workers have seen long ago.
+-- Drops entries that workers have seen long ago.
 local function forget_old(us)
   local entries = redis.call('HGETALL', K.retired)
   for i = 1, #entries, 2 do
@@ -34,7 +34,7 @@ local function forget_old(us)
   end
 end
 
--- The names of a model's aliases that stand for the version.
+-- Names of a model's aliases that point to the version.
 local function aliases_of(model, version)
   local names, raw = {}, read('HGETALL', K.aliases .. model) or {}
   for i = 1, #raw, 2 do
@@ -44,7 +44,7 @@ local function aliases_of(model, version)
   return names
 end
 
--- Why traffic may reach a version: a list of 'active', 'weights', 'route', 'alias NAME'.
+-- Reasons why traffic may reach a version: a list of 'active', 'weights', 'route', 'alias NAME'.
 local function uses_of(model, version)
   local uses = {}
   if read_active(model).value == version then uses[1] = 'active' end
@@ -56,14 +56,14 @@ local function uses_of(model, version)
   return uses
 end
 
--- Takes a version out of all that its model's keys say.
+-- Removes a version from all keys that route its model.
 local function unroute(model, version)
   if read_active(model).value == version then redis.call('DEL', K.active .. model) end
   read('HDEL', K.weights .. model, version)
   for _, name in ipairs(aliases_of(model, version)) do redis.call('HDEL', K.aliases .. model, name) end
 end
 
--- Whether a version is in the catalogue; else the code of the error.
+-- True if a version is in the catalogue; else false and the code of the error.
 local function find(model, version)
   if redis.call('HEXISTS', K.versions .. model, version) == 1 then return true end
   return false, redis.call('SISMEMBER', K.models, model) == 1 and 'unknown_version'

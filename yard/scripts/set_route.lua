@@ -1,4 +1,4 @@
--- Reads a model's route, or changes its keys and reads it, all at one instant.
+-- Reads a model's route, or changes its keys and reads it, atomically.
 --
 -- ARGV  1 model
 --       2 expected revision, or '' for any

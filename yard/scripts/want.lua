@@ -1,9 +1,9 @@
--- Asks the pools to have versions loaded, before these get traffic, and wakes idle workers for it.
+-- Requests that the pools load versions before these get traffic, and wakes idle workers for it.
 --
--- ARGV  1 for how long the wish stands, in ms   2.. queues of the versions
--- Reply the moment of the wish, in ms: a failure that a worker reports for it, or for a later one,
+-- ARGV  1 lifetime of the request (ms)   2.. queues of the versions
+-- Reply the time of the request, in ms: a failure that a worker reports for it, or for a later one,
 --       is of a load that began after it
--- Writes K.wanted (hash: queue -> "moment end", both in ms), drops wishes that have ended
+-- Writes K.wanted (hash: queue -> "time end", both in ms), drops requests that have ended
 --- use clock
 --- use bell
 
@@ -15,9 +15,9 @@ for i = 1, #known, 2 do
   local ends = tonumber(string.match(known[i + 1], ' (%d+)$') or '0')
   if ends <= now_ms then redis.call('HDEL', K.wanted, known[i]) end
 end
-local wish = string.format('%.0f %.0f', now_ms, now_ms + tonumber(ARGV[1]))
+local request = string.format('%.0f %.0f', now_ms, now_ms + tonumber(ARGV[1]))
 for i = 2, #ARGV do
-  redis.call('HSET', K.wanted, ARGV[i], wish)
+  redis.call('HSET', K.wanted, ARGV[i], request)
   ring(ARGV[i])
 end
 redis.call('EXPIRE', K.wanted, K.wanted_ttl)

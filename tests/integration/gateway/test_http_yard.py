@@ -15,7 +15,7 @@ from gateway.api import schemas
 from tests.helpers.gateways import announce_pool, announce_worker, new_app
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.stand_ins import ROW, publish, queued, start
-from yard.cluster.metrics import DEFINITIONS, field, observation
+from yard.cluster.metrics import METRIC_DEFINITIONS, field, observation
 from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
@@ -314,14 +314,14 @@ def test_the_names_are_the_contracts(http, redis: Redis):
     redis.hset(
         keys.METRICS,
         mapping={
-            field(measure.name, V1 | {"status": "finished", "error_type": "expired"}): 1
-            for measure in DEFINITIONS.values()
-            if measure.kind == "counter"
+            field(metric.name, V1 | {"status": "finished", "error_type": "expired"}): 1
+            for metric in METRIC_DEFINITIONS.values()
+            if metric.kind == "counter"
         },
     )
-    for measure in DEFINITIONS.values():
-        if measure.kind == "histogram":
-            for name, amount in observation(measure.name, V1, 0.01).items():
+    for metric in METRIC_DEFINITIONS.values():
+        if metric.kind == "histogram":
+            for name, amount in observation(metric.name, V1, 0.01).items():
                 redis.hset(keys.METRICS, name, amount)
     names = {name for name, _ in samples(http)}
     wanted = (

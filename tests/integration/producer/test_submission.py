@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from producer.submission import CHUNK
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.stand_ins import (
@@ -29,7 +29,7 @@ from tests.helpers.stand_ins import (
 )
 from tests.helpers.waiting import ends_soon
 from yard.contract import keys, wire
-from yard.contract.values import TASK, JobStatus, Request
+from yard.contract.values import TASK_NAME, JobStatus, Request
 from yard.errors import (
     IdempotencyMismatch,
     InvalidInput,
@@ -42,7 +42,7 @@ from yard.errors import (
     UnknownModel,
     UnknownVersion,
 )
-from yard.routing.routes import choose, point_of, read_route
+from yard.routing.routes import choose, read_route, routing_point
 
 
 @pytest.fixture
@@ -68,19 +68,21 @@ def test_a_submission_is_one_round_trip(client: Client, redis: Redis):
     assert [command.split()[0] for command in sent] == ["EVALSHA"]
 
 
-def test_a_draft_at_once_asks_redis_nothing(client: Client, redis: Redis):
+def test_preparing_from_the_cached_catalogue_asks_redis_nothing(client: Client, redis: Redis):
     good, bad = Request("iris", [ROW], routing_key="u"), Request("iris", [[1, 2]])
-    assert client.draft_at_once(good, "job-1") is None, "the catalogue has not been read"
-    drafted = client.draft(good, "job-1")
+    assert client.submitter.prepare_cached(good, "job-1") is None, "the catalogue has not been read"
+    prepared = client.submitter.prepare(good, "job-1")
     with commands_sent(redis) as sent:
-        assert client.draft_at_once(good, "job-1") == drafted
-        assert client.draft_at_once(bad, "job-1") is None, "Redis may name another version"
+        assert client.submitter.prepare_cached(good, "job-1") == prepared
+        assert client.submitter.prepare_cached(bad, "job-1") is None, (
+            "Redis may name another version"
+        )
         with pytest.raises(InvalidName):
-            client.draft_at_once(Request("IRIS", [ROW]), "job-1")
+            client.submitter.prepare_cached(Request("IRIS", [ROW]), "job-1")
     assert sent == []
     with pytest.raises(InvalidInput):
-        client.draft(bad, "job-1")
-    (handle,) = client.submit_drafts([drafted])
+        client.submitter.prepare(bad, "job-1")
+    (handle,) = client.submitter.submit([prepared])
     assert isinstance(handle, Handle)
     assert (handle.id, queued(redis, "iris@v1")) == ("job-1", ["job-1"])
 
@@ -112,7 +114,7 @@ def test_rq_reads_what_was_written(client: Client, redis: Redis):
     queue = rq.Queue("iris@v1", connection=redis, serializer="json")
     assert queue.get_job_ids() == [handle.id]
     job = rq.job.Job.fetch(handle.id, connection=redis, serializer="json")
-    assert job.func_name == TASK
+    assert job.func_name == TASK_NAME
     assert job.instance is None
     assert job.args == []
     assert job.kwargs == {"instances": [ROW], "outputs": ["predictions"]}
@@ -143,7 +145,7 @@ def test_rows_travel_as_lists_in_signature_order_whatever_form_they_came_in(
     for form in forms:
         job = keys.key("job", client.submit("iris", **form).id)
         assert wire.loads(redis.hget(job, "data") or b"") == [
-            TASK,
+            TASK_NAME,
             None,
             [],
             {"instances": [[1, 2, 3, 4]]},
@@ -552,7 +554,7 @@ def test_the_scripts_choice_is_that_of_routing_choose(
     publish(redis, "iris", "v1", "v2", "v1.1", "v10", "a-b", "a_b")
     redis.delete("modelyard:weights:iris")
     redis.hset("modelyard:weights:iris", mapping={v: repr(w) for v, w in weights.items()})
-    point = at if isinstance(at, float) else point_of("iris", at)
+    point = at if isinstance(at, float) else routing_point("iris", at)
     route = read_route(redis, "iris")
     chosen = choose(route.weights, point)
     assert client.resolve("iris", point=point).version == chosen

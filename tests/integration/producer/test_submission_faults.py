@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.stand_ins import ROW, new_client, publish, queued
 from yard.broker.lua import Script

@@ -27,7 +27,7 @@ from tests.helpers.waiting import wait_until
 from worker.queue.lease import _CLAIM, _FINISH, Batch, Lease, Suspended
 from worker.queue.outcomes import CHUNK, EndedJob
 from worker.queue.recovery import reap, sweep
-from yard.broker.lua import Argument
+from yard.broker.lua import ScriptArgument
 from yard.contract import keys, wire
 from yard.contract.values import Failure, JobStatus, Request
 from yard.settings import Settings
@@ -138,9 +138,9 @@ class TestClaim:
         self, redis, client, settings, monkeypatch
     ):
         lease = lease_of(redis, settings)
-        late: list[list[Argument]] = []
+        late: list[list[ScriptArgument]] = []
 
-        def lose(_redis: Redis, arguments: list[Argument]) -> None:
+        def lose(_redis: Redis, arguments: list[ScriptArgument]) -> None:
             late.append(arguments)
             raise RedisConnectionError
 

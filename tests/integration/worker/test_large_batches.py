@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers.batches import QUEUE, claim, ids, take_ahead, waiting
 from worker.queue.lease import _CLAIM, MOST_CLAIMED, Batch, Lease
 from worker.queue.outcomes import EndedJob

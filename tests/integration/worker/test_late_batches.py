@@ -15,7 +15,7 @@ from worker.pool.monitor import WorkerMonitor
 from worker.queue.lease import Batch, Lease
 from worker.queue.outcomes import EndedJob
 from yard.cluster import metrics
-from yard.cluster.crash_loops import held_back
+from yard.cluster.crash_loops import held_back_queues
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings
@@ -128,7 +128,7 @@ def test_the_batch_after_the_late_one_is_not_charged(client, redis, scene):
     assert (job.status, job.attempts, job.error) == (JobStatus.QUEUED, 0, None)
     assert redis.hget(keys.key("job", next_one), "my_crashes") == b"0"
     assert crashes(redis) is None, "its version did not kill the worker"
-    assert not held_back(redis)
+    assert not held_back_queues(redis)
 
 
 def test_a_batch_that_is_claimed_after_a_late_load_is_not_charged(client, redis, scene):

@@ -33,7 +33,7 @@ from tests.helpers.versions import register
 from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
 from worker.queue.outcomes import EndedJob
 from worker.queue.recovery import Reason, reap, sweep
-from yard.broker.lua import Argument
+from yard.broker.lua import ScriptArgument
 from yard.contract import keys, wire
 from yard.contract.values import Failure
 from yard.errors import JobEnded, UnknownJob
@@ -285,7 +285,7 @@ class Protocol(RuleBasedStateMachine):
         self.leases = {name: Lease(self.redis, name, SETTINGS) for name in WORKERS}
         self.claims: Counter[str] = Counter()
         self.moments: dict[str, int] = {}
-        self.pending: dict[str, list[list[Argument]]] = {}
+        self.pending: dict[str, list[list[ScriptArgument]]] = {}
         self.model = Model()
         self.numbers = 0
 

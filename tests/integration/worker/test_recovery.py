@@ -16,7 +16,7 @@ from worker.queue import recovery
 from worker.queue.lease import Batch, Lease
 from worker.queue.recovery import sweep
 from yard.cluster.presence import read_presence
-from yard.cluster.workload import read_workload, waits_s
+from yard.cluster.workload import read_waits_s, read_workload
 from yard.contract import keys
 from yard.contract.values import JobStatus
 from yard.settings import Settings
@@ -244,7 +244,7 @@ class TestExpiryInLongQueues:
         old, new = submit(client, 2)
         redis.hset(keys.key("job", old), mapping={"status": "failed", "created_at": "2020-01-01"})
         redis.expire(keys.key("job", old), 60)
-        assert 0 <= waits_s(redis, [QUEUE])[QUEUE] < 3600
+        assert 0 <= read_waits_s(redis, [QUEUE])[QUEUE] < 3600
         (work,) = read_workload(redis, [QUEUE], read_presence(redis)).works
         assert 0 <= work.oldest_s < 3600
         assert client.get(new).status is JobStatus.QUEUED

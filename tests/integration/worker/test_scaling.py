@@ -22,8 +22,8 @@ from yard.cluster.presence import Presence, read_presence
 from yard.cluster.workload import (
     announced_arrivals_s,
     parse_pace,
+    read_waits_s,
     read_workload,
-    waits_s,
     write_paces,
 )
 from yard.contract import keys, wire
@@ -102,7 +102,7 @@ def test_a_job_pushed_without_its_rows_counts_as_jobs_did_before(http, redis: Re
 def test_how_long_the_first_job_has_waited_is_read(http, redis: Redis):
     first, _ = submit(http, "v1", 2)
     redis.hset(keys.key("job", first), "created_at", "2020-01-01T00:00:00Z")
-    found = waits_s(redis, [V1, V2])
+    found = read_waits_s(redis, [V1, V2])
     assert set(found) == {V1}
     assert found[V1] > 1e6
 

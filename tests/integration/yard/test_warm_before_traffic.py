@@ -20,8 +20,8 @@ from yard.cluster.presence import read_presence
 from yard.contract import keys
 from yard.contract.values import ModelRef
 from yard.errors import InvalidRoute, ModelUnavailable, RevisionMismatch, UnknownModel
-from yard.routing.routes import Change, read_route, routed_versions
-from yard.routing.warmup import cold, flip, read_wanted, unmet, warm
+from yard.routing.routes import RouteChange, read_route, routed_versions
+from yard.routing.warmup import cold_versions, flip_route, read_wanted_versions, unmet_warmups, warm
 
 V2 = "iris@v2"
 
@@ -55,10 +55,12 @@ def test_the_flip_comes_after_the_load(redis: Redis):
     seen = []
 
     def load() -> None:
-        seen.append((active(redis), list(read_wanted(redis)), redis.llen(keys.key("bell", V2))))
+        seen.append(
+            (active(redis), list(read_wanted_versions(redis)), redis.llen(keys.key("bell", V2)))
+        )
         announce_worker(redis, "w1", versions={V2: 10})
 
-    route, warmth = flip(redis, Change("iris", active="v2"), 30, then(load))
+    route, warmth = flip_route(redis, RouteChange("iris", active="v2"), 30, then(load))
     assert seen == [("v1", [V2], 1)]  # asked for, an idle worker woken, and no traffic yet
     assert (route.active, warmth.state, warmth.versions) == ("v2", "warm", ("v2",))
 
@@ -71,38 +73,38 @@ def test_every_pool_that_serves_the_model_must_have_it(redis: Redis):
         lambda: announce_worker(redis, "w1", pool="a", versions={V2: 10}),
         lambda: announce_worker(redis, "w2", pool="b", versions={V2: 10}),
     )
-    assert flip(redis, Change("iris", active="v2"), 30, steps)[0].active == "v2"
+    assert flip_route(redis, RouteChange("iris", active="v2"), 30, steps)[0].active == "v2"
     assert len(read_presence(redis).holders(V2)) == 2
 
 
 def test_what_is_loaded_already_is_not_asked_for(redis: Redis):
     pool(redis)
     announce_worker(redis, "w1", versions={V2: 10})
-    assert flip(redis, Change("iris", active="v2"), 30)[1].state == "warm"
+    assert flip_route(redis, RouteChange("iris", active="v2"), 30)[1].state == "warm"
     assert not redis.exists(keys.WANTED)
 
 
 def test_without_a_pool_the_flip_is_made_at_once_and_says_so(redis: Redis):
-    route, warmth = flip(redis, Change("iris", active="v2"), 30)
+    route, warmth = flip_route(redis, RouteChange("iris", active="v2"), 30)
     assert (route.active, warmth.state) == ("v2", "no_pool")
 
 
 @pytest.mark.parametrize("known", [{"warms": None}, {"warms": False}, {"looked_ms": 1}])
 def test_a_pool_that_is_of_old_or_drains_or_is_stuck_is_not_waited_for(redis: Redis, known):
     pool(redis, **known)
-    assert flip(redis, Change("iris", active="v2"), 30)[1].state == "no_pool"
+    assert flip_route(redis, RouteChange("iris", active="v2"), 30)[1].state == "no_pool"
 
 
 def test_a_version_that_does_not_load_is_not_flipped_to(redis: Redis):
     pool(redis)
 
     def fail() -> None:
-        (wanted_ms,) = read_wanted(redis).values()
+        (wanted_ms,) = read_wanted_versions(redis).values()
         failed = {V2: {"reason": f"{V2}: it is broken", "retry_at": None, "wanted_ms": wanted_ms}}
         announce_worker(redis, "w1", versions={}, failed=failed)
 
     with pytest.raises(ModelUnavailable, match=r"iris@v2: it is broken \(worker w1\)"):
-        flip(redis, Change("iris", active="v2"), 30, then(fail))
+        flip_route(redis, RouteChange("iris", active="v2"), 30, then(fail))
     assert active(redis) == "v1"
 
 
@@ -111,45 +113,45 @@ def test_a_failure_of_an_earlier_wish_does_not_count(redis: Redis):
     failed = {V2: {"reason": "it was broken", "retry_at": None, "wanted_ms": 1}}
     announce_worker(redis, "w1", versions={}, failed=failed)
     mended = then(lambda: announce_worker(redis, "w1", versions={V2: 10}))
-    assert flip(redis, Change("iris", active="v2"), 30, mended)[0].active == "v2"
+    assert flip_route(redis, RouteChange("iris", active="v2"), 30, mended)[0].active == "v2"
 
 
 def test_a_version_that_is_not_loaded_in_time_is_not_flipped_to(redis: Redis):
     pool(redis)
     with pytest.raises(ModelUnavailable, match=r"pool here has not loaded it within 0.2 s"):
-        flip(redis, Change("iris", active="v2"), 0.2)
+        flip_route(redis, RouteChange("iris", active="v2"), 0.2)
     assert active(redis) == "v1"
 
 
 def test_only_versions_with_a_weight_above_zero_are_waited_for(redis: Redis):
     pool(redis)
     announce_worker(redis, "w1", versions={V2: 10})
-    route, warmth = flip(redis, Change("iris", weights={"v1": 0, "v2": 1}), 30)
+    route, warmth = flip_route(redis, RouteChange("iris", weights={"v1": 0, "v2": 1}), 30)
     assert (route.shares["v2"], warmth.versions) == (1.0, ("v2",))
 
 
 def test_clearing_the_weights_waits_for_the_active_version(redis: Redis):
-    flip(redis, Change("iris", weights={"v2": 1}), 0)
+    flip_route(redis, RouteChange("iris", weights={"v2": 1}), 0)
     pool(redis)
     load = then(lambda: announce_worker(redis, "w1", versions={"iris@v1": 10}))
-    assert flip(redis, Change("iris", weights={}), 30, load)[1].versions == ("v1",)
+    assert flip_route(redis, RouteChange("iris", weights={}), 30, load)[1].versions == ("v1",)
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (Change("iris", active="v9"), InvalidRoute),
-        (Change("iris", weights={"v1": 1, "v9": 1}), InvalidRoute),
-        (Change("iris", weights={"v1": float("nan")}), InvalidRoute),
-        (Change("iris"), InvalidRoute),
-        (Change("iris", active="v2", revision=99), RevisionMismatch),
-        (Change("wine", active="v1"), UnknownModel),
+        (RouteChange("iris", active="v9"), InvalidRoute),
+        (RouteChange("iris", weights={"v1": 1, "v9": 1}), InvalidRoute),
+        (RouteChange("iris", weights={"v1": float("nan")}), InvalidRoute),
+        (RouteChange("iris"), InvalidRoute),
+        (RouteChange("iris", active="v2", revision=99), RevisionMismatch),
+        (RouteChange("wine", active="v1"), UnknownModel),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_before_anything_is_loaded(redis: Redis, change, error):
     pool(redis)
     with pytest.raises(error):
-        flip(redis, change, 30)
+        flip_route(redis, change, 30)
     assert not redis.exists(keys.WANTED)
 
 
@@ -157,7 +159,7 @@ def test_a_wish_is_forgotten_when_its_time_has_passed(redis: Redis):
     pool(redis)
     redis.hset(keys.WANTED, "iris@v1", "1 2")
     redis.hset(keys.WANTED, "iris@v3", "rubbish")
-    assert read_wanted(redis) == {}
+    assert read_wanted_versions(redis) == {}
     with pytest.raises(ModelUnavailable):
         warm(redis, [ModelRef("iris", "v2")], 0.01)
     assert redis.hkeys(keys.WANTED) == [b"iris@v2"]
@@ -166,10 +168,10 @@ def test_a_wish_is_forgotten_when_its_time_has_passed(redis: Redis):
 
 def test_somebody_elses_key_in_the_place_of_wishes_harms_nobody(redis: Redis):
     redis.set(keys.WANTED, "mine")
-    assert read_wanted(redis) == {}
+    assert read_wanted_versions(redis) == {}
     pool(redis)
     load = then(lambda: announce_worker(redis, "w1", versions={V2: 10}))
-    assert flip(redis, Change("iris", active="v2"), 30, load)[1].state == "warm"
+    assert flip_route(redis, RouteChange("iris", active="v2"), 30, load)[1].state == "warm"
 
 
 def test_a_wish_is_work_for_a_pool_until_its_own_worker_has_answered_it(redis: Redis):
@@ -177,10 +179,10 @@ def test_a_wish_is_work_for_a_pool_until_its_own_worker_has_answered_it(redis: R
     redis.expire(keys.WANTED, 60)
 
     def left() -> list[str]:
-        return unmet(redis, "here", lambda queue: queue.startswith("iris"))
+        return unmet_warmups(redis, "here", lambda queue: queue.startswith("iris"))
 
     assert left() == [V2]
-    assert unmet(redis, "here", lambda queue: False) == []
+    assert unmet_warmups(redis, "here", lambda queue: False) == []
     announce_worker(redis, "w1", pool="elsewhere", versions={V2: 10})
     assert left() == [V2]
     announce_worker(redis, "w2", versions={}, failed={V2: {"reason": "x", "wanted_ms": 999}})
@@ -208,11 +210,11 @@ def test_what_some_pool_lacks_is_cold(redis: Redis):
     pool(redis, "a")
     pool(redis, "b")
     announce_worker(redis, "w1", pool="a", versions={"iris@v1": 10})
-    assert cold(read_route(redis, "iris"), read_presence(redis)) == ["v1"]
+    assert cold_versions(read_route(redis, "iris"), read_presence(redis)) == ["v1"]
 
 
 def test_the_versions_of_the_route_in_force_are_known(redis: Redis):
-    flip(redis, Change("iris", weights={"v1": 1, "v2": 0.5}), 0)
+    flip_route(redis, RouteChange("iris", weights={"v1": 1, "v2": 0.5}), 0)
     assert routed_versions(redis, ["iris", "wine"]) == {
         ModelRef("iris", "v1"),
         ModelRef("iris", "v2"),
@@ -293,7 +295,7 @@ class TestCommandLine:
         assert "cold: v2" in self.run(redis_url, "route", "iris").stdout
 
     def test_rollback_waits_too(self, redis: Redis, redis_url):
-        flip(redis, Change("iris", active="v2"), 0)
+        flip_route(redis, RouteChange("iris", active="v2"), 0)
         pool(redis)
         assert "within 2 s" in self.run(redis_url, "rollback", "iris", status=1).stderr
         assert active(redis) == "v2"

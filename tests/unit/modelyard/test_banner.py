@@ -11,17 +11,17 @@ import pytest
 
 from modelyard.up.banner import banner, redis_cli
 from yard.contract.values import Column, ModelRef, Output, Signature
-from yard.registry.catalog import Published
+from yard.registry.catalog import PublishedVersion
 
 
-def entry(model: str, version: str, example: Any) -> Published:
+def entry(model: str, version: str, example: Any) -> PublishedVersion:
     signature = Signature(
         inputs=(Column(name="x"),), outputs=(Output(name="predictions", type="float64"),)
     )
-    return Published(ModelRef(model, version), signature, {"example": example})
+    return PublishedVersion(ModelRef(model, version), signature, {"example": example})
 
 
-def lines_of(*known: Published, url: str = "unix:///d/redis.sock") -> dict[str, str]:
+def lines_of(*known: PublishedVersion, url: str = "unix:///d/redis.sock") -> dict[str, str]:
     text = banner("http://127.0.0.1:8000", url, Path("data/logs"), known, 1.234)
     rows = [line.split(maxsplit=1) for line in text.splitlines() if line.startswith("  ")]
     return {name: value for name, value in rows}

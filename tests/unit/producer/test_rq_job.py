@@ -29,8 +29,8 @@ from rq.exceptions import NoSuchJobError
 
 from producer.rq_job import CALLABLES, SafeJob
 from yard.contract import keys, wire
-from yard.contract.payload import ARGUMENTS, MOST_BYTES, decode_call, encode_call
-from yard.contract.values import TASK
+from yard.contract.payload import JOB_ARGUMENTS, MAX_PAYLOAD_BYTES, decode_call, encode_call
+from yard.contract.values import TASK_NAME
 from yard.errors import InvalidJob
 
 DATA = encode_call({"instances": [[1.0]]})
@@ -123,11 +123,11 @@ def test_a_job_comes_back_as_it_was_pushed(pack: Callable[[bytes], bytes]):
 def test_rqs_tools_read_a_good_job(fake: FakeRedis, pack: Callable[[bytes], bytes]):
     push(fake, data=pack(DATA), timeout="60", result_ttl="5")
     job = read(fake)
-    assert job.func_name == TASK
+    assert job.func_name == TASK_NAME
     assert job.kwargs == {"instances": [[1.0]]}
     assert job.args == ()
     assert job.timeout == 60
-    assert job.func is CALLABLES[TASK]
+    assert job.func is CALLABLES[TASK_NAME]
 
 
 @pytest.mark.parametrize(
@@ -160,26 +160,26 @@ def test_only_the_one_function_is_allowed(fake: FakeRedis, name: Any):
     [
         ["zfill", "a", [10_000_000_000], {}],
         ["format", "{0.__class__}", [1], {}],
-        [TASK, "a", [], {}],
-        [TASK, {"a": 1}, [], {}],
-        [TASK, None, [1], {}],
-        [TASK, None, {}, {}],
-        [TASK, None, "x", {}],
-        [TASK, None, [], []],
-        [TASK, None, [], None],
-        [TASK, None, [], {"self": 1}],
-        [TASK, None, [], {"instances": [], "depends_on": "x"}],
-        [TASK, None, [], {"version": 5}],
-        [TASK, None, [], {"version": "../v1"}],
-        [TASK, None, [], {"routing_key": 5}],
-        [TASK, None, [], {"deadline_ms": 0}],
-        [TASK, None, [], {"deadline_ms": True}],
-        [TASK, None, [], {"deadline_ms": "5"}],
-        [TASK, None, []],
-        [TASK, None, [], {}, 1],
+        [TASK_NAME, "a", [], {}],
+        [TASK_NAME, {"a": 1}, [], {}],
+        [TASK_NAME, None, [1], {}],
+        [TASK_NAME, None, {}, {}],
+        [TASK_NAME, None, "x", {}],
+        [TASK_NAME, None, [], []],
+        [TASK_NAME, None, [], None],
+        [TASK_NAME, None, [], {"self": 1}],
+        [TASK_NAME, None, [], {"instances": [], "depends_on": "x"}],
+        [TASK_NAME, None, [], {"version": 5}],
+        [TASK_NAME, None, [], {"version": "../v1"}],
+        [TASK_NAME, None, [], {"routing_key": 5}],
+        [TASK_NAME, None, [], {"deadline_ms": 0}],
+        [TASK_NAME, None, [], {"deadline_ms": True}],
+        [TASK_NAME, None, [], {"deadline_ms": "5"}],
+        [TASK_NAME, None, []],
+        [TASK_NAME, None, [], {}, 1],
         [],
         {},
-        TASK,
+        TASK_NAME,
         None,
         5,
     ],
@@ -196,12 +196,12 @@ def test_anything_but_keyword_arguments_of_ours_is_refused(fake: FakeRedis, valu
     "text",
     [
         f"[{nested(1000)}, null, [], {{}}]",
-        f'["{TASK}", {nested(1000)}, [], {{}}]',
-        f'["{TASK}", null, {nested(1000)}, {{}}]',
-        f'["{TASK}", null, [], {nested(1000)}]',
-        f'["{TASK}", null, [], {{"version": {nested(1000)}}}]',
-        f'["{TASK}", null, [], {{"routing_key": {nested(1000)}}}]',
-        f'["{TASK}", null, [], {{"deadline_ms": {nested(1000)}}}]',
+        f'["{TASK_NAME}", {nested(1000)}, [], {{}}]',
+        f'["{TASK_NAME}", null, {nested(1000)}, {{}}]',
+        f'["{TASK_NAME}", null, [], {nested(1000)}]',
+        f'["{TASK_NAME}", null, [], {{"version": {nested(1000)}}}]',
+        f'["{TASK_NAME}", null, [], {{"routing_key": {nested(1000)}}}]',
+        f'["{TASK_NAME}", null, [], {{"deadline_ms": {nested(1000)}}}]',
         nested(100_000),
         "[" * 100_000,
     ],
@@ -217,7 +217,7 @@ def test_deep_nesting_is_refused_wherever_it_is(text: str):
 def test_a_pickle_is_refused_and_the_message_says_how_to_enqueue(
     fake: FakeRedis, tmp_path: Path, pack: Callable[[bytes], bytes]
 ):
-    data = pack(pickle.dumps((TASK, None, (), Pwned(tmp_path / "pwned"))))
+    data = pack(pickle.dumps((TASK_NAME, None, (), Pwned(tmp_path / "pwned"))))
     with pytest.raises(InvalidJob, match="serializer='json'"):
         decode_call(data)
     push(fake, data=data)
@@ -352,7 +352,7 @@ def test_a_zip_bomb_is_refused_in_little_memory(fake: FakeRedis, name: str):
 
 
 def test_a_payload_over_the_bound_is_refused():
-    data = encode_call({"instances": ["x" * MOST_BYTES]})
+    data = encode_call({"instances": ["x" * MAX_PAYLOAD_BYTES]})
     for pushed in (data, zlib.compress(data)):
         with pytest.raises(InvalidJob, match="too_large"):
             decode_call(pushed)
@@ -366,16 +366,19 @@ def test_any_bytes_become_a_call_or_an_invalid_job(data: bytes):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from([TASK, "v1", "instances"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from([TASK_NAME, "v1", "instances"]),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(sorted(ARGUMENTS)), inner, max_size=3)
+        | st.dictionaries(st.sampled_from(sorted(JOB_ARGUMENTS)), inner, max_size=3)
     ),
     max_leaves=12,
 )
 
 
-@given(st.tuples(st.just(TASK) | JSON, st.none() | JSON, st.just([]) | JSON, JSON) | JSON)
+@given(st.tuples(st.just(TASK_NAME) | JSON, st.none() | JSON, st.just([]) | JSON, JSON) | JSON)
 def test_any_json_becomes_a_call_or_an_invalid_job(value: Any):
     try:
         call = decode_call(call_of(value))

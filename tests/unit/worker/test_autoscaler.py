@@ -20,7 +20,7 @@ from worker.pool.autoscaler import (
     decide,
     guard,
 )
-from yard.cluster.capacity import Bounds, Pace, Work, wanted
+from yard.cluster.capacity import Bounds, Pace, Work, workers_wanted
 
 POLICY = Policy(least=1, most=4, idle_s=60)
 PACE = Pace(batch_s=0.0, row_s=0.01, load_s=0.5, rows=1.0)
@@ -261,10 +261,10 @@ def test_more_work_never_starts_fewer_workers(observation, policy, more):
 
 @given(works, st.floats(0, 5))
 def test_every_version_with_work_counts_and_none_without(given_works, start_s):
-    seats = wanted(given_works, Bounds(start_s=start_s))
-    assert set(seats) == {work.queue for work in given_works}
-    assert all(seats[work.queue] == 0 for work in given_works if not work.is_active)
-    assert (sum(seats.values()) > 0) == any(work.is_active for work in given_works)
+    slots = workers_wanted(given_works, Bounds(start_s=start_s))
+    assert set(slots) == {work.queue for work in given_works}
+    assert all(slots[work.queue] == 0 for work in given_works if not work.is_active)
+    assert (sum(slots.values()) > 0) == any(work.is_active for work in given_works)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.floats(0.1, 2.0)), min_size=2, max_size=50))
@@ -273,7 +273,7 @@ def test_what_is_kept_is_never_less_than_what_is_needed_now(steps):
     for depth, passed in steps:
         now += passed
         kept = memory.kept([work(depth)], 0.0, now)
-        assert kept is None or kept >= sum(wanted([work(depth)], POLICY.bounds).values())
+        assert kept is None or kept >= sum(workers_wanted([work(depth)], POLICY.bounds).values())
 
 
 @pytest.mark.parametrize("rate", [0, 40, 400])

@@ -6,23 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yard.cluster.metrics import DEFINITIONS, SECONDS, bucket, field, observation, parse_field
+from yard.cluster.metrics import (
+    METRIC_DEFINITIONS,
+    SECONDS,
+    bucket,
+    field,
+    observation,
+    parse_metric_field,
+)
 
 IRIS = {"model": "iris", "model_version": "v1"}
 
 
-@pytest.mark.parametrize("measure", DEFINITIONS.values(), ids=lambda measure: measure.name)
-def test_a_field_reads_back_as_the_series_it_was_made_of(measure):
-    labels = {label: f"a-{label}" for label in measure.labels}
-    if measure.kind == "counter":
-        made = {"total": field(measure.name, labels)}
+@pytest.mark.parametrize("metric", METRIC_DEFINITIONS.values(), ids=lambda metric: metric.name)
+def test_a_field_reads_back_as_the_series_it_was_made_of(metric):
+    labels = {label: f"a-{label}" for label in metric.labels}
+    if metric.kind == "counter":
+        made = {"total": field(metric.name, labels)}
     else:
-        made = {part: field(f"{measure.name}_{part}", labels) for part in ("sum", "count")}
-        made["bucket"] = field(f"{measure.name}_bucket", labels, "+Inf")
+        made = {part: field(f"{metric.name}_{part}", labels) for part in ("sum", "count")}
+        made["bucket"] = field(f"{metric.name}_bucket", labels, "+Inf")
     for part, text in made.items():
-        series = parse_field(text)
+        series = parse_metric_field(text)
         assert series is not None
-        assert (series.measure, series.part, dict(series.labels)) == (measure, part, labels)
+        assert (series.metric, series.part, dict(series.labels)) == (metric, part, labels)
         assert series.le == ("+Inf" if part == "bucket" else None)
 
 
@@ -63,17 +70,17 @@ def test_an_unknown_name_has_no_field():
     ],
 )
 def test_a_field_that_workers_do_not_write_is_passed_over(text):
-    assert parse_field(text) is None
+    assert parse_metric_field(text) is None
 
 
 @given(st.text(alphabet="abcdelmostu_|=.+", max_size=80))
 def test_no_text_breaks_the_reading_of_fields(text):
-    parse_field(text)
+    parse_metric_field(text)
 
 
 @given(st.floats(min_value=0, max_value=1e6))
 def test_a_value_falls_into_the_first_bucket_that_holds_it(value):
-    bound = float(bucket(DEFINITIONS["queue_wait_seconds"], value))
+    bound = float(bucket(METRIC_DEFINITIONS["queue_wait_seconds"], value))
     assert value <= bound
     assert all(lower < value for lower in SECONDS if lower < bound)
 

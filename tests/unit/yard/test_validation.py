@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.stand_ins import IRIS, ROW, TEXT
 from yard.contract import wire
-from yard.contract.validation import MOST_ERRORS, check_outputs, check_rows
+from yard.contract.validation import MAX_INPUT_ERRORS, check_outputs, check_rows
 from yard.contract.values import Column, Output, Signature
 from yard.errors import InvalidInput, TooLarge
 
@@ -211,7 +211,7 @@ def test_several_faults_are_named_in_order_up_to_a_bound():
     for call in ({"instances": [["x"] * 4] * 100}, {"inputs": columns("abcd", ["x"] * 100)}):
         with pytest.raises(InvalidInput) as caught:
             check_rows(IRIS, **call)
-        assert len(caught.value.errors) == MOST_ERRORS
+        assert len(caught.value.errors) == MAX_INPUT_ERRORS
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_body_full_of_faults_costs_no_time_or_memory(call: dict[str, Any]):
     spent = time.process_time() - began
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(caught.value.errors) <= MOST_ERRORS
+    assert len(caught.value.errors) <= MAX_INPUT_ERRORS
     assert peak < 1_000_000
     assert spent < 0.5
 
