@@ -23,16 +23,15 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests.chaos.rubbish import call, push_job
 from tests.helpers import estimators
 from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.protocol import QUEUE, call, push_job
 from tests.helpers.redis_server import RedisServer, patient
+from tests.helpers.refusals import BAD_ENTRIES, BAD_STATUSES
 from tests.helpers.waiting import wait_until
 from yard.contract import keys, wire
 from yard.contract.values import Job, JobStatus
 from yard.errors import Unavailable
-
-QUEUE = "echo@v1"
 
 #: How much a worker may grow by an attack, in bytes.
 MOST_GROWTH = 32 * 2**20
@@ -226,19 +225,7 @@ class TestNames:
 class TestIds:
     """A6: an entry that is no id is set aside."""
 
-    @pytest.mark.parametrize(
-        ("entry", "reason"),
-        [
-            (b"bad id!", "not a job id"),
-            (b"../../x", "not a job id"),
-            (b"", "not a job id"),
-            (b"\xff\xfe", "not a job id"),
-            (b"a:b:c", "not a job id"),
-            (b"no-such-job", "no such job"),
-            (b"x" * 10 * 2**20, "not a job id"),
-        ],
-        ids=["a space", "a path", "empty", "no utf-8", "colons", "unknown", "10 MiB"],
-    )
+    @pytest.mark.parametrize(("entry", "reason"), BAD_ENTRIES.values(), ids=BAD_ENTRIES)
     def test_entries_that_are_no_ids(self, redis, client, pool, entry, reason):
         growth = growth_of(pool)
         redis.rpush(keys.key("queue", QUEUE), entry)
@@ -352,7 +339,7 @@ class TestFields:
         assert code(job) == "invalid_job"
 
     @pytest.mark.leaks_keys  # nobody knows how long what is set aside is to live
-    @pytest.mark.parametrize("status", ["finished", "failed", "canceled", "started"])
+    @pytest.mark.parametrize("status", BAD_STATUSES)
     def test_a_job_that_says_it_has_ended_or_begun_is_set_aside(self, redis, client, pool, status):
         push_job(redis, QUEUE, "attack", status=status)
         assert_good_jobs_finish(client)
