@@ -35,6 +35,14 @@ def up(tmp_path: Path) -> Iterator[RunningYard]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningYard]:
+    """A yard that is ready, for tests that leave it as it was."""
+    with running_yard(tmp_path_factory.mktemp("shared")) as found:
+        ready(found)
+        yield found
+
+
 def ready(up: RunningYard) -> float:
     """Start it and wait until it says that it is ready; the seconds that took."""
     begun = time.perf_counter()
@@ -76,9 +84,8 @@ def modelyard(up: RunningYard, *arguments: str) -> subprocess.CompletedProcess[s
 _IRIS = {"instances": [[5.1, 3.5, 1.4, 0.2]]}
 
 
-def test_the_curl_line_of_the_banner_predicts(up):
-    ready(up)
-    line = line_of(up, "try")
+def test_the_curl_line_of_the_banner_predicts(shared):
+    line = line_of(shared, "try")
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
     assert shlex.split(line)[0] == "curl"
@@ -88,18 +95,16 @@ def test_the_curl_line_of_the_banner_predicts(up):
     assert job["result"]["predictions"] == ["setosa"]
 
 
-def test_the_docs_page_is_where_the_banner_says(up):
-    ready(up)
-    with urllib.request.urlopen(line_of(up, "docs"), timeout=10) as page:
+def test_the_docs_page_is_where_the_banner_says(shared):
+    with urllib.request.urlopen(line_of(shared, "docs"), timeout=10) as page:
         assert page.status == 200
 
 
-def test_a_flip_in_redis_holds_for_the_very_next_job(up):
-    ready(up)
-    with Redis.from_url(up.redis_url) as redis:
-        for version in ("v2", "v1", "v2"):
+def test_a_flip_in_redis_holds_for_the_very_next_job(shared):
+    with Redis.from_url(shared.redis_url) as redis:
+        for version in ("v2", "v1", "v2", "v1"):
             redis.set("modelyard:active:iris", version)
-            _, job = call(up, "/v1/models/iris/predict", _IRIS)
+            _, job = call(shared, "/v1/models/iris/predict", _IRIS)
             assert job["version"] == version
 
 
@@ -201,21 +206,19 @@ def _serving_workers(redis: Redis) -> int:
     return read_presence(redis).count("idle") + read_presence(redis).count("busy")
 
 
-def test_the_doctor_finds_the_running_yard_and_nothing_wrong(up):
-    ready(up)
-    done = modelyard(up, "doctor", "--json")
+def test_the_doctor_finds_the_running_yard_and_nothing_wrong(shared):
+    done = modelyard(shared, "doctor", "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["ok"]) == (0, True), done.stdout
-    assert told["redis_url"] == up.redis_url
-    assert told["store"] == str(up.folder / "store")
+    assert told["redis_url"] == shared.redis_url
+    assert told["store"] == str(shared.folder / "store")
 
 
-def test_a_taken_port_is_one_line_and_status_1(up):
-    ready(up)
-    with running_yard(up.folder / "other") as second:
+def test_a_taken_port_is_one_line_and_status_1(shared):
+    with running_yard(shared.folder / "other") as second:
         second.folder.mkdir()
-        second.environ["MODELYARD_PORT"] = str(up.port)
+        second.environ["MODELYARD_PORT"] = str(shared.port)
         second.start()
         assert second.process.wait(60) == 1
-        assert second.said.startswith(f"error: port {up.port} on 127.0.0.1 is taken")
+        assert second.said.startswith(f"error: port {shared.port} on 127.0.0.1 is taken")
         assert second.said.count("\n") == 1
