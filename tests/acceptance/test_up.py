@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,41 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[RunningYard]:
+def new(tmp_path: Path) -> Iterator[RunningYard]:
     """A yard in an empty folder."""
     with running_yard(tmp_path) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningYard]:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a yard that has published its examples, and was stopped."""
+    folder = tmp_path_factory.mktemp("published")
+    with running_yard(folder) as first:
+        ready(first)
+        assert first.stop() == 0
+    return folder
+
+
+@pytest.fixture
+def up(tmp_path: Path, published: Path) -> Iterator[RunningYard]:
+    """A yard that finds its examples published, which halves the time that it takes to start."""
+    with copied_yard(published, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, published: Path) -> Iterator[RunningYard]:
     """A yard that is ready, for tests that leave it as it was."""
-    with running_yard(tmp_path_factory.mktemp("shared")) as found:
+    with copied_yard(published, tmp_path_factory.mktemp("shared")) as found:
         ready(found)
+        yield found
+
+
+@contextmanager
+def copied_yard(source: Path, folder: Path) -> Iterator[RunningYard]:
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
+    with running_yard(folder) as found:
         yield found
 
 
@@ -108,17 +132,17 @@ def test_a_flip_in_redis_holds_for_the_very_next_job(shared):
             assert job["version"] == version
 
 
-def test_jobs_results_routes_and_catalogue_survive_a_restart(up):
-    first_s = ready(up)
-    _, job = call(up, "/v1/models/iris/predict", _IRIS)
-    with Redis.from_url(up.redis_url) as redis:
+def test_jobs_results_routes_and_catalogue_survive_a_restart(new):
+    first_s = ready(new)
+    _, job = call(new, "/v1/models/iris/predict", _IRIS)
+    with Redis.from_url(new.redis_url) as redis:
         redis.set("modelyard:active:iris", "v2")
-    assert up.stop() == 0
-    again_s = ready(up)
+    assert new.stop() == 0
+    again_s = ready(new)
     print(f"ready after {first_s:.1f} s, the second time after {again_s:.1f} s")  # noqa: T201
-    assert call(up, f"/v1/jobs/{job['id']}")[1]["result"] == job["result"]
-    assert call(up, "/v1/models/iris/predict", _IRIS)[1]["version"] == "v2"
-    assert "Publishing the example models" not in up.said
+    assert call(new, f"/v1/jobs/{job['id']}")[1]["result"] == job["result"]
+    assert call(new, "/v1/models/iris/predict", _IRIS)[1]["version"] == "v2"
+    assert "Publishing the example models" not in new.said
 
 
 def test_ctrl_c_drains_and_leaves_no_process(up):
