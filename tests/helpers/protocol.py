@@ -1,4 +1,4 @@
-"""A driver of the batch protocol: what clients, workers and pools do, one step a call.
+"""A driver of the batch protocol: the steps of clients, workers and pools, one a call.
 
 Tests submit or push jobs of ``echo``, claim them for named workers, end them, let leases run out,
 reap and sweep, and read what Redis holds then. Nothing runs by itself: no process, no thread.
@@ -93,11 +93,11 @@ class Protocol:
     # Clients
 
     def submit(self, count: int = 1, timeout_s: int | None = None, **more: Any) -> list[str]:
-        """Submit jobs of one row, which holds the job's place; the jobs' ids.
+        """Submit jobs of one row, which holds the job's place, and return their ids.
 
         Args:
-            count: How many.
-            timeout_s: How long each may run; None as the client's settings say.
+            count: Number of jobs.
+            timeout_s: Seconds for which each may run; None for the client's setting.
             more: Other arguments of `Client.submit`.
         """
         made = [
@@ -123,7 +123,7 @@ class Protocol:
         return job_id
 
     def push_entries(self, *entries: bytes | str, queue: str = QUEUE) -> None:
-        """Push entries onto a queue, whatever they are."""
+        """Push entries of any kind onto a queue."""
         self.redis.rpush(keys.key("queue", queue), *entries)
 
     def enqueue(self, queue: str = MODEL, **more: Any) -> RqJob:
@@ -141,7 +141,7 @@ class Protocol:
         return self._leases[worker]
 
     def look(self, *queues: str, worker: str = WORKER) -> Batch | int:
-        """Claim, where there may be nothing."""
+        """Claim a batch; without one, the number of entries that were passed over."""
         return self.lease(worker).claim(queues or [QUEUE])
 
     def claim(self, *queues: str, worker: str = WORKER) -> Batch:
@@ -170,7 +170,7 @@ class Protocol:
         endings: Sequence[EndedJob] | None = None,
         measures: Sequence[tuple[str, float]] = (),
     ) -> int:
-        """End a batch, by default each job with its own value; how many jobs were written."""
+        """End a batch, by default each job with its own value, and return the jobs written."""
         endings = echo(batch) if endings is None else endings
         return self.lease(worker_of(batch)).finish(batch, endings, {}, measures)
 
@@ -196,7 +196,7 @@ class Protocol:
         self.redis.zadd(keys.LEASES, dict.fromkeys(held, 1))
 
     def reap(self, worker: str = WORKER, why: Reason = "died") -> Reaped | None:
-        """Return the batch of a worker that is gone."""
+        """Return the batch of a worker that is gone; None where it has none."""
         return reap(self.redis, worker, why, self.settings)
 
     def reaped(self, worker: str = WORKER, why: Reason = "died") -> Reaped:
@@ -213,7 +213,7 @@ class Protocol:
         """Sweep until a batch is taken: the first sweep after a gap takes none."""
         return wait_until(lambda: self.sweep()[1], 20)
 
-    # What Redis holds
+    # Reads of Redis
 
     def now_us(self) -> int:
         """Redis' clock, in microseconds."""
@@ -239,7 +239,7 @@ class Protocol:
         return [self.client.get(job_id).status.value for job_id in job_ids]
 
     def attempts(self, job_ids: Sequence[str]) -> list[int]:
-        """How often each job was claimed."""
+        """The attempts of each job."""
         return [self.client.get(job_id).attempts for job_id in job_ids]
 
     def outcome(self, job_id: str) -> tuple[str, str]:
@@ -248,11 +248,11 @@ class Protocol:
         return job.status.value, job.error.code if job.error else ""
 
     def predictions(self, job_ids: Sequence[str]) -> list[Any]:
-        """What each job has predicted; all must have ended well."""
+        """The predictions of each job; all must have finished."""
         return [self.client.get(job_id)["predictions"] for job_id in job_ids]
 
     def results(self, job_id: str) -> int:
-        """How many results were written of a job."""
+        """The number of results that were written of a job."""
         found: Any = self.redis.xlen(keys.key("results", job_id))
         return int(found)
 

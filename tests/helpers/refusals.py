@@ -22,7 +22,7 @@ class Refusal:
     """A request that is refused.
 
     Attributes:
-        arguments: What is wrong with it: its arguments beside the model, all that it needs.
+        arguments: Arguments of the request, beside the model; one of them is wrong.
         loc: Place of the first error.
         msg: Part of that error's message.
         code: The error's code.
@@ -187,5 +187,5 @@ BAD_ENTRIES: dict[str, tuple[bytes, str]] = {
     "unknown": (b"no-such-job", "no such job"),
 }
 
-#: Statuses that no job has which is pushed to be run.
+#: Statuses of jobs that have ended or begun, so that a push with one is set aside.
 BAD_STATUSES = ["finished", "failed", "canceled", "started"]
