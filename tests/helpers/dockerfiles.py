@@ -1,6 +1,6 @@
 """A reader of Dockerfiles that runs their steps without a container engine.
 
-Each ``RUN`` goes through a shell, each ``COPY`` takes the files that ``.dockerignore`` lets through.
+Each ``RUN`` goes through a shell; each ``COPY`` takes files that ``.dockerignore`` lets through.
 A stage's file system is a folder, and an absolute path in the file is one in that folder. A base
 image is a bare virtual environment at ``/usr/local``, where those images have their Python.
 """

@@ -228,7 +228,7 @@ def test_what_pools_have_counted_arriving_wants_workers(http, redis: Redis):
     assert http.get("/v1/scaling").json["total"]["wanted_workers"] == 3  # 2 rows of 10 ms a job
 
 
-def test_jobs_at_a_front_door_want_a_worker_under_no_version(http, redis: Redis):
+def test_jobs_of_an_unversioned_queue_want_a_worker_under_no_version(http, redis: Redis):
     redis.rpush(keys.key("queue", "iris"), "j1")
     told = http.get("/v1/scaling").json
     entry = next(entry for entry in told["versions"] if entry["queue"] == "iris")

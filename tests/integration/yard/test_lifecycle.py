@@ -229,7 +229,7 @@ def test_the_last_version_takes_its_models_keys_along(redis, redis_url):
         submit(client)
 
 
-def test_the_front_door_of_a_deleted_model_is_looked_at_while_jobs_wait(redis, scheduler):
+def test_the_unversioned_queue_of_a_deleted_model_is_looked_at_while_jobs_wait(redis, scheduler):
     publish(redis, "iris", "v1", active="v1")
     redis.rpush(keys.key("queue", "iris"), "some-job")
     lifecycle.delete(redis, V1, force=True)
@@ -307,7 +307,7 @@ def test_no_job_is_accepted_once_retiring_has_returned(client, redis, redis_url)
     assert redis.llen(keys.key("queue", QUEUE)) == retired_at[0] == len(accepted)
 
 
-def test_a_front_door_job_that_asks_for_a_retired_version_is_version_gone(client, redis):
+def test_an_unversioned_job_that_asks_for_a_retired_version_is_version_gone(client, redis):
     lifecycle.retire(redis, V1)
     settings = Settings.load({})
     lease = Lease(redis, "w1", settings)

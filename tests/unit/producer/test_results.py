@@ -169,7 +169,7 @@ def test_rqs_other_statuses_have_a_meaning(status: bytes, meaning: str):
     assert (job.timings is None) == (meaning == "queued" or meaning == "started")
 
 
-def test_a_job_at_the_front_door_has_no_version_yet():
+def test_a_job_of_an_unversioned_queue_has_no_version_yet():
     job = decoded(status=b"queued", origin=b"iris")
     assert (job.model, job.version, job.queue) == ("iris", None, "iris")
 

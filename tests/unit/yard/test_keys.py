@@ -96,7 +96,7 @@ def test_a_queue_name_tells_its_model_and_version(model: str, version: str):
 
 
 @given(NAMES)
-def test_a_models_bare_name_is_its_front_door(model: str):
+def test_a_models_bare_name_is_its_unversioned_queue(model: str):
     assert keys.parse_queue(model) == (model, None)
 
 
