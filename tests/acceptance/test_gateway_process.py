@@ -460,7 +460,7 @@ def test_the_check_tells_a_gateway_that_serves_from_one_that_does_not(gateway: R
 
 
 def counted(gateway: RunningGateway, route: str, status: str) -> float:
-    """How many requests the gateway has counted, over all its processes."""
+    """Requests that the gateway has counted, over all its processes."""
     text = gateway.call("GET", "/metrics").body.decode()
     return sum(
         sample.value

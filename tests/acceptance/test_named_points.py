@@ -1,4 +1,4 @@
-"""Workers and pools that die, or are told to stop, exactly between two steps of the protocol."""
+"""Workers and pools that die, or get a SIGTERM, exactly between two steps of the protocol."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_jobs_of_workers_that_die_at_a_point_end_once(
 def test_a_sigterm_at_a_point_strands_no_job_and_counts_no_crash(
     client, redis, struck, tmp_path, point
 ):
-    """RQ strands a job whose worker is told to stop between taking and starting it (rq#2236)."""
+    """RQ strands a job whose worker gets a SIGTERM between taking and starting it (rq#2236)."""
     times = TIMES * 3
     strikes = Strikes(tmp_path / "tokens", {point: ("TERM", 1.0)}, times)
     struck(strikes, workers=2, batch_jobs=8)

@@ -1,4 +1,4 @@
-"""What a pool makes of workers that die, hang or are told to stop: real processes, real signals."""
+"""Pools whose workers die, hang or are stopped: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -349,7 +349,7 @@ class TestRqTools:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs, and is no zombie."""
+    """True if the process runs, and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

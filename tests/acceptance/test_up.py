@@ -76,7 +76,7 @@ def ready(up: RunningYard) -> float:
 
 
 def line_of(up: RunningYard, name: str) -> str:
-    """What the banner says after ``name``."""
+    """The banner's text after ``name``."""
     rows = [line.split(maxsplit=1) for line in up.said.splitlines() if line.startswith("  ")]
     return {row[0]: row[1] for row in rows}[name]
 

@@ -31,7 +31,7 @@ from yard.routing.warmup import Warmth, flip
 
 
 class House:
-    """A store with an echo that serves, and versions of another model that do as they are told."""
+    """A store with an echo that serves, and versions of another model that follow orders."""
 
     def __init__(self, folder: Path, redis: Redis) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class House:
         return self.folder / f"{version}.orders"
 
     def loads(self, version: str) -> Counter[str]:
-        """How often each process has opened the version."""
+        """Number of times that each process has opened the version."""
         return Counter((self.folder / version).read_text().split())
 
     def flip(self, version: str, warm_s: float = 30) -> Warmth:

@@ -16,7 +16,7 @@ from tests.helpers.waiting import wait_until
 
 
 def run(plan: Plan, folder: Path) -> Report:
-    """What a round shows.
+    """Run a round and check it.
 
     Args:
         plan: What to do.

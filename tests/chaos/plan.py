@@ -1,4 +1,4 @@
-"""What a run does: a seed chooses the faults, their order and the pauses between them."""
+"""The plan of a run: a seed chooses the faults, their order and the pauses between them."""
 
 from __future__ import annotations
 

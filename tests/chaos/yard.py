@@ -1,4 +1,4 @@
-"""What is broken in a run: a Redis, the proxies in front of it, pools, and where they lie."""
+"""The yard of a run: a Redis, the proxies in front of it, pools, and their folders."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class ChaosYard:
                 self.restart(place)
 
     def is_complete(self) -> bool:
-        """Whether all workers are there; a pool may kill itself while it starts, too."""
+        """True if all workers are there; a pool may kill itself while it starts, too."""
         self.tend()
         count = self.plan.pools * self.plan.workers
         return sum(len(self.workers(place)) for place in self.places) >= count

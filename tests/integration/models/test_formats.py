@@ -1,4 +1,4 @@
-"""Formats are told by content, whatever a file is called, and each is published and served."""
+"""Formats are recognised by content, not by a file's name; each is published and served."""
 
 from __future__ import annotations
 

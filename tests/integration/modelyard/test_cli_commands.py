@@ -55,7 +55,7 @@ class Shell:
         )
 
     def ok(self, *words: str, stdin: str | None = None) -> str:
-        """What it printed; it must have gone well."""
+        """Its output; the exit status must be 0."""
         ran = self(*words, stdin=stdin)
         assert ran.exit_code == 0, ran.output
         assert ran.stderr == ""

@@ -66,7 +66,7 @@ def keep_busy(url: str) -> None:
 
 
 def busy_ticks(pid: int) -> int:
-    """How long the process has computed, in the kernel's ticks of 10 ms."""
+    """The process' processor time, in the kernel's ticks of 10 ms."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 

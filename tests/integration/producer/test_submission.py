@@ -1,4 +1,4 @@
-"""How a request becomes a job: in one round trip, once, on the version that the keys name then."""
+"""Submission: in one round trip, once, and to the version that the keys name at that moment."""
 
 from __future__ import annotations
 

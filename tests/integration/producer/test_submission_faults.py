@@ -1,4 +1,4 @@
-"""What a submission leaves behind that Redis, or a key, refuses: nothing, or the whole job."""
+"""A submission that Redis, or a key, refuses leaves nothing behind, or the whole job."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_what_redis_refuses_altogether_is_told_by_its_own_code(redis, redis_serv
 
 
 class TestLostAnswers:
-    """A time-out tells nothing of what Redis has done, or is yet to do."""
+    """After a time-out, Redis may have run the call, or may still run it."""
 
     def test_the_error_names_the_job_that_may_have_been_queued(
         self, client, redis, redis_server: RedisServer

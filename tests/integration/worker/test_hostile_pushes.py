@@ -1,4 +1,4 @@
-"""What anybody who can write to Redis may push: attacks A1 to A8, against a real pool.
+"""Pushes of attackers who can write to Redis, attacks A1 to A8, against a real pool.
 
 Each ends as one failed result with a reason, or is set aside with one. No code of the attacker's
 runs, nothing is imported or fetched for it, no worker exits, none grows, and good jobs go on.
@@ -138,7 +138,7 @@ def code(job: Job) -> str:
 
 
 def aside(redis: Redis) -> list[dict[str, Any]]:
-    """What was set aside, with its reason, the last first."""
+    """The entries that were set aside, with their reasons, the last first."""
     entries: Any = redis.lrange(keys.QUARANTINE, 0, -1)
     assert redis.hget(keys.METRICS, "jobs_quarantined_total") == str(len(entries)).encode()
     return [wire.loads(entry) for entry in entries]
@@ -158,7 +158,7 @@ class TestPickles:
 
     @pytest.mark.parametrize("field", ["meta", "result"])
     def test_in_fields_that_rq_opens(self, attack, proof, field):
-        """The job itself is good, so it runs; nobody looks at the field."""
+        """The job itself is good, so it runs; the field is not read."""
         job = attack(**{field: zlib.compress(pickle.dumps(Toucher(proof)))})
         assert code(job) == "finished"
 

@@ -60,7 +60,7 @@ SETTINGS = Settings.load({}, lease_s=60, batch_jobs=MOST_JOBS, attempts=MOST_CRA
 
 @dataclass(slots=True)
 class Job:
-    """What the model knows of one job."""
+    """One job in the model."""
 
     queue: str
     number: int
@@ -147,7 +147,7 @@ class Model:
     def _take(
         self, queue: str, token: str, most: int, is_ahead: bool, is_first: bool
     ) -> tuple[list[str], bool]:
-        """What one call takes, and whether there may be more for the batch."""
+        """Ids that one call takes, and whether there may be more for the batch."""
         waiting, used = self.queues[queue], 0
         ids: list[str] = []
         is_open = len(waiting) >= most
@@ -173,7 +173,7 @@ class Model:
         return ids, is_open
 
     def give_back(self, worker: str, why: Reason) -> tuple[int, int]:
-        """How many went back to the head of their queue, and how many failed."""
+        """Numbers of jobs that went back to the head of their queue, and that failed."""
         batch = self.batches.pop(worker)
         if why == "timeout" and batch.following:  # either of the two may be the late one
             why = "died"
@@ -212,7 +212,7 @@ class Model:
         return job is not None and job.status == "started" and job.token == token
 
     def finish(self, worker: str, batch: Batch, call: int, calls: int) -> int:
-        """How many one of a finish's calls writes; -1 where the one before it is missing."""
+        """Jobs that one of a finish's calls writes; -1 where the call before it is missing."""
         held = self.batches.get(worker)
         is_held = held is not None and held.token == batch.token
         if held is not None and is_held and held.calls < call - 1:
@@ -256,7 +256,7 @@ class Model:
             self.queues[job.queue].remove(job_id)
 
     def expire(self) -> int:
-        """How many jobs fail because nobody started them in time."""
+        """Number of jobs that fail because they were not started in time."""
         expired = 0
         for job_id, job in self.jobs.items():
             if job.is_past_deadline and job.status == "queued" and job.attempts == 0:

@@ -156,7 +156,7 @@ class TestSmallSteps:
 
     @pytest.fixture
     def replies(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        """What each call of the script has taken."""
+        """The reply of each call of the script."""
         replies: list[Any] = []
         script = recovery._SWEEP
 

@@ -1,4 +1,4 @@
-"""How much work there is, read from Redis, and what the gateway tells of it."""
+"""The workload, as it is read from Redis and as the gateway shows it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def announce(redis: Redis, name: str = "here", **what: Any) -> None:
 
 
 def look(redis: Redis, pattern: str) -> Observation:
-    """What a pool sees that has no worker."""
+    """The observation of a pool that has no worker."""
     observer = Observer(redis, "me", QueueScheduler(redis, pattern).queues, Policy(0, 4, 60))
     return observer.observe(0.0, {}, {}, 0.0)
 

@@ -1,4 +1,4 @@
-"""What operators write by hand: a good value holds at once, a bad one never takes effect."""
+"""Keys that operators set by hand: a good value holds at once, a bad one never takes effect."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def active(value: Any) -> Write:
 
 
 def of_type(key: str, kind: str) -> Write:
-    """Somebody keeps something else under the key."""
+    """The key holds something else."""
 
     def write(redis: Redis) -> None:
         redis.delete(key)

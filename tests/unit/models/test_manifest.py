@@ -34,7 +34,7 @@ def manifest(**changes: Any) -> Manifest:
 
 
 def changed(**changes: Any) -> bytes:
-    """A manifest as somebody else may have written it."""
+    """A manifest as another program may have written it."""
     return json.dumps(json.loads(manifest().to_json()) | changes).encode()
 
 

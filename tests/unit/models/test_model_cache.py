@@ -51,7 +51,7 @@ class Clock:
 
 @dataclass
 class Loader:
-    """Loads at once; counts, and does as it is told."""
+    """Loads at once, counts, and fails on demand."""
 
     sizes: dict[ModelRef, int] = field(default_factory=dict)
     errors: dict[ModelRef, Exception] = field(default_factory=dict)
@@ -278,7 +278,7 @@ def test_an_error_of_the_user_releases_the_model():
 
 
 class Gates:
-    """A loader that tells which loads have begun, and lets each end when told."""
+    """A loader that lists the loads that have begun, and ends each on demand."""
 
     def __init__(self) -> None:
         self.begun: Counter[ModelRef] = Counter()

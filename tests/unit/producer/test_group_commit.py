@@ -1,4 +1,4 @@
-"""Threads that submit at the same time share round trips; alone, nobody waits for anybody."""
+"""Group commit: threads that submit together share round trips, and one alone never waits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Commits = GroupCommit[Draft, Outcome]
 
 
 class Redis:
-    """Accepts groups; the first waits until it is told to go on."""
+    """Accepts groups; the first waits for `may_go_on`."""
 
     def __init__(self, error: ModelyardError | None = None) -> None:
         self.groups: list[list[str]] = []

@@ -35,7 +35,7 @@ DATES = {
 
 
 def raw(entry: dict[str, Any] | None = None, **fields: bytes) -> Raw:
-    """What Redis holds of a job on iris@v1."""
+    """The hash of a job on iris@v1."""
     known = {"origin": b"iris@v1"} | fields
     newest = {name.encode(): value for name, value in (entry or {}).items()}
     return [known.get(name) for name in FIELDS], newest

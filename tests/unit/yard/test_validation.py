@@ -216,7 +216,7 @@ ARGUMENTS = st.dictionaries(st.sampled_from(["instances", "inputs"]), ANYTHING, 
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value is of a column's type, said without the code under test."""
+    """True if a value is of a column's type, by rules beside the code under test."""
     if kind == "string":
         return type(value) is str
     if kind == "bool":
