@@ -365,7 +365,7 @@ def test_what_is_no_http_harms_nobody(gateway: RunningGateway, sent):
     assert gateway.call("GET", "/healthz").status == 200
 
 
-# What is answered directly, and what by a view
+# Calls on the event loop, and calls of views
 
 
 def test_a_call_is_answered_the_same_whichever_way_its_path_is_written(gateway: RunningGateway):

@@ -39,7 +39,7 @@ _OFFLINE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", 
 @pytest.fixture(scope="module")
 def images() -> Iterator[dict[str, Image]]:
     """Both images; without an index to install from, skipped at home and failed in CI."""
-    # Not below pytest's own folder, which nobody else may enter: the images run as another user.
+    # Not below pytest's own folder: the images run as another user, who may not enter it.
     home = Path(tempfile.mkdtemp(prefix="yard-"))
     home.chmod(0o755)
     builder = Builder(DEPLOY / "Dockerfile", ROOT, home)

@@ -53,7 +53,7 @@ def nothing_is_left(redis: Redis) -> bool:
 def test_jobs_of_workers_that_die_at_a_point_end_once(
     client, redis, redis_url, struck, tmp_path, point
 ):
-    # What workers die over, without a predict that ends well, is held back longer and longer.
+    # A version that kills its workers, without a predict that ends well, is held back ever longer.
     times = TIMES if point in ("claim:sent", "claim:after") else min(TIMES, 4)
     strikes = Strikes(tmp_path / "tokens", {point: ("KILL", 1.0)}, times)
     pool = struck(strikes, workers=2, attempts=100)

@@ -149,7 +149,7 @@ def test_second_sigterm_gives_the_running_job_back(client, redis, start):
     (hanging,) = submit(client, estimators.HANG)
     wait_for_start(hanging)
     (pid,) = pool.workers(redis).values()
-    suspend(redis)  # so that nobody takes it up again
+    suspend(redis)  # so that no worker takes it up again
 
     def is_gone() -> bool:
         """Signals that come together are one request to stop."""

@@ -158,7 +158,7 @@ def test_a_version_that_does_not_load_gets_no_traffic_until_it_is_mended(
         assert "it was told not to load" in why.reason
         assert why.retry_at is not None
         house.orders("v2").unlink()
-        assert house.flip("v2").state == "warm"  # no back-off stands in the way of who asks anew
+        assert house.flip("v2").state == "warm"  # no backoff delays a new request
         assert not read_presence(redis).failures("slow@v2")
 
 

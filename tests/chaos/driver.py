@@ -76,4 +76,4 @@ def _settle(yard: ChaosYard, load: Load) -> None:
     try:
         wait_until(is_over, 60, interval_s=0.1)
     except AssertionError:
-        return  # the checks tell what is missing
+        return  # the checks name what is missing

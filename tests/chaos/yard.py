@@ -29,7 +29,7 @@ MODEL = "chaos"
 VERSIONS = ("v1", "v2")
 QUEUES = tuple(f"{MODEL}@{version}" for version in VERSIONS)
 
-#: What each predict takes, in seconds: long enough for a worker to be hit in one.
+#: Seconds that each predict takes: long enough for a worker to be hit in one.
 PACE_S = 0.02
 
 #: Crashes after which a job fails: none must, however unlucky it is.

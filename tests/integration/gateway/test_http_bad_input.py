@@ -56,7 +56,7 @@ def refused(redis: Redis, response: Any, status: int, code: str) -> dict[str, An
     return problem
 
 
-#: What HTTP alone can meet -> body, status, code, place.
+#: Bad requests, those that HTTP alone can meet first -> body, status, code, place.
 CASES: dict[str, tuple[Any, int, str, list[str | int] | None]] = {
     "no body": (b"", 400, "invalid_json", None),
     "only spaces": (b"  ", 400, "invalid_json", None),

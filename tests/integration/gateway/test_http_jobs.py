@@ -360,7 +360,7 @@ def test_a_wait_ends_when_its_job_is_canceled(http, redis: Redis, threads: Threa
     assert (response.status_code, job_of(response)["status"]) == (200, "canceled")
 
 
-# What it costs, and what happens without Redis
+# Costs, and calls without Redis
 
 
 def test_a_prediction_is_one_command_to_submit(

@@ -97,7 +97,7 @@ def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, e
     assert "skops" in plain.libraries
     check_golden(load(plain, store), plain)
     if isinstance(estimator, KNeighborsClassifier):
-        return  # what is gained there is too little to be sure of
+        return  # the gain there is too small to be sure of
     compiled = publish(store, None, path, "m", "v2", ROWS)
     assert (compiled.format, compiled.runtime) == ("skops", "onnx")
     assert [file.name for file in compiled.files] == ["model.skops", "model.onnx"]

@@ -141,7 +141,7 @@ def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path):
             parent.kill()
             parent.wait()
             wait_until(lambda: is_gone(int(pid)), 20, "Redis is gone")
-    after = EmbeddedRedis(data)  # a socket and a lock file lie there, and are in nobody's way
+    after = EmbeddedRedis(data)  # a socket and a lock file lie there, and do no harm
     after.start()
     with connections.fast(after.url) as redis:
         assert redis.get("modelyard:active:iris") == b"v2"

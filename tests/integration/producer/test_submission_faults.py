@@ -90,7 +90,7 @@ def test_an_idempotency_key_that_holds_something_else_is_replaced(client, redis)
 
 def test_a_full_redis_leaves_nothing_and_the_same_id_is_accepted_when_there_is_room(client, redis):
     client.catalog.versions("iris")
-    redis.delete(keys.key("route", "iris"))  # it is worked out anew, and written
+    redis.delete(keys.key("route", "iris"))  # it is worked out again, and written
     before = set(redis.scan_iter())
     job_id = new_id()
     request = Request("iris", [ROW], deadline_ms=60_000, idempotency_key="k")

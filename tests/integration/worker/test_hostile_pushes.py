@@ -33,7 +33,7 @@ from yard.contract import keys, wire
 from yard.contract.values import Job, JobStatus
 from yard.errors import Unavailable
 
-#: How much a worker may grow by an attack, in bytes.
+#: Bytes that a worker may grow by in an attack.
 MOST_GROWTH = 32 * 2**20
 
 
@@ -47,7 +47,7 @@ class Toucher:
         return os.system, (f"touch {self.path}",)
 
 
-#: What is left alone between two tests: the catalogue, and what says who works.
+#: Keys that stay between two tests: the catalogue, and the presence of pools and workers.
 KEPT = (
     keys.QUEUES,
     keys.WORKERS,
@@ -338,7 +338,7 @@ class TestFields:
         job = wait_until(lambda: job if (job := client.get("attack")).error else None)
         assert code(job) == "invalid_job"
 
-    @pytest.mark.leaks_keys  # nobody knows how long what is set aside is to live
+    @pytest.mark.leaks_keys  # entries that are set aside have no time to live
     @pytest.mark.parametrize("status", BAD_STATUSES)
     def test_a_job_that_says_it_has_ended_or_begun_is_set_aside(self, redis, client, pool, status):
         push_job(redis, QUEUE, "attack", status=status)
@@ -417,7 +417,7 @@ def bomb(unit: bytes) -> bytes:
 def growth_of(pool: RunningPool) -> Callable[[], int]:
     """By how much the worker's highest use of memory has grown since, in bytes."""
     (pid,) = (pid for pid in processes(pool) if psutil.Process(pid).num_threads() > 1)
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
     before = _peak(pid)
     return lambda: _peak(pid) - before
 

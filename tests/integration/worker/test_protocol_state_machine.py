@@ -293,7 +293,7 @@ class Protocol(RuleBasedStateMachine):
         self.client.close()
         self.redis.close()
 
-    # What clients and strangers do.
+    # Steps of clients and strangers
 
     @rule(target=jobs, count=st.integers(1, 5), has_deadline=st.booleans())
     def submit(self, count: int, has_deadline: bool) -> Any:
@@ -354,7 +354,7 @@ class Protocol(RuleBasedStateMachine):
         self.redis.set(keys.key("active", "echo"), version)
         self.model.active = version
 
-    # What workers do.
+    # Steps of workers
 
     @rule(
         target=batches,
@@ -481,7 +481,7 @@ class Protocol(RuleBasedStateMachine):
     def release(self, worker: str) -> None:
         self._reap(worker, "released")
 
-    # What pools do.
+    # Steps of pools
 
     @rule(worker=st.sampled_from(WORKERS), why=st.sampled_from(["died", "timeout"]))
     def reap(self, worker: str, why: Reason) -> None:
@@ -534,7 +534,7 @@ class Protocol(RuleBasedStateMachine):
             assert (one.given_back, one.failed) == self.model.give_back(one.worker, "died")
         assert expired == self.model.expire()
 
-    # What must always hold.
+    # Invariants
 
     @invariant()
     def redis_is_as_the_model_says(self) -> None:
@@ -610,7 +610,7 @@ class Protocol(RuleBasedStateMachine):
                     assert shown.error.code == job.code
 
 
-#: Where a claim's arguments tell its moment.
+#: Place of a claim's moment among its arguments.
 _MOMENT = 9
 
 _BATCH_FIELDS = ("token", "queue", "ids", "next_token", "next_queue", "next_ids")

@@ -26,7 +26,7 @@ from yard.contract.values import JobStatus
 from yard.settings import Settings
 
 LEASE_S = 3.0
-#: A gap that tells that Redis was away is longer than this: half a lease.
+#: Half a lease: a longer gap between two sweeps means that Redis was away.
 GAP_MS = 1500
 #: Entries of a queue that a call of the sweep looks through.
 DEEP = recovery._SWEEP_ENTRIES

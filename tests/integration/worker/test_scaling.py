@@ -155,7 +155,7 @@ def test_rates_that_pools_announce_are_read_the_largest_of_each(redis: Redis):
     assert announced_arrivals_s(read_presence(redis)) == {V1: 7.5, V2: 1.0, "iris": 0.0}
 
 
-# What a pool sees of others
+# Other pools
 
 
 def test_a_pool_sees_those_that_serve_the_same_models_and_not_itself(http, redis: Redis):
@@ -181,7 +181,7 @@ def test_a_pool_knows_which_workers_alone_hold_a_version(http, redis: Redis):
     assert seen.only == {"w1"}
 
 
-# What is told
+# Answers and metrics
 
 
 def test_the_work_of_each_version_and_of_all_is_told(http, redis: Redis):

@@ -79,7 +79,7 @@ def of_type(key: str, kind: str) -> Write:
     return write
 
 
-# What is written -> a part of the problem that is named.
+# The value that is written -> a part of the problem that is named.
 BAD_ACTIVE: dict[str, tuple[Write, str]] = {
     "an unknown version": (active("v9"), "active is 'v9', which is not published"),
     "an alias": (active("champion"), "'champion', which is not published"),

@@ -225,7 +225,7 @@ def test_what_finds_no_room_beside_pinned_models_is_refused_and_does_not_wait():
     use(cache, A)
     with pytest.raises(ModelUnavailable, match=r"15 of the 20 bytes .* in use, 15 of them pinned"):
         use(cache, B)
-    assert cache.evict(A)  # who asks for it by name may
+    assert cache.evict(A)  # a caller that names it may
     use(cache, B)
 
 
