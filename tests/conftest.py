@@ -14,7 +14,7 @@ from redis import Redis
 from tests.helpers.redis_server import RedisServer
 from yard.errors import ConfigurationError
 
-#: The longest first, so that what runs side by side ends together.
+#: The longest first, so that parallel runs end at about the same time.
 _TIERS = ("chaos", "acceptance", "integration", "unit")
 
 if not os.environ.get("CI"):  # there, Hypothesis sets this itself, and tries the same each time
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """The session's server, which a test may kill or pause: the next test gets it running again.
+    """The session's server. A test may kill or pause it: the next test gets it running again.
 
     Without a server program, tests are skipped at home and fail in CI.
     """

@@ -21,7 +21,7 @@ from yard.broker import connections
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """What `echo` has predicted, a number a line."""
+    """The journal of `echo`: a line for each number that it predicted."""
     return tmp_path / "journal"
 
 
@@ -44,7 +44,7 @@ def client(redis: Redis, redis_url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def start(redis_url: str, store: Path, tmp_path: Path) -> Iterator[Callable[..., RunningPool]]:
-    """Starts a pool of so many workers and waits until they are there, unless told not to."""
+    """Starts a pool and waits until its workers are there; ``waits=False`` returns at once."""
     with ExitStack() as stack:
 
         def start(

@@ -28,7 +28,7 @@ from yard.contract import keys
 
 pytestmark = [needs_deploy, pytest.mark.timeout(240)]
 
-#: What is not a metric's name: labels, ranges, functions (a bracket follows), operators.
+#: Parts that are no metric's name: labels, ranges, functions (a bracket follows), operators.
 _LABELS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|on)\s*\([^)]*\)")
 _NAME = re.compile(r"\b(?!(?:and|or|unless|offset)\b)[a-z_]+[a-z](?![a-z_:]|\s*\()")
 _SELECTOR = re.compile(r"(\b[a-z_:]+)\{([^}]*)\}")

@@ -34,7 +34,7 @@ def watched(tmp_path: Path) -> Iterator[WatchedRedis]:
 
 
 def predicted(gateway: RunningGateway, number: float) -> list[float] | None:
-    """What it predicts; None while it has no Redis."""
+    """Its prediction; None while it has no Redis."""
     answer = gateway.call("POST", PREDICT, {"instances": [[number]]})
     assert answer.status in (200, 503, 504), answer
     return answer.json["result"]["predictions"] if answer.status == 200 else None

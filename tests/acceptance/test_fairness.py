@@ -18,7 +18,7 @@ from yard.contract import keys
 from yard.contract.values import Request
 from yard.errors import ModelyardError
 
-#: What a batch takes, in seconds, and how many jobs are in one.
+#: Seconds that a batch takes, and jobs in one.
 PACE_S, BATCH = 0.05, 8
 
 

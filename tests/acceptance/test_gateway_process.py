@@ -365,7 +365,7 @@ def test_what_is_no_http_harms_nobody(gateway: RunningGateway, sent):
     assert gateway.call("GET", "/healthz").status == 200
 
 
-# What is answered directly, and what by a view
+# Calls on the event loop, and calls of views
 
 
 def test_a_call_is_answered_the_same_whichever_way_its_path_is_written(gateway: RunningGateway):
@@ -460,7 +460,7 @@ def test_the_check_tells_a_gateway_that_serves_from_one_that_does_not(gateway: R
 
 
 def counted(gateway: RunningGateway, route: str, status: str) -> float:
-    """How many requests the gateway has counted, over all its processes."""
+    """Requests that the gateway has counted, over all its processes."""
     text = gateway.call("GET", "/metrics").body.decode()
     return sum(
         sample.value

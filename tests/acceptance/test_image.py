@@ -1,4 +1,4 @@
-"""What the images do, done by hand: their steps in empty folders, then their entry points.
+"""The images: their steps are run in empty folders, then their entry points.
 
 There may be no container engine where the tests run, so what is tested is the file, each of whose
 steps `tests.helpers.dockerfiles` takes. The processes get what docker-compose.yml gives them.
@@ -39,7 +39,7 @@ _OFFLINE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", 
 @pytest.fixture(scope="module")
 def images() -> Iterator[dict[str, Image]]:
     """Both images; without an index to install from, skipped at home and failed in CI."""
-    # Not below pytest's own folder, which nobody else may enter: the images run as another user.
+    # Not below pytest's own folder: the images run as another user, who may not enter it.
     home = Path(tempfile.mkdtemp(prefix="yard-"))
     home.chmod(0o755)
     builder = Builder(DEPLOY / "Dockerfile", ROOT, home)
@@ -88,7 +88,7 @@ def has(image: Image, module: str) -> bool:
 def container(
     image: Image, environ: dict[str, str], log: Path, *command: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """What `docker run` starts: the entry point, as the image's user."""
+    """The entry point, run as the image's user, as `docker run` does."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             pdeathsig.command(image.argv(*command), signal.SIGKILL),
@@ -108,7 +108,7 @@ def container(
 
 
 def environ_of(service: str, redis_url: str, **others: str) -> dict[str, str]:
-    """What Compose sets, but where Redis is, and what cannot be had twice on a machine."""
+    """The variables that Compose sets, but for the Redis and what must differ on one machine."""
     given = {k: str(v) for k, v in services()[service]["environment"].items()}
     return given | {"MODELYARD_REDIS_URL": redis_url} | others
 

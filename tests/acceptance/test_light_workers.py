@@ -1,4 +1,4 @@
-"""What a worker process imports and keeps to itself: no more than its versions need."""
+"""Imports and private memory of a worker process: no more than its versions need."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="no checkout: docs/ i
 
 
 def rules() -> list[str]:
-    """What the page gives to ``ACL SETUSER modelyard``."""
+    """The rules that the page gives to ``ACL SETUSER modelyard``."""
     found = re.search(r"^ +ACL SETUSER modelyard (.*)$", PAGE.read_text(), re.MULTILINE)
     assert found is not None
     return found[1].replace(">PASSWORD", f">{PASSWORD}").split()

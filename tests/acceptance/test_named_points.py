@@ -1,4 +1,4 @@
-"""Workers and pools that die, or are told to stop, exactly between two steps of the protocol."""
+"""Workers and pools that die, or get a SIGTERM, exactly between two steps of the protocol."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def nothing_is_left(redis: Redis) -> bool:
 def test_jobs_of_workers_that_die_at_a_point_end_once(
     client, redis, redis_url, struck, tmp_path, point
 ):
-    # What workers die over, without a predict that ends well, is held back longer and longer.
+    # A version that kills its workers, without a predict that ends well, is held back ever longer.
     times = TIMES if point in ("claim:sent", "claim:after") else min(TIMES, 4)
     strikes = Strikes(tmp_path / "tokens", {point: ("KILL", 1.0)}, times)
     pool = struck(strikes, workers=2, attempts=100)
@@ -71,7 +71,7 @@ def test_jobs_of_workers_that_die_at_a_point_end_once(
 def test_a_sigterm_at_a_point_strands_no_job_and_counts_no_crash(
     client, redis, struck, tmp_path, point
 ):
-    """RQ strands a job whose worker is told to stop between taking and starting it (rq#2236)."""
+    """RQ strands a job whose worker gets a SIGTERM between taking and starting it (rq#2236)."""
     times = TIMES * 3
     strikes = Strikes(tmp_path / "tokens", {point: ("TERM", 1.0)}, times)
     struck(strikes, workers=2, batch_jobs=8)

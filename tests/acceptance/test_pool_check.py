@@ -1,4 +1,4 @@
-"""`modelyard pool --check`: what a container's health check is told, by the exit status."""
+"""`modelyard pool --check`: the exit status is the answer to a container's health check."""
 
 from __future__ import annotations
 

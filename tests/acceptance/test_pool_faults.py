@@ -1,4 +1,4 @@
-"""What a pool makes of workers that die, hang or are told to stop: real processes, real signals."""
+"""Pools whose workers die, hang or are stopped: real processes, real signals."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_second_sigterm_gives_the_running_job_back(client, redis, start):
     (hanging,) = submit(client, estimators.HANG)
     wait_for_start(hanging)
     (pid,) = pool.workers(redis).values()
-    suspend(redis)  # so that nobody takes it up again
+    suspend(redis)  # so that no worker takes it up again
 
     def is_gone() -> bool:
         """Signals that come together are one request to stop."""
@@ -349,7 +349,7 @@ class TestRqTools:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs, and is no zombie."""
+    """True if the process runs, and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Told to stop while they start: no process of ours dies of it, and none misses it."""
+"""Signals to processes that start: none of ours dies of one, and none misses it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_one_that_is_told_to_stop_at_its_first_instant_leaves_with_status_0(
 
 
 def test_a_command_holds_signals_by_itself_before_its_libraries_are_there(tmp_path: Path):
-    """Whoever starts it without `signals.held`: a shell, a container's runtime."""
+    """Shells and container runtimes start it without `signals.held`."""
     script = (
         "import signal, sys, modelyard.cli as cli\n"
         "cli.main.get_command(None, 'pool')\n"

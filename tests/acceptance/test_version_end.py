@@ -52,7 +52,7 @@ def holders(redis: Redis, ref: ModelRef) -> Any:
 
 
 def queue(client: Client, redis: Redis) -> list[Handle]:
-    """Queue jobs for both versions while nobody takes any."""
+    """Queue jobs for both versions while no worker takes any."""
     suspend(redis)
     requests = [
         Request("echo", instances=[[float(number)]], version=version)
@@ -65,7 +65,7 @@ def queue(client: Client, redis: Redis) -> list[Handle]:
 
 
 def endings(handles: list[Handle], within_s: float = 60) -> dict[str, list[str]]:
-    """How the jobs of each version ended, each in time."""
+    """The outcomes of each version's jobs, all of which must end in time."""
     until = time.monotonic() + within_s
     found: dict[str, list[str]] = {}
     for place, handle in enumerate(handles):

@@ -31,7 +31,7 @@ from yard.routing.warmup import WarmupResult, flip_route
 
 
 class House:
-    """A store with an echo that serves, and versions of another model that do as they are told."""
+    """A store with an echo that serves, and versions of another model that follow orders."""
 
     def __init__(self, folder: Path, redis: Redis) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class House:
         return self.folder / f"{version}.orders"
 
     def loads(self, version: str) -> Counter[str]:
-        """How often each process has opened the version."""
+        """Number of times that each process has opened the version."""
         return Counter((self.folder / version).read_text().split())
 
     def flip(self, version: str, warm_s: float = 30) -> WarmupResult:
@@ -158,7 +158,7 @@ def test_a_version_that_does_not_load_gets_no_traffic_until_it_is_mended(
         assert "it was told not to load" in why.reason
         assert why.retry_at is not None
         house.orders("v2").unlink()
-        assert house.flip("v2").state == "warm"  # no back-off stands in the way of who asks anew
+        assert house.flip("v2").state == "warm"  # no backoff delays a new request
         assert not read_presence(redis).failures("slow@v2")
 
 

@@ -1,4 +1,4 @@
-"""What must be true when a run is over: the invariants I1 to I6, and how long recovery took."""
+"""Checks when a run is over: the invariants I1 to I6, and the times of recovery."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIED = re.compile(r"a worker died \(status (-?\d+)\)")
 
 @dataclass(slots=True)
 class Report:
-    """What a run has shown.
+    """The result of a run.
 
     Attributes:
         violations: Sentences; none if all is well.
@@ -33,7 +33,7 @@ class Report:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def check(self, holds: bool, what: str) -> None:
-        """Note a violation unless it ``holds``; no more than 50, the first tell enough."""
+        """Note a violation unless it ``holds``; 50 at most, since the first ones suffice."""
         if not holds and len(self.violations) < 50:
             self.violations.append(what)
 
@@ -105,7 +105,7 @@ def _check_promise(report: Report, load: Load, promise: Promise, found: Found) -
 
 
 def _executions(yard: ChaosYard, version: str) -> Counter[int]:
-    """How often each job's number was predicted by a version."""
+    """Number of times that a version predicted each job's number."""
     text = yard.journal(version).read_text()
     return Counter(n for n in (int(float(line)) for line in text.split()) if n >= FIRST)
 
@@ -163,7 +163,7 @@ def _check_rest(report: Report, yard: ChaosYard) -> None:
 
 
 def _check_logs(report: Report, yard: ChaosYard) -> None:
-    """Nobody died but of a SIGKILL, and nothing happened that nobody had thought of."""
+    """Processes died only of a SIGKILL, and no log has an unexpected error."""
     for place in yard.places:
         log = place.log.read_text(errors="replace")
         odd = Counter(status for status in _DIED.findall(log) if status != "-9")

@@ -16,7 +16,7 @@ from tests.helpers.waiting import wait_until
 
 
 def run(plan: Plan, folder: Path) -> Report:
-    """What a round shows.
+    """Run a round and check it.
 
     Args:
         plan: What to do.
@@ -76,4 +76,4 @@ def _settle(yard: ChaosYard, load: Load) -> None:
     try:
         wait_until(is_over, 60, interval_s=0.1)
     except AssertionError:
-        return  # the checks tell what is missing
+        return  # the checks name what is missing

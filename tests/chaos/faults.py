@@ -70,7 +70,7 @@ class Faults:
         self.done.append(Done(name, begun_s, time.time()))
 
     def is_disturbed(self, hit: Hit) -> bool:
-        """Whether Redis or the network was broken, too, before the jobs could be taken up again."""
+        """True if Redis or the network broke, too, before the jobs could be taken up again."""
         since, until = hit.at_s - self.yard.plan.lease_s, hit.at_s + _RECOVERY_S
         return any(
             one.name in DISTURBING and one.begun_s < until and one.ended_s > since
@@ -88,7 +88,7 @@ class Faults:
             hit.is_seen = pool.poll() is None
 
     def kill_pool_and_workers(self) -> None:
-        """Nobody sees it: other pools find the leases run out."""
+        """Kill a pool and its workers: other pools find that the leases have run out."""
         victim = self._busy_worker()
         place = victim[0] if victim is not None else self._place()
         workers = self.yard.workers(place)
@@ -100,7 +100,7 @@ class Faults:
         self.yard.restart(place)
 
     def kill_pool(self) -> None:
-        """Its workers are told to leave by the kernel."""
+        """Kill a pool alone: the kernel sends its workers a SIGTERM."""
         place = self._place()
         place.is_dying = True
         place.pool.kill()
@@ -152,7 +152,7 @@ class Faults:
         self._lose(Loss(_is_script, "silence", every=10, left=3), 2.0)
 
     def go_half_open(self) -> None:
-        """What is open now is lost; for a while, new connections are, too."""
+        """Lose the open connections, and new ones for a while."""
         self.yard.to_pools.swallow(0.5)
         self.wait(1.0)
 

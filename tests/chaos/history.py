@@ -1,7 +1,7 @@
-"""What a client knows, kept on disk whatever happens: sent, accepted, ended.
+"""A client's knowledge on disk, which outlives every fault: sent, accepted, ended.
 
 A line is flushed to disk before its consequence: that a job is sent, before it is; that it was
-accepted, before anything else is done with it. So the file tells afterwards what was promised.
+accepted, before anything else is done with it. So the file has every promise afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The clients of a run: they submit, repeat, cancel, wait, and write down what they were told."""
+"""The clients of a run: they submit, repeat, cancel, wait, and write down the answers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Load:
 
     @property
     def is_submitting(self) -> bool:
-        """Whether there are jobs still to be submitted."""
+        """True while there are jobs to be submitted."""
         return any(thread.is_alive() for thread in self._submitters)
 
     def join_submitters(self, timeout_s: float) -> None:

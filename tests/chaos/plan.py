@@ -1,11 +1,11 @@
-"""What a run does: a seed chooses the faults, their order and the pauses between them."""
+"""The plan of a run: a seed chooses the faults, their order and the pauses between them."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
 
-#: How often each fault comes among 100 that are drawn; each is a method of `faults.Faults`.
+#: Number of each fault among 100 that are drawn; each is a method of `faults.Faults`.
 WEIGHTS = {
     "kill_worker": 30,
     "kill_pool_and_workers": 6,
@@ -25,7 +25,7 @@ WEIGHTS = {
 }
 
 
-#: Faults that keep jobs from being taken up again whoever has died.
+#: Faults that keep jobs of any dead process from being taken up again.
 DISTURBING = frozenset(
     {
         "freeze_pool",

@@ -40,5 +40,5 @@ class Strikes:
 
     @property
     def count(self) -> int:
-        """How many have happened."""
+        """Number of strikes that have happened."""
         return self.most - len(os.listdir(self.folder))

@@ -27,7 +27,7 @@ How = Literal["reset", "silence"]
 
 @dataclass(slots=True)
 class Loss:
-    """Which replies are lost.
+    """The replies that are lost.
 
     Attributes:
         matches: Told the words of a request; whether its reply may be lost.
@@ -45,7 +45,7 @@ class Loss:
     seen: int = 0
 
     def strikes(self, words: list[bytes]) -> bool:
-        """Whether this request is hit; counts it."""
+        """Count a request, and return whether it is hit."""
         if self.left == 0 or not self.matches(words):
             return False
         self.seen += 1
@@ -130,7 +130,7 @@ class FaultProxy:
         self._call(self._reset_links)
 
     def swallow(self, for_s: float) -> None:
-        """Half-open: for so long nothing goes through, and what is open now is lost for ever."""
+        """Half-open: nothing passes for a while, and open connections stay silent for ever."""
         self.struck["half-open"] += 1
         self._silent_until = time.monotonic() + for_s
         self._call(self._silence_links)
@@ -219,7 +219,7 @@ class FaultProxy:
                 await self._pass(link, link.server, request)
 
     def _fate_of(self, link: _Link, request: bytes) -> How | None:
-        """What becomes of the reply; a request that is lost itself ends the link here."""
+        """Decide about a reply; a lost request ends the link here."""
         words = words_of(request)
         for loss in list(self._losses):
             if not loss.strikes(words):

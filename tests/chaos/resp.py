@@ -25,7 +25,7 @@ class Splitter:
 
 
 def words_of(request: bytes) -> list[bytes]:
-    """The first words of a request, enough to tell which command it is."""
+    """The first words of a request, enough to know its command."""
     words: list[bytes] = []
     start = request.find(b"\r\n") + 2
     while start < len(request) and len(words) < 4:

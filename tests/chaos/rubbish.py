@@ -1,4 +1,4 @@
-"""What strangers push: entries that are no job, and jobs that are none of ours."""
+"""Rubbish that strangers push: entries that are no job, and jobs that cannot be run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from random import Random
 
 from redis import Redis
 
-from yard.contract import keys, wire
+from tests.helpers.protocol import call, push_job
+from yard.contract import keys
 
 #: The ids of pushed jobs begin so.
 PREFIX = "rubbish-"
@@ -20,24 +21,6 @@ Push = Callable[[Redis, str, str], None]
 def push_some(redis: Redis, queue: str, number: int, random: Random) -> None:
     """Push one piece of rubbish."""
     random.choice(_PUSHES)(redis, queue, f"{PREFIX}{number}")
-
-
-def call(name: str = "worker.tasks.predict", instance: object = None) -> bytes:
-    """A payload as RQ's JSONSerializer writes it."""
-    return wire.dumps([name, instance, [], {"instances": [[1.0]]}])
-
-
-def push_job(redis: Redis, queue: str, job_id: str, **fields: bytes | str | int) -> None:
-    """A job hash that a stranger writes, and its entry in the queue."""
-    mapping: dict[str | bytes, bytes | str | int] = {
-        "status": "queued",
-        "origin": queue,
-        "data": call(),
-        "failure_ttl": 600,
-        "result_ttl": 600,
-    }
-    redis.hset(keys.key("job", job_id), mapping=mapping | dict(fields))  # type: ignore[arg-type]
-    redis.rpush(keys.key("queue", queue), job_id)
 
 
 def _entry(entry: bytes) -> Push:

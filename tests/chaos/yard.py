@@ -1,4 +1,4 @@
-"""What is broken in a run: a Redis, the proxies in front of it, pools, and where they lie."""
+"""The yard of a run: a Redis, the proxies in front of it, pools, and their folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = "chaos"
 VERSIONS = ("v1", "v2")
 QUEUES = tuple(f"{MODEL}@{version}" for version in VERSIONS)
 
-#: What each predict takes, in seconds: long enough for a worker to be hit in one.
+#: Seconds that each predict takes: long enough for a worker to be hit in one.
 PACE_S = 0.02
 
 #: Crashes after which a job fails: none must, however unlucky it is.
@@ -118,7 +118,7 @@ class ChaosYard:
                 self.restart(place)
 
     def is_complete(self) -> bool:
-        """Whether all workers are there; a pool may kill itself while it starts, too."""
+        """True if all workers are there; a pool may kill itself while it starts, too."""
         self.tend()
         count = self.plan.pools * self.plan.workers
         return sum(len(self.workers(place)) for place in self.places) >= count

@@ -1,4 +1,4 @@
-"""What the tests share: servers, processes, stand-ins, and waiting for a condition."""
+"""Helpers of all tiers: servers, processes, stand-ins, tables, and waiting for a condition."""
 
 from pathlib import Path
 

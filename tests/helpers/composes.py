@@ -1,4 +1,4 @@
-"""docker-compose.yml, read as Compose reads it: merged, and with the defaults of its variables."""
+"""A reader of docker-compose.yml: anchors merged, variables replaced by their defaults."""
 
 from __future__ import annotations
 

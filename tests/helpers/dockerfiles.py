@@ -1,9 +1,8 @@
-"""A Dockerfile, read, and its steps taken by hand where there is no engine to take them.
+"""A reader of Dockerfiles that runs their steps without a container engine.
 
-What stands in the file is what runs: each ``RUN`` through a shell, each ``COPY`` out of what
-``.dockerignore`` lets through. A stage's file system is a folder, an absolute path in the file is
-one in that folder, and a base image is a bare virtual environment at ``/usr/local``, where those
-images have their Python.
+Each ``RUN`` goes through a shell; each ``COPY`` takes files that ``.dockerignore`` lets through.
+A stage's file system is a folder, and an absolute path in the file is one in that folder. A base
+image is a bare virtual environment at ``/usr/local``, where those images have their Python.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-#: The shell's own places stay what they are.
+#: The system's own programs, outside of any image.
 _SYSTEM_PATH = "/usr/bin:/bin"
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a Dockerfile, continued lines in one."""
+    """One instruction of a Dockerfile; continued lines are joined."""
 
     name: str
     text: str
     flags: dict[str, str]
 
     def words(self) -> list[str]:
-        """The exec form, or the words of the other."""
+        """The words of the exec form or of the shell form."""
         if self.text.startswith("["):
             found: list[str] = json.loads(self.text)
             return found
@@ -42,14 +41,14 @@ class Instruction:
 
 @dataclass
 class Stage:
-    """One stage as it stands in the file."""
+    """One stage, as written in the file."""
 
     name: str
     base: str
     steps: list[Instruction] = field(default_factory=list)
 
     def last(self, name: str) -> Instruction | None:
-        """The instruction of a name that holds."""
+        """The last instruction of a name, which is in force."""
         return next((step for step in reversed(self.steps) if step.name == name), None)
 
 
@@ -60,12 +59,12 @@ class Image:
     Attributes:
         root: Its file system.
         environ: Its variables, with paths below ``root``.
-        workdir: Where commands run.
+        workdir: Folder in which commands run.
         entrypoint: The exec form.
         command: The exec form.
         health: The exec form of the health check.
-        user: Who runs it.
-        stop_signal: What asks it to stop.
+        user: User and group that it runs as.
+        stop_signal: Signal that asks it to stop.
     """
 
     root: Path
@@ -78,7 +77,7 @@ class Image:
     stop_signal: str = "SIGTERM"
 
     def argv(self, *command: str) -> list[str]:
-        """What starts, with another command if one is given."""
+        """The command line of a container, with another command if one is given."""
         program, *rest = [*self.entrypoint, *(command or self.command)]
         return [self.program(program), *rest]
 
@@ -124,7 +123,7 @@ class Builder:
     Args:
         file: The Dockerfile.
         context: The folder that is sent to the engine.
-        home: Where the file systems are made.
+        home: Folder of the stages' file systems.
     """
 
     def __init__(self, file: Path, context: Path, home: Path) -> None:
@@ -135,7 +134,7 @@ class Builder:
         self._built: dict[str, Image] = {}
 
     def build(self, name: str) -> Image:
-        """A stage, and before it all that it comes from."""
+        """Builds a stage, and before it the stages that it is made from."""
         if name not in self._built:
             stage = self._stages[name]
             image = self._begin(stage)
@@ -152,7 +151,7 @@ class Builder:
         return [file for file in files if self._is_sent(file.relative_to(self._context))]
 
     def _is_sent(self, path: Path) -> bool:
-        """The last pattern that fits the path, or a folder above it, decides."""
+        """True if ``.dockerignore`` lets a path through: the last pattern that fits it decides."""
         is_sent = True
         places = [str(place) for place in (path, *path.parents)][:-1]
         for pattern in filter(None, self._patterns):
@@ -219,7 +218,7 @@ class Builder:
         return environ
 
     def _run(self, step: Instruction, image: Image, arguments: dict[str, str]) -> None:
-        image.program("python")  # whatever it does to its Python must not be done to ours
+        image.program("python")  # a step must change the image's Python, never this one
         line = re.sub(r"(?<=[\s\"'=])/(?=[a-z])", f"{image.root}/", " " + step.text)
         through = {k: v for k, v in os.environ.items() if k.startswith(("PIP_INDEX", "PIP_EXTRA"))}
         through |= {k: v for k, v in os.environ.items() if k.upper().endswith("_PROXY")}
@@ -258,7 +257,7 @@ class Builder:
 
 
 class StepFailed(AssertionError):
-    """A ``RUN`` ended with another status than 0; the message has what it said."""
+    """A ``RUN`` ended with another status than 0; the message has its output."""
 
 
 def _expand(text: str, values: dict[str, str]) -> str:
@@ -271,7 +270,7 @@ def _inside(root: Path, path: str) -> Path:
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        # Links, which is fast: what is written anew afterwards is another file.
+        # Links are fast, and safe: a file that is written afterwards is another file.
         shutil.copytree(
             source, target, symlinks=True, dirs_exist_ok=True, copy_function=_link_or_copy
         )
@@ -280,7 +279,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _rename(place: Path, old: Path, new: Path | None = None) -> None:
-    """Environments name their own place, which is one path in every image and is not here."""
+    """Moves virtual environments: each names its own folder, which differs between stages here."""
     for configuration in place.rglob("pyvenv.cfg"):
         scripts = configuration.parent / "bin"
         for file in (configuration, *scripts.iterdir()):

@@ -1,4 +1,4 @@
-"""Estimators that echo, or misbehave on certain numbers: what a faulty model does to a worker.
+"""Estimators that echo, or misbehave on certain numbers as faulty models do.
 
 They are published like any other model, so they live in a module that worker processes can import.
 """
@@ -37,12 +37,12 @@ KILLED_FOR_MEMORY = 424214.0
 DRAW = 424215.0
 ORPHAN = 424216.0
 
-#: What a batch with `SLOW` takes, in seconds; long enough to be caught in the act.
+#: Seconds that a batch with `SLOW` takes; long enough to hit its worker meanwhile.
 SLOW_S = 1.0
-#: How long a batch with `HOLD` keeps Python's lock, so that no other thread of its worker runs, in
-#: seconds; some C code does.
+#: Seconds for which a batch with `HOLD` keeps Python's lock, as some C code does, so that no other
+#: thread of its worker runs.
 HOLD_S = 4
-#: What a batch with `LEAK` leaves behind, in bytes.
+#: Bytes that a batch with `LEAK` leaves behind.
 LEAK_BYTES = 30 * 2**20
 
 _leaked: list[bytearray] = []
@@ -54,7 +54,7 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
     Args:
         journal: A file that gets a line for each number of a batch, before it is predicted; rows
             that the runtime adds to fill a batch up repeat one of its own.
-        pace_s: What each predict takes, in seconds.
+        pace_s: Seconds that each predict takes.
     """
 
     def __init__(self, journal: str | None = None, pace_s: float = 0.0) -> None:
@@ -80,7 +80,7 @@ class Echo(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn
 
 
 def _answer(number: float) -> float:
-    """The number; or one of NumPy's own generator, or the id of a process that was left behind."""
+    """The number; or a random one of NumPy's, or the id of a process that is left behind."""
     if number == DRAW:
         return float(np.random.random())
     if number == ORPHAN:
@@ -123,7 +123,7 @@ def _misbehave(number: float) -> None:
 
 
 def _exhaust() -> None:
-    """Ask for more memory than the process may have."""
+    """Asks for more memory than the process may have."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**33, before[1]))
     try:
@@ -133,7 +133,7 @@ def _exhaust() -> None:
 
 
 class Obedient(Echo):
-    """Does as a file says whenever it is opened, and writes down that it was.
+    """Follows the orders in a file each time that it is opened, and writes a line about it.
 
     Args:
         orders: A file that may hold a word and a number: ``sleep 2`` takes two seconds to open,

@@ -62,7 +62,7 @@ def new_app(url: str, **settings: Any) -> Iterator[Flask]:
 
 @contextmanager
 def stand_in_worker(url: str, *queues: str, result: Any = RESULT) -> Iterator[None]:
-    """Ends every job of some queues with one result, as soon as their bells ring."""
+    """Ends every job of some queues with one result, as soon as their doorbells ring."""
     is_over = threading.Event()
 
     def work() -> None:
@@ -85,7 +85,7 @@ def stand_in_worker(url: str, *queues: str, result: Any = RESULT) -> Iterator[No
 def announce_pool(
     redis: Redis, name: str = "here", looked_s: float = 0.0, host: str = "h", **workers: int
 ) -> None:
-    """Announce a pool that looked so long ago, as `announce_presence` does."""
+    """Announce a pool that looked ``looked_s`` ago, as `yard.cluster.presence.announce` does."""
     seconds, _ = redis.time()
     looked_ms = int((seconds - looked_s) * 1000)
     known = {"host": host, "pid": 1, "workers": workers, "looked_ms": looked_ms}
@@ -93,12 +93,12 @@ def announce_pool(
 
 
 def announce_worker(redis: Redis, name: str, **loaded: Any) -> None:
-    """Say that a worker is alive; ``versions`` are those it has loaded."""
+    """Announce a worker; ``versions`` are those it has loaded."""
     _announce(redis, "worker", "loaded", name, {"pool": "here", "host": "h", "pid": 2} | loaded)
 
 
 def announce(redis: Redis, kind: str, name: str, what: dict[str, Any]) -> None:
-    """Say that a ``pool`` or ``worker`` is alive, and just what is told of it."""
+    """Announce a ``pool`` or ``worker`` with these fields alone."""
     _announce(redis, kind, {"pool": "pool", "worker": "loaded"}[kind], name, what)
 
 
@@ -110,7 +110,7 @@ def _announce(redis: Redis, kind: str, family: str, name: str, what: dict[str, A
 
 @dataclass(frozen=True)
 class Answer:
-    """What a real gateway answered."""
+    """A real gateway's answer."""
 
     status: int
     headers: dict[str, str]
@@ -126,7 +126,7 @@ class RunningGateway:
 
     Args:
         url: The Redis, which need not be there.
-        log: Where it logs.
+        log: The file that it logs to.
         settings: Other settings, by name.
     """
 
@@ -154,7 +154,7 @@ class RunningGateway:
         headers: dict[str, str] | None = None,
         timeout_s: float = 30.0,
     ) -> Answer:
-        """One request on a connection of its own; a body that is no bytes is sent as JSON."""
+        """Send one request on a new connection; a body that is not bytes is sent as JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         kind = {"Content-Type": "application/json"} if sent is not None else {}
@@ -166,7 +166,7 @@ class RunningGateway:
             connection.close()
 
     def wait_until_serving(self) -> None:
-        """Wait until it answers, whether Redis is there or not."""
+        """Wait until it answers, with or without Redis."""
 
         def serves() -> bool:
             with suppress(OSError):
@@ -183,11 +183,11 @@ class RunningGateway:
         return [int(pid) for pid in children.split()]
 
     def events(self) -> list[dict[str, Any]]:
-        """The lines of its log, every one of which must be JSON."""
+        """The lines of its log; each must be JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """SIGTERM; the exit status."""
+        """Send a SIGTERM and return the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.wait(timeout_s)

@@ -1,4 +1,4 @@
-"""Finds keys that would stay in Redis for ever although nothing says that they may."""
+"""Finder of keys that would stay in Redis for ever, and are not meant to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENDED = {b"finished", b"failed", b"canceled", b"stopped"}
 
 
 def find_leaks(redis: Redis) -> list[str]:
-    """The keys without a time to live that neither are permanent nor serve something that lives."""
+    """The keys without a time to live that are not permanent and serve nothing that is in use."""
     names = [bytes(name) for name in redis.scan_iter(count=1000)]
     pipe = redis.pipeline(transaction=False)
     for name in names:

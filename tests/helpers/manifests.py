@@ -1,4 +1,4 @@
-"""deploy/k8s, read: every document of every file, and the containers in them."""
+"""The Kubernetes manifests of deploy/k8s: their documents, and the containers in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ K8S = DEPLOY / "k8s"
 
 
 def documents(*kinds: str) -> list[Document]:
-    """Every document of some kinds, or all; kustomizations are none."""
+    """The documents of some kinds, by default all; without kustomizations."""
     found = [
         document
         for file in sorted(K8S.rglob("*.yaml"))
@@ -26,30 +26,30 @@ def documents(*kinds: str) -> list[Document]:
 
 
 def named(kind: str, name: str) -> Document:
-    """The one of a kind and a name."""
+    """The document of a kind and a name."""
     (found,) = [one for one in documents(kind) if one["metadata"]["name"] == name]
     return found
 
 
 def workloads() -> list[Document]:
-    """Whatever has pods."""
+    """The documents that have pods."""
     return documents("Deployment", "StatefulSet", "Job")
 
 
 def pod(workload: Document) -> Document:
-    """Its pods' spec."""
+    """The spec of a workload's pods."""
     spec: Document = workload["spec"]["template"]["spec"]
     return spec
 
 
 def labels(workload: Document) -> dict[str, str]:
-    """Its pods' labels."""
+    """The labels of a workload's pods."""
     found: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
     return found
 
 
 def containers() -> Iterator[tuple[Document, Document]]:
-    """Each container of ours, with the workload that it is of."""
+    """Each container of Modelyard's, behind its workload."""
     for workload in workloads():
         for container in pod(workload)["containers"]:
             if container["image"].startswith("modelyard"):
@@ -57,12 +57,12 @@ def containers() -> Iterator[tuple[Document, Document]]:
 
 
 def probes(container: Document) -> list[Document]:
-    """What Kubernetes asks a container."""
+    """A container's probes."""
     return [container[name] for name in container if name.endswith("Probe")]
 
 
 def selects(selector: Document, found: dict[str, str]) -> bool:
-    """Whether a label selector picks a pod with these labels."""
+    """True if a label selector picks a pod with these labels."""
     wanted = selector.get("matchLabels", {}).items()
     rules = selector.get("matchExpressions", [])
     assert all(rule["operator"] == "In" for rule in rules)

@@ -1,4 +1,4 @@
-"""An S3 server for tests, on a free loopback port, to kill, freeze and start again."""
+"""An S3 server on a free loopback port, which tests kill, freeze and start again."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.helpers.waiting import wait_until
 from tests.helpers.yards import free_port
 from yard.platform import pdeathsig
 
-#: What no log and no message may show.
+#: A secret that no log and no message may show.
 SECRET = "wJalrXUtnFEMI-bPxRfiCYEXAMPLEKEY"
 
 
 class S3Server:
-    """One server process after another, all on one port; what it holds goes with its process.
+    """Server processes, one after the other, on one port; each begins without objects.
 
     Args:
-        log: Where it logs.
+        log: The file that they log to.
     """
 
     def __init__(self, log: Path) -> None:
@@ -40,7 +40,7 @@ class S3Server:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What its users need."""
+        """The variables that its clients need."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
             "AWS_ALLOW_HTTP": "true",
@@ -62,7 +62,7 @@ class S3Server:
         wait_until(self._answers, 60, "the S3 server answers")
 
     def freeze(self) -> None:
-        """It takes connections, and says nothing more."""
+        """Stop its answers; it still takes connections."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -73,7 +73,7 @@ class S3Server:
             self._process = None
 
     def make_bucket(self, name: str = "") -> str:
-        """A new bucket; its URL, with a prefix."""
+        """Make a bucket and return its URL, with a prefix."""
         name = name or f"models-{secrets.token_hex(4)}"
         address = f"{self.environ['AWS_ENDPOINT_URL']}/{name}"
         with urllib.request.urlopen(urllib.request.Request(address, method="PUT")) as reply:
@@ -100,7 +100,7 @@ def running_s3(folder: Path) -> Iterator[S3Server]:
 
 
 def client(url: str) -> Any:
-    """What speaks to the store itself, past `models`."""
+    """A client of the store itself, beside `models`."""
     return ObjectStore.at(url)._reader
 
 

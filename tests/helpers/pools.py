@@ -26,9 +26,9 @@ class RunningPool:
 
     Args:
         url: The Redis.
-        store: The artefacts.
-        log: Where all of them log.
-        environ: More variables, as those of `tests.chaos.hooks`.
+        store: Folder or URL of the artefacts.
+        log: The file that all of them log to.
+        environ: More variables, such as those of `tests.chaos.hooks`.
         settings: Other settings, by name.
     """
 
@@ -64,7 +64,7 @@ class RunningPool:
         return {name: int(pid) for name, pid in zip(names, pids, strict=True) if pid}
 
     def wait_for_workers(self, redis: Redis, count: int = 1) -> dict[str, int]:
-        """Wait until so many have reported."""
+        """Wait until ``count`` workers have reported; their process ids by name."""
         wait_until(
             lambda: len(self.workers(redis)) >= count or self.process.poll() is not None,
             60,
@@ -74,13 +74,13 @@ class RunningPool:
         return self.workers(redis)
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """Drain; the exit status."""
+        """Drain it and return the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
-        """As the kernel does it, without warning; its workers get a SIGTERM by that."""
+        """Kill it without warning; its workers get a SIGTERM by that."""
         self.process.kill()
         self.process.wait()
 

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, with the configuration that is shipped, scraping a real gateway."""
+"""A real Prometheus that scrapes a real gateway, with the configuration in deploy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.helpers.waiting import wait_until
 from tests.helpers.yards import free_port
 from yard.platform import pdeathsig
 
-#: Where `.ci/prometheus` puts what is not on the PATH.
+#: Folder of the programs that `.ci/prometheus` fetches where the PATH has none.
 _FETCHED = ROOT / "build/prometheus/usr/bin"
-#: How often the tests' Prometheus scrapes and evaluates.
+#: Interval at which the tests' Prometheus scrapes and evaluates.
 _EVERY = "500ms"
 
 
 def program(name: str) -> str:
-    """`prometheus` or `promtool`; without it, skipped at home and failed in CI."""
+    """The path of `prometheus` or `promtool`; without it, a test is skipped, and fails in CI."""
     found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], str(_FETCHED)]))
     if found is not None:
         return found
@@ -42,7 +42,7 @@ def program(name: str) -> str:
 
 
 class RunningPrometheus:
-    """One server; what it says is asked over HTTP."""
+    """One server, queried over HTTP."""
 
     def __init__(self, folder: Path, gateway_port: int) -> None:
         self.port = free_port()
@@ -62,7 +62,7 @@ class RunningPrometheus:
             )
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """The ``data`` of an answer; an expression that it does not take fails the test."""
+        """The ``data`` of an answer; an expression that Prometheus refuses fails the test."""
         query = urllib.parse.urlencode(parameters)
         try:
             with urllib.request.urlopen(
@@ -75,12 +75,12 @@ class RunningPrometheus:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from None
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression gives now."""
+        """The series of an expression, now."""
         found: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
         return found
 
     def series(self, expression: str) -> list[dict[str, str]]:
-        """Their labels alone."""
+        """The labels of an expression's series."""
         return [one["metric"] for one in self.query(expression)]
 
     def wait_until_scraped(self) -> None:
@@ -97,7 +97,7 @@ class RunningPrometheus:
 
 
 def _configuration(folder: Path, gateway_port: int) -> Path:
-    """The shipped one, but for where the gateway is and how often it is asked."""
+    """The configuration in deploy, with the gateway's port and shorter intervals."""
     shipped = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     shipped["global"] |= {
         "scrape_interval": _EVERY,
@@ -115,7 +115,7 @@ def _configuration(folder: Path, gateway_port: int) -> Path:
 
 @contextmanager
 def running_prometheus(folder: Path, gateway_port: int) -> Iterator[RunningPrometheus]:
-    """One that has scraped, and is gone when the context ends."""
+    """A server that has scraped, and is gone when the context ends."""
     server = RunningPrometheus(folder, gateway_port)
     try:
         server.wait_until_scraped()

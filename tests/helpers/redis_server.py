@@ -59,11 +59,11 @@ class RedisServer:
         raise AssertionError(f"the server did not start: {last_line(self.folder / 'log')}")
 
     def stop(self) -> None:
-        """Stop it as an operator would; it writes its file."""
+        """Send a SIGTERM and wait; it writes its file."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill it with SIGKILL; it can write nothing more."""
+        """Send a SIGKILL and wait; it writes nothing more."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
@@ -97,7 +97,7 @@ class RedisServer:
         )
 
     def _answers(self, port: int) -> bool:
-        """Whether it comes up; not, if another program took the port in between."""
+        """True once it answers; False if another program took the port in between."""
         process = self._process
         assert process is not None
 

@@ -21,10 +21,10 @@ SERVICE = "yard"
 
 
 class WatchedRedis:
-    """What `redis+sentinel://` names: one server that takes writes, one that follows it.
+    """The servers behind a `redis+sentinel://` URL: a primary and a replica.
 
     Args:
-        folder: For all of their files.
+        folder: Folder of all their files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class WatchedRedis:
 
     @property
     def url(self) -> str:
-        """With a Sentinel in front of the real one that is not there: the next is asked."""
+        """The URL; the first Sentinel that it names is not there, so that clients ask the next."""
         return f"redis+sentinel://127.0.0.1:1,127.0.0.1:{self.port}/{SERVICE}/0"
 
     def start(self) -> None:
@@ -52,13 +52,13 @@ class WatchedRedis:
         wait_until(self._knows_both, 60, "the Sentinel knows the replica")
 
     def fail_over(self) -> None:
-        """As an operator does it: the primary lives, and becomes the replica."""
+        """Fail over as an operator does: the primary lives on as the replica."""
 
         def is_begun() -> bool:
             with Redis(port=self.port) as sentinel:
                 try:
                     return bool(sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE))
-                except ResponseError:  # it has not yet heard of how the replica stands
+                except ResponseError:  # it does not know the replica's state yet
                     return False
 
         wait_until(is_begun, 60, "the Sentinel begins a failover", interval_s=0.1)
@@ -124,7 +124,7 @@ def _is_primary(server: RedisServer) -> bool:
 
 @contextmanager
 def watched_redis(folder: Path) -> Iterator[WatchedRedis]:
-    """It is gone when the context ends."""
+    """A primary, a replica and a Sentinel that are gone when the context ends."""
     with ExitStack() as stack:
         found = WatchedRedis(folder)
         stack.callback(found.end)

@@ -1,7 +1,7 @@
-"""A yard in one process, by a clock of its own: what the pool's decisions make of a load.
+"""A simulated yard with its own clock, to see the pool's decisions under a load.
 
-Queues, workers and their batches are simulated; who is started, who leaves, whose turn it is and
-how fast workers seem to be comes from the code under test. A second of the yard takes milliseconds.
+Queues, workers and their batches are simulated. The code under test decides which workers start and
+leave, which queue is next, and how fast workers are. A second of the yard takes milliseconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Trace:
         return max(len(rates) for rates in self.rates.values())
 
     def arrivals(self, seed: int) -> list[tuple[float, str, int]]:
-        """Moments, versions and how many jobs, at random but the same for one seed."""
+        """Arrivals as (moment in seconds, queue, jobs), random but the same for one seed."""
         rng = np.random.default_rng(seed)
         found = []
         for queue, rates in self.rates.items():
@@ -68,7 +68,7 @@ class Worker:
 
 @dataclass
 class Pool:
-    """One pool of the simulated yard, and what it did."""
+    """One pool of the simulated yard, and its starts and stops."""
 
     name: str
     policy: Policy
@@ -84,16 +84,16 @@ class Pool:
 
 @dataclass
 class Outcome:
-    """What became of a load.
+    """The outcome of a load.
 
     Attributes:
         waits: Moment of arrival, version, wait in seconds and jobs, of each batch's parts.
         sizes: Workers at each tick.
         worker_s: Seconds of all workers, from their start to their end.
-        starts: When workers were started, those of the minimum at the start included.
-        stops: When workers left.
+        starts: Moments at which workers were started, with those of the minimum at the start.
+        stops: Moments at which workers left.
         dismissed_busy: Workers that had a batch when they were asked to leave.
-        left: Jobs that nobody has served.
+        left: Jobs that were not served.
     """
 
     waits: list[tuple[float, str, float, int]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Outcome:
     loads: Counter[str] = field(default_factory=Counter)
 
     def wait_s(self, share: float, since: float, until: float, queue: str = "") -> float:
-        """The wait that a ``share`` of the jobs that arrived then did not exceed."""
+        """The quantile ``share`` of the waits of jobs that arrived in a span, in seconds."""
         found = sorted(
             (wait, jobs)
             for at, name, wait, jobs in self.waits
@@ -127,11 +127,11 @@ class Yard:
     """A simulated yard.
 
     Args:
-        paces: What batches really cost, by version.
-        start_s: How long a worker takes to start.
+        paces: True costs of batches, by version.
+        start_s: Seconds that a worker takes to start.
         batch_jobs: Jobs in a batch.
-        knows: Whether workers' paces are known from the first moment on.
-        keeps: Versions that one worker has loaded at most.
+        knows: True if the paces are known from the first moment on.
+        keeps: Versions that one worker has loaded, at most.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Yard:
             self._at(self._now + self._start_s, "take", pool, worker)
 
     def _take(self, pool: Pool, worker: Worker) -> None:
-        """A worker is free: it leaves, takes a batch, or is idle."""
+        """Let a free worker leave, take a batch, or be idle."""
         if worker.is_leaving:
             pool.workers.pop(worker.name, None)
             pool.stops.append(self._now)
@@ -237,7 +237,7 @@ class Yard:
         self._at(self._now + load_s + taken_s, "finish", pool, worker, queue, jobs, taken_s, load_s)
 
     def _batch(self, queue: str) -> int:
-        """Take a batch; how many jobs."""
+        """Take a batch from a queue and return the number of its jobs."""
         waiting, taken = self._queues[queue], 0
         while waiting and taken < self._batch_jobs:
             at, jobs = waiting.popleft()

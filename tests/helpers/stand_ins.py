@@ -1,7 +1,7 @@
-"""Stand-ins for the parts around the producer: published versions, and a worker's side by hand.
+"""Stand-ins for the parts around the producer: published versions, and a worker's writes.
 
-Tests of the producer put versions into the catalogue without an artefact, and end jobs in RQ's own
-format without a model, so that they need neither `models` nor `worker`.
+They put versions into the catalogue without an artefact, and end jobs in RQ's own format without a
+model, so that tests of the producer need neither `models` nor `worker`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def publish(
         catalog.register(redis, ModelRef(model, version), wire.dumps(manifest), signature)
     if active is not None:
         redis.set(keys.key("active", model), active)
-    routes.read_route(redis, model)  # it is written down now, not by the first submission
+    routes.read_route(redis, model)  # writes the route now, not with the first submission
 
 
 def start(redis: Redis, job_id: str) -> None:
@@ -73,7 +73,7 @@ def start(redis: Redis, job_id: str) -> None:
 
 
 def finish(redis: Redis, job_id: str, result: Any, *, is_told: bool = True) -> None:
-    """End a job with a result, as a worker writes it; ``is_told`` publishes the end."""
+    """End a job with a result, as a worker writes it; ``is_told`` publishes the completion."""
     value = base64.b64encode(wire.dumps(result))
     _end(redis, job_id, "finished", {"type": 1, "return_value": value}, {}, is_told=is_told)
 
@@ -130,7 +130,7 @@ def _now(redis: Redis) -> str:
 
 @contextmanager
 def new_client(url: str, **settings: Any) -> Iterator[Client]:
-    """A client with settings of its own, whatever the environment says."""
+    """A client with these settings; the environment is not read."""
     client = Client(url, settings=Settings.load({}, **settings))
     try:
         yield client
@@ -146,7 +146,7 @@ def queued(redis: Redis, queue: str) -> list[str]:
 
 @contextmanager
 def commands_sent(redis: Redis) -> Iterator[list[str]]:
-    """The commands that clients send while the block runs, without what scripts do."""
+    """The commands that clients send while the block runs, without those inside scripts."""
     sent: list[str] = []
     with redis.monitor() as monitor:  # type: ignore[no-untyped-call]  # redis-py types it not
         redis.echo("the block begins")

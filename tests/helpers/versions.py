@@ -18,7 +18,7 @@ def signature_of(width: int) -> Signature:
 def register(
     redis: Redis, model: str = "echo", version: str = "v1", width: int = 1, active: bool = True
 ) -> ModelRef:
-    """Make a version known, and active if asked; its queue is ``{model}@{version}``."""
+    """Put a version into the catalogue, by default as the active one."""
     ref = ModelRef(model, version)
     signature = signature_of(width)
     manifest = wire.dumps({"signature": signature.model_dump(mode="json")})

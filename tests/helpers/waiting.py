@@ -1,8 +1,8 @@
-"""Waits for a condition, so that no test sleeps for a fixed time, and bounds on what must not wait.
+"""Waits for a condition instead of fixed sleeps, and a bound for calls that must not wait.
 
-The machine may do other things meanwhile: a bound is no measurement. Those of waits only end a test
-that has failed, and `ends_soon` is far from what a thing takes and from what it would take without
-what is tested.
+The machine may be busy, so a bound is no measurement. The bound of a wait only ends a test that has
+failed. That of `ends_soon` lies far above the usual time and far below the time without the
+behaviour under test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def wait_until(
     what: str = "",
     interval_s: float = 0.01,
 ) -> T:
-    """The first true value of ``condition``, called until then; none in time fails the test."""
+    """Call ``condition`` until its value is true, and return it; after the bound, fail the test."""
     until = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > until:
@@ -34,7 +34,7 @@ def wait_until(
 
 @contextmanager
 def ends_soon(within_s: float = 5.0) -> Iterator[None]:
-    """Fails where the block waited for something that it must not wait for."""
+    """Fail if the block takes longer than the bound."""
     began = time.monotonic()
     yield
     took_s = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""A `modelyard up` of a test's own, as a real process, and the means to find all it started."""
+"""A real `modelyard up` for one test, and a search for all processes that it started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PORTS = range(20_000, 32_000)
 
 
 class RunningYard:
-    """One yard in one folder, on a free port; start it as often as you like."""
+    """One yard in one folder, on a free port; it can be started several times."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -51,11 +51,11 @@ class RunningYard:
 
     @property
     def said(self) -> str:
-        """What the terminal shows of this start."""
+        """The terminal's text since the last start."""
         return self._terminal.read_text() if self._terminal.exists() else ""
 
     def start(self, *arguments: str) -> None:
-        """Start it, and return at once."""
+        """Start it without waiting."""
         with self._terminal.open("wb") as terminal:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "modelyard.cli", "up", *arguments],
@@ -86,12 +86,12 @@ class RunningYard:
         return "\n".join(["", *ends])
 
     def stop(self, timeout_s: float = 60.0) -> int:
-        """Press Ctrl-C, so to speak; the exit status."""
+        """Send a SIGINT, as Ctrl-C does, and return the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout_s)
 
     def processes(self) -> dict[int, str]:
-        """Every process that this yard started and that lives: its command line by its id."""
+        """The living processes that this yard started: command line by process id."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ class RunningYard:
         return found
 
     def _is_mine(self, folder: Path) -> bool:
-        """Whether it is of a session of ours (Redis overwrites its environment), or marked."""
+        """True for a process of the yard's sessions, or a marked one: Redis overwrites its mark."""
         state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
         if state == "Z":
             return False
@@ -109,7 +109,7 @@ class RunningYard:
         return int(session) in self._sessions or mark in (folder / "environ").read_bytes()
 
     def kill_all(self) -> None:
-        """Leave nothing behind, however the test ended."""
+        """Kill every process that is left."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -138,9 +138,9 @@ def clean_environ() -> dict[str, str]:
 def free_port() -> int:
     """A TCP port of the loopback that is free, and stays so until the caller uses it.
 
-    What the system chooses, it would give away again before it is used: to another test's process,
-    or to any connection. So it is one that it gives to nobody by itself (ip(7): those begin at
-    32768), and an abstract Unix socket tells the tests of other processes that it is taken.
+    A port that the system chooses may be given to another process or connection before it is used.
+    So this one is below those that the system gives away by itself (ip(7): from 32768 on), and an
+    abstract Unix socket reserves it against the tests of other processes.
     """
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         claim = socket.socket(socket.AF_UNIX)

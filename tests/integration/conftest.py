@@ -1,4 +1,4 @@
-"""What integration tests share; each that uses Redis must leave no key that would stay for ever."""
+"""Fixtures of the integration tests: a client, and a check for keys that would stay for ever."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yard.settings import Settings
 
 @pytest.fixture(autouse=True)
 def no_key_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that leaves a key without a time to live; `leaks_keys` marks one that must."""
+    """Fails a test that leaves a key without a time to live, unless it is marked `leaks_keys`."""
     if "redis" not in request.fixturenames:
         yield
         return

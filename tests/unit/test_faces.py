@@ -22,6 +22,86 @@ ROOMS = sorted(
     if (folder / "__init__.py").exists()
 )
 
+#: Public names of each package and room; a change here is a change for callers.
+FACES: dict[str, str] = {
+    "gateway.api": """
+        ASYNC_VIEWS AsyncView AsyncViewIndex BLUEPRINTS Pages Problem REQUESTS registry_for
+    """,
+    "gateway.http": """
+        Body BodyReader Headers HttpRequest HttpResponse SMALL_BYTES Threads WsgiBridge
+        json_response
+    """,
+    "gateway.middleware": """
+        RequestLog RequestRecord UNMATCHED code_of note noted problem problem_of problems
+        request_log status_of template
+    """,
+    "gateway.server": "serve",
+    "gateway.services": "AsyncClient Services attach services services_of",
+    "models": "File Manifest Repository open_repository",
+    "models.examples": "activate_examples publish_examples",
+    "models.formats": """
+        BYTES OnnxFile Raw Source Span VARINT fields message onnx_check read source_of varint
+        zip_names
+    """,
+    "models.maintenance": "Depth Garbage Verdict archive gc verify",
+    "models.optimize": "compile quantize_graph rows_around",
+    "models.publish": "QuantizeReport check_catalogue publish quantize register register_store",
+    "models.runtimes": """
+        BatchInvariance Loaded ModelCache OnnxModel RUNTIMES RuntimeModule SklearnModel
+        are_labels arrays call_of dense feeds_of find_inputs golden load open_joblib
+        open_session open_skops prepare probabilities_of reachable release rows_at_once
+        take_arrays
+    """,
+    "models.sandbox": """
+        ArtefactRaised ArtefactRefused Exchange Fence Findings Limits Quantized Sandbox
+        SandboxError
+    """,
+    "models.store": """
+        DiskCache Repository mapped_copies open_folder open_maps open_repository read_at
+        read_below read_named
+    """,
+    "producer": """
+        Client Handle Job JobStatus ModelRef ModelyardError Request Route SafeJob Settings
+        Signature
+    """,
+    "worker.inference": """
+        BatchExecutor BatchResult Loader ServiceTimes Warmer cache_limit_bytes check run
+        used_bytes worker_limit_bytes
+    """,
+    "worker.pool": "Pool",
+    "worker.process": "unregister worker",
+    "worker.queue": """
+        Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE Prefetcher
+        QueueScheduler Reaped Reason Suspended backoff keep_off reap retry_until_up sweep
+    """,
+    "yard.broker": """
+        Argument OLDEST Script Subscription check_server connections redacted redis_reachable
+        server_version
+    """,
+    "yard.cluster": """
+        Bounds CrashLoop DEFINITIONS KEEP LOOP MetricDefinition Pace PoolInfo Presence Series
+        WORKER_STATES Work announce announced_arrivals_s announced_start_s count_crash
+        format_problem held_back is_long labels_of metrics note_crash parse_field
+        read_crash_loops read_presence read_workload seconds_of_work settle_format waits_s
+        wanted why_none_looks withdraw_worker write_paces
+    """,
+    "yard.contract": """
+        ARGUMENTS Call Column ColumnType Failure Job JobStatus MOST_BYTES MOST_ERRORS ModelRef
+        Output Request Route Signature TASK Task Timings check_job_id check_name check_outputs
+        check_rows decode_call encode_call is_job_id is_name keys moment new_id parse_queue
+        plain queue_name wire
+    """,
+    "yard.platform": "StopSignals cause_of child_environment extras logs pdeathsig signals",
+    "yard.registry": """
+        Catalog Published State catalog lifecycle model_names queue_names read_served_queues
+        read_states read_versions
+    """,
+    "yard.routing": """
+        Change Warmth cold flip point_of read_route read_wanted resolve routed_versions routes
+        routing_error set_alias unmet warmup
+    """,
+}
+
 
 def modules() -> Iterator[tuple[str, Path]]:
     for package in extras.PACKAGES:
@@ -65,3 +145,13 @@ def test_a_face_names_only_what_is_there(room: str):
             getattr(face, name)
         except AttributeError:
             assert find_spec(f"{room}.{name}") is not None, name
+
+
+@pytest.mark.parametrize("name", sorted(FACES))
+def test_a_face_is_what_callers_know(name: str):
+    assert sorted(import_module(name).__all__) == FACES[name].split()
+
+
+def test_every_face_is_known():
+    named = {room for room in [*extras.PACKAGES, *ROOMS] if hasattr(import_module(room), "__all__")}
+    assert {name for name in named if not name.startswith("modelyard")} == set(FACES)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: What a worker's process was started as; the fork server becomes workers.
+#: The command that a worker's process was started as; the fork server becomes workers.
 _WORKERS = {"worker.process.worker", "worker.pool.fork_server"}
 
 _POINTS: dict[str, tuple[str, float]] = {}

@@ -1,4 +1,4 @@
-"""What deploy/k8s says is true of the product: commands, variables, paths, ports, times."""
+"""The manifests in deploy/k8s fit the product: commands, variables, paths, ports, times."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_the_folders_build(folder):
 
 
 class TestNetwork:
-    """Which pods may send to which; everything else is refused."""
+    """The pairs of pods of which the first may send to the second; all else is refused."""
 
     def flows(self) -> set[tuple[str, str, int]]:
         pods = {labels(one)["app.kubernetes.io/component"]: labels(one) for one in workloads()}

@@ -13,6 +13,13 @@ from redis import Redis
 
 from gateway.api import schemas
 from tests.helpers.gateways import new_app
+from tests.helpers.refusals import (
+    BAD_IDEMPOTENCY_KEYS,
+    BAD_MEMBERS,
+    BAD_NAMES,
+    BAD_OUTPUTS,
+    BAD_ROWS,
+)
 from tests.helpers.stand_ins import IRIS, ROW, TEXT, publish
 from yard.contract import keys
 from yard.contract.values import Column, Output, Signature
@@ -49,97 +56,50 @@ def refused(redis: Redis, response: Any, status: int, code: str) -> dict[str, An
     return problem
 
 
-CASES: list[Any] = [
-    # what, body, status, code, place
-    ("no body", b"", 400, "invalid_json", None),
-    ("only spaces", b"  ", 400, "invalid_json", None),
-    ("broken JSON", b'{"instances": [[1, 2', 400, "invalid_json", None),
-    ("a second value", b"{} {}", 400, "invalid_json", None),
-    ("nested 2,000 deep", b"[" * 2_000, 400, "invalid_json", None),
-    ("nested 2,000 deep and closed", b"[" * 2_000 + b"]" * 2_000, 400, "invalid_json", None),
-    ("a number of 3,000 digits", CELL.format("1" * 3_000), 400, "invalid_json", None),
-    ("a number beyond a double", CELL.format("1e999"), 400, "invalid_json", None),
-    ("NaN", CELL.format("NaN"), 400, "invalid_json", None),
-    ("infinity", CELL.format("Infinity"), 400, "invalid_json", None),
-    ("minus infinity", CELL.format("-Infinity"), 400, "invalid_json", None),
-    ("a key twice", b'{"instances": [], "instances": []}', 400, "invalid_json", None),
-    ("a lone surrogate", CELL.format(r'"\ud800"'), 400, "invalid_json", None),
-    ("a NUL", CELL.format("\0"), 400, "invalid_json", None),
-    ("a byte-order mark", b"\xef\xbb\xbf{}", 400, "invalid_json", None),
-    ("UTF-16", json.dumps(GOOD).encode("utf-16"), 400, "invalid_json", None),
-    ("Latin-1", '{"instances": ["é"]}'.encode("latin-1"), 400, "invalid_json", None),
-    ("null", b"null", 422, "invalid_input", []),
-    ("a list", b"[]", 422, "invalid_input", []),
-    ("neither instances nor inputs", {}, 422, "invalid_input", []),
-    ("both", {"instances": [ROW], "inputs": {"a": [1]}}, 422, "invalid_input", []),
-    ("an unknown member", GOOD | {"extra": 1}, 422, "invalid_input", ["extra"]),
-    ("instances that are no list", {"instances": 3}, 422, "invalid_input", ["instances"]),
-    ("inputs that are no object", {"inputs": []}, 422, "invalid_input", ["inputs"]),
-    ("no rows", {"instances": []}, 422, "invalid_input", ["instances"]),
-    ("an empty row", {"instances": [[]]}, 422, "invalid_input", ["instances", 0]),
-    ("a row too short", {"instances": [ROW, ROW[:3]]}, 422, "invalid_input", ["instances", 1]),
-    ("a row too long", {"instances": [ROW, [*ROW, 1]]}, 422, "invalid_input", ["instances", 1]),
-    ("ragged rows", {"instances": [ROW[:2], ROW]}, 422, "invalid_input", ["instances", 0]),
-    ("a row that is a number", {"instances": [5.1]}, 422, "invalid_input", ["instances", 0]),
-    ("a string for a number", CELL.format('"5.1"'), 422, "invalid_input", ["instances", 1, 0]),
-    ("true for a number", CELL.format("true"), 422, "invalid_input", ["instances", 1, 0]),
-    ("null for a number", CELL.format("null"), 422, "invalid_input", ["instances", 1, 0]),
-    ("a list for a number", CELL.format("[1]"), 422, "invalid_input", ["instances", 1, 0]),
-    (
-        "an unknown feature",
-        {"instances": [{"a": 1, "b": 2, "c": 3, "e": 4}]},
-        422,
-        "invalid_input",
-        ["instances", 0, "e"],
-    ),
-    (
-        "a missing column",
-        {"inputs": {"a": [1], "b": [1], "c": [1]}},
-        422,
-        "invalid_input",
-        ["inputs", "d"],
-    ),
-    (
-        "columns of several lengths",
-        {"inputs": {"a": [1], "b": [1], "c": [1], "d": [1, 2]}},
-        422,
-        "invalid_input",
-        ["inputs", "d"],
-    ),
-    (
-        "a number too large for 32 bits",
+#: Bad requests, those that HTTP alone can meet first -> body, status, code, place.
+CASES: dict[str, tuple[Any, int, str, list[str | int] | None]] = {
+    "no body": (b"", 400, "invalid_json", None),
+    "only spaces": (b"  ", 400, "invalid_json", None),
+    "broken JSON": (b'{"instances": [[1, 2', 400, "invalid_json", None),
+    "a second value": (b"{} {}", 400, "invalid_json", None),
+    "nested 2,000 deep": (b"[" * 2_000, 400, "invalid_json", None),
+    "nested 2,000 deep and closed": (b"[" * 2_000 + b"]" * 2_000, 400, "invalid_json", None),
+    "a number of 3,000 digits": (CELL.format("1" * 3_000), 400, "invalid_json", None),
+    "a number beyond a double": (CELL.format("1e999"), 400, "invalid_json", None),
+    "NaN": (CELL.format("NaN"), 400, "invalid_json", None),
+    "infinity": (CELL.format("Infinity"), 400, "invalid_json", None),
+    "minus infinity": (CELL.format("-Infinity"), 400, "invalid_json", None),
+    "a key twice": (b'{"instances": [], "instances": []}', 400, "invalid_json", None),
+    "a lone surrogate": (CELL.format(r'"\ud800"'), 400, "invalid_json", None),
+    "a NUL": (CELL.format("\0"), 400, "invalid_json", None),
+    "a byte-order mark": (b"\xef\xbb\xbf{}", 400, "invalid_json", None),
+    "UTF-16": (json.dumps(GOOD).encode("utf-16"), 400, "invalid_json", None),
+    "Latin-1": ('{"instances": ["é"]}'.encode("latin-1"), 400, "invalid_json", None),
+    "null for a body": (b"null", 422, "invalid_input", []),
+    "a list for a body": (b"[]", 422, "invalid_input", []),
+    "an unknown member": (GOOD | {"extra": 1}, 422, "invalid_input", ["extra"]),
+    "a number too large for 32 bits": (
         {"instances": [[1e39, 1, 1, 1]], "version": "v2"},
         422,
         "invalid_input",
         ["instances", 0, 0],
     ),
-    ("an unknown output", GOOD | {"outputs": ["x"]}, 422, "invalid_input", ["outputs", 0]),
-    ("no outputs", GOOD | {"outputs": []}, 422, "invalid_input", ["outputs"]),
-    ("a version that is a number", GOOD | {"version": 1}, 422, "invalid_input", ["version"]),
-    (
-        "a routing key that is none",
-        GOOD | {"routing_key": 7},
-        422,
-        "invalid_input",
-        ["routing_key"],
-    ),
-    ("a deadline of nothing", GOOD | {"deadline_ms": 0}, 422, "invalid_input", ["deadline_ms"]),
-    ("half a deadline", GOOD | {"deadline_ms": 0.5}, 422, "invalid_input", ["deadline_ms"]),
-    ("an endless deadline", GOOD | {"deadline_ms": 2**41}, 422, "invalid_input", ["deadline_ms"]),
-    ("too many rows", {"instances": [ROW] * 11}, 413, "too_large", None),
-    ("a body over the bound", b" " * 4097, 413, "too_large", None),
-    ("an unknown version", GOOD | {"version": "v9"}, 404, "unknown_version", None),
-    *(
-        (f"the version {version!r}", GOOD | {"version": version}, 422, "invalid_input", ["version"])
-        for version in ("../v1", "v1\n", "V1", "", "v" * 64, "v..1", "v1 :intermediate", "*", ".v1")
-    ),
-]
+    "too many rows": ({"instances": [ROW] * 11}, 413, "too_large", None),
+    "a body over the bound": (b" " * 4097, 413, "too_large", None),
+    "an unknown version": (GOOD | {"version": "v9"}, 404, "unknown_version", None),
+    **{
+        f"the version {name!r}": (GOOD | {"version": name}, 422, "invalid_input", ["version"])
+        for name in BAD_NAMES
+    },
+    **{
+        what: (refusal.arguments, 422, refusal.code, refusal.loc)
+        for what, refusal in (BAD_ROWS | BAD_OUTPUTS | BAD_MEMBERS).items()
+    },
+}
 
 
 @pytest.mark.parametrize("call", ["jobs", "predict"])
-@pytest.mark.parametrize(
-    ("body", "status", "code", "place"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
-)
+@pytest.mark.parametrize(("body", "status", "code", "place"), CASES.values(), ids=CASES)
 def test_a_bad_body_makes_no_job(http, redis: Redis, call, body, status, code, place):
     raw = body if isinstance(body, bytes) else body if isinstance(body, str) else json.dumps(body)
     response = http.post(f"/v1/models/iris/{call}", data=raw, content_type="application/json")
@@ -231,7 +191,7 @@ def test_a_full_queue_says_when_to_try_again(http, redis: Redis):
     assert redis.llen(keys.key("queue", "iris@v1")) == len(redis.keys("rq:job:*")) == 2
 
 
-@pytest.mark.parametrize("key", ["", "k" * 257])
+@pytest.mark.parametrize("key", BAD_IDEMPOTENCY_KEYS.values(), ids=BAD_IDEMPOTENCY_KEYS)
 def test_an_idempotency_key_has_1_to_256_characters(http, redis: Redis, key):
     response = http.post("/v1/models/iris/jobs", json=GOOD, headers={"Idempotency-Key": key})
     problem = refused(redis, response, 422, "invalid_input")

@@ -67,7 +67,7 @@ def arrived(redis: Redis, queue: str = "iris@v1") -> str:
 
 
 def someone_listens(redis: Redis) -> bool:
-    """Whether a request waits, which is when the mailbox begins to listen."""
+    """True while a request waits; only then does the completion listener subscribe."""
     return dict(redis.pubsub_numsub(keys.ENDED))[keys.ENDED.encode()] == 1
 
 
@@ -214,7 +214,7 @@ def test_a_prediction_whose_end_nobody_told_of_is_found(
 
 @pytest.fixture
 def deaf(redis: Redis, redis_url: str) -> Iterator[Any]:
-    """A gateway that nobody tells of any job's end."""
+    """A gateway that hears of no job's end."""
     publish(redis, "iris", "v1", active="v1")
     with new_app(redis_url) as app:
         services_of(app).waits.mailbox.close()
@@ -360,7 +360,7 @@ def test_a_wait_ends_when_its_job_is_canceled(http, redis: Redis, threads: Threa
     assert (response.status_code, job_of(response)["status"]) == (200, "canceled")
 
 
-# What it costs, and what happens without Redis
+# Costs, and calls without Redis
 
 
 def test_a_prediction_is_one_command_to_submit(
@@ -408,7 +408,7 @@ def test_without_redis_every_call_is_unavailable_at_once_and_recovers(
 
 @pytest.mark.parametrize("path", [PREDICT, JOBS])
 def test_a_redis_that_hangs_is_unavailable_soon(http, redis_server: RedisServer, path: str):
-    """What was sent may be queued all the same, and can be asked for when Redis goes on."""
+    """The job may be queued all the same, and can be read once Redis goes on."""
     assert http.post(JOBS, json=BODY).status_code == 202
     redis_server.pause()
     with ends_soon():

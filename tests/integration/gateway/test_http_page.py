@@ -1,4 +1,4 @@
-"""What every answer carries, what is logged of it, the OpenAPI document and its page."""
+"""Headers and logs of every answer, the OpenAPI document and its page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from yard.settings import Settings
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What is logged during the test."""
+    """The log of the test."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""What operators see and change over HTTP: catalogue, routes, health, metrics."""
+"""Calls for operators over HTTP: catalogue, routes, health, metrics."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_a_converter_that_crashes_or_hangs_leaves_it_uncompiled(store, deed, sai
 
 
 class Exchange:
-    """What a task of the child gets, without a child."""
+    """The arguments of a task of the child, without a child."""
 
     def __init__(self, artefact: bytes, **request: Any) -> None:
         self.artefact, self.request = artefact, request

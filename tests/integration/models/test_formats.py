@@ -1,4 +1,4 @@
-"""Formats are told by content, whatever a file is called, and each is published and served."""
+"""Formats are recognised by content, not by a file's name; each is published and served."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, e
     assert "skops" in plain.libraries
     check_golden(load(plain, store), plain)
     if isinstance(estimator, KNeighborsClassifier):
-        return  # what is gained there is too little to be sure of
+        return  # the gain there is too small to be sure of
     compiled = publish(store, None, path, "m", "v2", ROWS)
     assert (compiled.format, compiled.runtime) == ("skops", "onnx")
     assert [file.name for file in compiled.files] == ["model.skops", "model.onnx"]

@@ -82,7 +82,7 @@ def refusal(store: Repository, path: Path, limits: Limits | None = None) -> str:
 
 
 def fence() -> Fence:
-    """What this system lets a child be kept from."""
+    """The fences that this system has for a child."""
     said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         publish(Repository(Path(folder)), None, GOOD, "good", "v1", ROWS, progress=said.append)

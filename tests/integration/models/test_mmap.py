@@ -1,4 +1,4 @@
-"""Artefacts that workers share: a copy that nobody can change, checked where it is mapped."""
+"""Artefacts that workers share: a read-only copy, checked where it is mapped."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_a_slow_model_is_not_tried_at_length_at_each_load(monkeypatch):
 
 
 class Odd(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Does what a test tells it, but only for rows that begin with a number below zero."""
+    """Calls a test's function for rows that begin with a number below zero, and only for those."""
 
     n_features_in_ = 4
     answer: Any = None
@@ -394,7 +394,7 @@ def test_an_estimator_fitted_with_named_columns_does_not_warn_at_each_predict():
 
 
 def fitted_on_a_frame(chosen: dict[str, list[int]], names: list[str], rows: list[Any]) -> Any:
-    """What fitting on a data frame gives, columns chosen by their names, without pandas here."""
+    """A model as fitted on a data frame, its columns chosen by name, without pandas here."""
     steps = {"number": StandardScaler(), "kind": OneHotEncoder(), "text": TfidfVectorizer()}
     columns = ColumnTransformer(
         [
@@ -550,7 +550,7 @@ def test_planted_bytes_do_not_run(store, regression):
 
 
 def answers_of(estimator) -> dict[str, list[Any]]:
-    """What a version answers to its example."""
+    """A version's answer to its example."""
     return model_of(estimator).predict(ROWS[:2])
 
 

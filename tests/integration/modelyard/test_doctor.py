@@ -98,7 +98,7 @@ def announce_pool(redis: Redis) -> None:
 
 
 def wrong(report: Report) -> dict[str, str]:
-    """What is not well: detail and hint by name."""
+    """The checks that fail: detail and hint by name."""
     return {
         check.name: f"{check.detail} -> {check.hint}" for check in report.checks if not check.ok
     }

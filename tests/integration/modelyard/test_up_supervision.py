@@ -157,7 +157,7 @@ def pressed_again(up: RunningYard) -> bool:
 
 
 def is_there(redis: Redis) -> bool:
-    """Whether Redis answers, and with what was written before."""
+    """True if Redis answers with the value that was written before."""
     try:
         return redis.get("modelyard:active:iris") == b"v2"
     except RedisConnectionError:

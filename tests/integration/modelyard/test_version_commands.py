@@ -425,7 +425,7 @@ def test_gc_keeps_versions_that_are_in_use_and_says_why(run, store, redis):
 
 
 def test_gc_does_not_empty_the_catalogue_for_an_empty_store(redis, redis_url, store, tmp_path):
-    """Somebody has named the wrong folder."""
+    """The folder that is named is the wrong one."""
     words = ["gc", "--store", str(tmp_path / "other"), "--redis-url", redis_url, "--json"]
     result = CliRunner().invoke(main, words)
     assert "is it the right one" in document(result)["kept"][0]["why"]

@@ -1,4 +1,4 @@
-"""What a submission leaves behind that Redis, or a key, refuses: nothing, or the whole job."""
+"""A submission that Redis, or a key, refuses leaves nothing behind, or the whole job."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_an_idempotency_key_that_holds_something_else_is_replaced(client, redis)
 
 def test_a_full_redis_leaves_nothing_and_the_same_id_is_accepted_when_there_is_room(client, redis):
     client.catalog.versions("iris")
-    redis.delete(keys.key("route", "iris"))  # it is worked out anew, and written
+    redis.delete(keys.key("route", "iris"))  # it is worked out again, and written
     before = set(redis.scan_iter())
     job_id = new_id()
     request = Request("iris", [ROW], deadline_ms=60_000, idempotency_key="k")
@@ -124,7 +124,7 @@ def test_what_redis_refuses_altogether_is_told_by_its_own_code(redis, redis_serv
 
 
 class TestLostAnswers:
-    """A time-out tells nothing of what Redis has done, or is yet to do."""
+    """After a time-out, Redis may have run the call, or may still run it."""
 
     def test_the_error_names_the_job_that_may_have_been_queued(
         self, client, redis, redis_server: RedisServer

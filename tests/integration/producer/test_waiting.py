@@ -94,7 +94,7 @@ def submitted(client: Client) -> str:
 
 
 def is_blocked(redis: Redis, command: str) -> Callable[[], bool]:
-    """Whether some client sits in a blocking command, by the server's own account."""
+    """True if a client sits in a blocking command, by the server's own account."""
     return lambda: any(c["cmd"] == command and "b" in c["flags"] for c in redis.client_list())
 
 
@@ -183,7 +183,7 @@ def test_a_wait_may_be_longer_than_one_blocking_read(
 def test_an_end_without_a_message_of_its_own_is_found_by_the_look(
     client: Client, redis: Redis, threads: ThreadPoolExecutor
 ):
-    """A job whose result stream somebody deleted: the hash says that it has ended."""
+    """A job whose result stream was deleted: the hash says that it has ended."""
     job_id = submitted(client)
     waiting = threads.submit(client.wait, job_id, 10)
     wait_until(is_blocked(redis, "xread"))

@@ -1,4 +1,4 @@
-"""What anybody who can write to Redis may push: attacks A1 to A8, against a real pool.
+"""Pushes of attackers who can write to Redis, attacks A1 to A8, against a real pool.
 
 Each ends as one failed result with a reason, or is set aside with one. No code of the attacker's
 runs, nothing is imported or fetched for it, no worker exits, none grows, and good jobs go on.
@@ -23,18 +23,17 @@ from redis import Redis
 from models.publish.publisher import publish
 from models.store.repository import Repository
 from producer.client import Client
-from tests.chaos.rubbish import call, push_job
 from tests.helpers import estimators
 from tests.helpers.pools import RunningPool, running_pool
+from tests.helpers.protocol import QUEUE, call, push_job
 from tests.helpers.redis_server import RedisServer, patient
+from tests.helpers.refusals import BAD_ENTRIES, BAD_STATUSES
 from tests.helpers.waiting import wait_until
 from yard.contract import keys, wire
 from yard.contract.values import Job, JobStatus
 from yard.errors import Unavailable
 
-QUEUE = "echo@v1"
-
-#: How much a worker may grow by an attack, in bytes.
+#: Bytes that a worker may grow by in an attack.
 MOST_GROWTH = 32 * 2**20
 
 
@@ -48,7 +47,7 @@ class Toucher:
         return os.system, (f"touch {self.path}",)
 
 
-#: What is left alone between two tests: the catalogue, and what says who works.
+#: Keys that stay between two tests: the catalogue, and the presence of pools and workers.
 KEPT = (
     keys.QUEUES,
     keys.WORKERS,
@@ -139,7 +138,7 @@ def code(job: Job) -> str:
 
 
 def aside(redis: Redis) -> list[dict[str, Any]]:
-    """What was set aside, with its reason, the last first."""
+    """The entries that were set aside, with their reasons, the last first."""
     entries: Any = redis.lrange(keys.QUARANTINE, 0, -1)
     assert redis.hget(keys.METRICS, "jobs_quarantined_total") == str(len(entries)).encode()
     return [wire.loads(entry) for entry in entries]
@@ -159,7 +158,7 @@ class TestPickles:
 
     @pytest.mark.parametrize("field", ["meta", "result"])
     def test_in_fields_that_rq_opens(self, attack, proof, field):
-        """The job itself is good, so it runs; nobody looks at the field."""
+        """The job itself is good, so it runs; the field is not read."""
         job = attack(**{field: zlib.compress(pickle.dumps(Toucher(proof)))})
         assert code(job) == "finished"
 
@@ -226,19 +225,7 @@ class TestNames:
 class TestIds:
     """A6: an entry that is no id is set aside."""
 
-    @pytest.mark.parametrize(
-        ("entry", "reason"),
-        [
-            (b"bad id!", "not a job id"),
-            (b"../../x", "not a job id"),
-            (b"", "not a job id"),
-            (b"\xff\xfe", "not a job id"),
-            (b"a:b:c", "not a job id"),
-            (b"no-such-job", "no such job"),
-            (b"x" * 10 * 2**20, "not a job id"),
-        ],
-        ids=["a space", "a path", "empty", "no utf-8", "colons", "unknown", "10 MiB"],
-    )
+    @pytest.mark.parametrize(("entry", "reason"), BAD_ENTRIES.values(), ids=BAD_ENTRIES)
     def test_entries_that_are_no_ids(self, redis, client, pool, entry, reason):
         growth = growth_of(pool)
         redis.rpush(keys.key("queue", QUEUE), entry)
@@ -351,8 +338,8 @@ class TestFields:
         job = wait_until(lambda: job if (job := client.get("attack")).error else None)
         assert code(job) == "invalid_job"
 
-    @pytest.mark.leaks_keys  # nobody knows how long what is set aside is to live
-    @pytest.mark.parametrize("status", ["finished", "failed", "canceled", "started"])
+    @pytest.mark.leaks_keys  # entries that are set aside have no time to live
+    @pytest.mark.parametrize("status", BAD_STATUSES)
     def test_a_job_that_says_it_has_ended_or_begun_is_set_aside(self, redis, client, pool, status):
         push_job(redis, QUEUE, "attack", status=status)
         assert_good_jobs_finish(client)
@@ -430,7 +417,7 @@ def bomb(unit: bytes) -> bytes:
 def growth_of(pool: RunningPool) -> Callable[[], int]:
     """By how much the worker's highest use of memory has grown since, in bytes."""
     (pid,) = (pid for pid in processes(pool) if psutil.Process(pid).num_threads() > 1)
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
     before = _peak(pid)
     return lambda: _peak(pid) - before
 

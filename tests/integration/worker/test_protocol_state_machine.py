@@ -1,4 +1,4 @@
-"""Every order of steps that the protocol can be put through, against a model in plain Python.
+"""The batch protocol in any order of steps, against a model in plain Python.
 
 Clients push, three workers claim, take ahead, renew, finish, lose replies, crash and wake up late,
 pools reap and sweep, jobs are canceled, expire and vanish. After each step Redis must hold exactly
@@ -28,21 +28,21 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from producer.client import Client
+from tests.helpers.protocol import Protocol as Driver
+from tests.helpers.protocol import call
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.versions import register
-from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch, Lease
-from worker.queue.outcomes import EndedJob
+from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch
 from worker.queue.recovery import Reason, reap, sweep
-from yard.broker.lua import ScriptArgument
-from yard.contract import keys, wire
-from yard.contract.values import Failure
+from yard.broker.lua import Argument
+from yard.contract import keys
 from yard.errors import JobEnded, UnknownJob
 from yard.settings import Settings
 
 WORKERS = ("w1", "w2", "w3")
 VERSIONS = ("v1", "v2")
 QUEUES = tuple(f"echo@{version}" for version in VERSIONS)
-FRONT_DOOR = "echo"
+UNVERSIONED = "echo"
 MOST_JOBS = 5
 #: Jobs that one call of a claim takes, or of a finish ends, so that a batch takes up to three.
 CHUNK = 2
@@ -51,8 +51,8 @@ MOST_CALLS = 3
 MOST_CRASHES = 3
 RUBBISH = b"no job!"
 
-#: `make chaos` asks for more.
-EXAMPLES = int(os.environ.get("CHAOS_EXAMPLES", "300"))
+#: Runs of 60 steps; `make chaos` asks for more, and for new ones.
+EXAMPLES = int(os.environ.get("CHAOS_EXAMPLES", "100"))
 STEPS = 60
 
 SETTINGS = Settings.load({}, lease_s=60, batch_jobs=MOST_JOBS, attempts=MOST_CRASHES)
@@ -60,7 +60,7 @@ SETTINGS = Settings.load({}, lease_s=60, batch_jobs=MOST_JOBS, attempts=MOST_CRA
 
 @dataclass(slots=True)
 class Job:
-    """What the model knows of one job."""
+    """One job in the model."""
 
     queue: str
     number: int
@@ -91,7 +91,7 @@ class Model:
 
     jobs: dict[str, Job] = field(default_factory=dict)
     queues: dict[str, list[str]] = field(
-        default_factory=lambda: {queue: [] for queue in (*QUEUES, FRONT_DOOR)}
+        default_factory=lambda: {queue: [] for queue in (*QUEUES, UNVERSIONED)}
     )
     batches: dict[str, Held] = field(default_factory=dict)
     active: str = "v1"
@@ -147,7 +147,7 @@ class Model:
     def _take(
         self, queue: str, token: str, most: int, is_ahead: bool, is_first: bool
     ) -> tuple[list[str], bool]:
-        """What one call takes, and whether there may be more for the batch."""
+        """Ids that one call takes, and whether there may be more for the batch."""
         waiting, used = self.queues[queue], 0
         ids: list[str] = []
         is_open = len(waiting) >= most
@@ -173,7 +173,7 @@ class Model:
         return ids, is_open
 
     def give_back(self, worker: str, why: Reason) -> tuple[int, int]:
-        """How many went back to the head of their queue, and how many failed."""
+        """Numbers of jobs that went back to the head of their queue, and that failed."""
         batch = self.batches.pop(worker)
         if why == "timeout" and batch.following:  # either of the two may be the late one
             why = "died"
@@ -212,7 +212,7 @@ class Model:
         return job is not None and job.status == "started" and job.token == token
 
     def finish(self, worker: str, batch: Batch, call: int, calls: int) -> int:
-        """How many one of a finish's calls writes; -1 where the one before it is missing."""
+        """Jobs that one of a finish's calls writes; -1 where the call before it is missing."""
         held = self.batches.get(worker)
         is_held = held is not None and held.token == batch.token
         if held is not None and is_held and held.calls < call - 1:
@@ -241,7 +241,7 @@ class Model:
             self.batches[worker] = held.following
 
     def forward(self, batch: Batch) -> None:
-        """Front-door jobs go where the keys say now, as if they had never been claimed."""
+        """Unversioned jobs go where the keys say now, as if they had never been claimed."""
         for claimed in batch.jobs:
             if self.holds(claimed.id, batch.token):
                 job = self.jobs[claimed.id]
@@ -256,7 +256,7 @@ class Model:
             self.queues[job.queue].remove(job_id)
 
     def expire(self) -> int:
-        """How many jobs fail because nobody started them in time."""
+        """Number of jobs that fail because they were not started in time."""
         expired = 0
         for job_id, job in self.jobs.items():
             if job.is_past_deadline and job.status == "queued" and job.attempts == 0:
@@ -282,7 +282,7 @@ class Protocol(RuleBasedStateMachine):
         for version in VERSIONS:
             register(self.redis, version=version, active=version == "v1")
         self.client = Client(self.server.url, settings=SETTINGS)
-        self.leases = {name: Lease(self.redis, name, SETTINGS) for name in WORKERS}
+        self.protocol = Driver(self.redis, self.client, SETTINGS)
         self.claims: Counter[str] = Counter()
         self.moments: dict[str, int] = {}
         self.pending: dict[str, list[list[ScriptArgument]]] = {}
@@ -293,7 +293,7 @@ class Protocol(RuleBasedStateMachine):
         self.client.close()
         self.redis.close()
 
-    # What clients and strangers do.
+    # Steps of clients and strangers
 
     @rule(target=jobs, count=st.integers(1, 5), has_deadline=st.booleans())
     def submit(self, count: int, has_deadline: bool) -> Any:
@@ -310,26 +310,23 @@ class Protocol(RuleBasedStateMachine):
             ids.append(handle.id)
         return multiple(*ids)
 
-    @rule(target=jobs, queue=st.sampled_from((*QUEUES, FRONT_DOOR)))
+    @rule(target=jobs, queue=st.sampled_from((*QUEUES, UNVERSIONED)))
     def push_raw(self, queue: str) -> str:
         """As a service does that has no client of ours."""
         self.numbers += 1
         job_id = f"raw-{self.numbers}"
-        data = wire.dumps(["worker.tasks.predict", None, [], {"instances": [[self.numbers]]}])
-        fields: dict[Any, Any] = {"status": "queued", "origin": queue, "data": data}
-        self.redis.hset(keys.key("job", job_id), mapping=fields)
-        self.redis.rpush(keys.key("queue", queue), job_id)
+        self.protocol.push(job_id, queue, data=call(number=self.numbers))
         self.model.push(job_id, queue, self.numbers)
         return job_id
 
     @rule(queue=st.sampled_from(QUEUES))
     def push_rubbish(self, queue: str) -> None:
-        self.redis.rpush(keys.key("queue", queue), RUBBISH)
+        self.protocol.push_entries(RUBBISH, queue=queue)
         self.model.queues[queue].append(RUBBISH.decode())
 
     @rule(job_id=jobs, queue=st.sampled_from(QUEUES))
     def push_again(self, job_id: str, queue: str) -> None:
-        self.redis.rpush(keys.key("queue", queue), job_id)
+        self.protocol.push_entries(job_id, queue=queue)
         self.model.queues[queue].append(job_id)
 
     @rule(job_id=jobs)
@@ -357,12 +354,12 @@ class Protocol(RuleBasedStateMachine):
         self.redis.set(keys.key("active", "echo"), version)
         self.model.active = version
 
-    # What workers do.
+    # Steps of workers
 
     @rule(
         target=batches,
         worker=st.sampled_from(WORKERS),
-        queues=st.sampled_from([QUEUES, QUEUES[::-1], (FRONT_DOOR, *QUEUES)]),
+        queues=st.sampled_from([QUEUES, QUEUES[::-1], (UNVERSIONED, *QUEUES)]),
     )
     def claim(self, worker: str, queues: Sequence[str]) -> Any:
         self.claims[worker] += 1
@@ -370,27 +367,23 @@ class Protocol(RuleBasedStateMachine):
         wanted = self.model.claim(worker, token, queues)
         for most in CLAIMS[1:]:
             wanted += self.model.claim_more(worker, token, most, is_ahead=False)
-        found = self.leases[worker].claim(queues)
+        found = self.protocol.look(*queues, worker=worker)
         return self._claimed(worker, token, wanted, found if isinstance(found, Batch) else None)
 
     @rule(
         target=batches,
         batch=batches,
-        queues=st.sampled_from([QUEUES, QUEUES[::-1], (FRONT_DOOR, *QUEUES)]),
+        queues=st.sampled_from([QUEUES, QUEUES[::-1], (UNVERSIONED, *QUEUES)]),
     )
     def claim_ahead(self, batch: tuple[str, Batch], queues: Sequence[str]) -> Any:
         """In time, or with a batch in mind that the worker no longer has."""
         worker, mine = batch
         self.claims[worker] += 1
-        token = self.leases[worker].next_token()
+        token = f"{worker}.{self.claims[worker]}"
         wanted = self.model.claim_ahead(worker, token, queues, mine.token)
         for most in CLAIMS[1:]:
             wanted += self.model.claim_more(worker, token, most, is_ahead=True)
-        line = self.leases[worker].line()
-        self.leases[worker].send(line, None, token, queues, mine.token)
-        _, found = self.leases[worker].receive(line, token)
-        line.close()
-        return self._claimed(worker, token, wanted, found)
+        return self._claimed(worker, token, wanted, self.protocol.take_ahead(mine, *queues))
 
     def _claimed(self, worker: str, token: str, wanted: list[str], found: Batch | None) -> Any:
         if not wanted:
@@ -411,7 +404,7 @@ class Protocol(RuleBasedStateMachine):
     def claim_late(self, worker: str) -> None:
         """A claim whose worker gave it up reaches Redis behind one that took a batch."""
         if worker in self.moments:
-            claim, *_ = self.leases[worker]._claim_calls(f"{worker}.late", QUEUES)
+            claim, *_ = self.protocol.lease(worker)._claim_calls(f"{worker}.late", QUEUES)
             claim[_MOMENT] = self.moments[worker] - 1
             assert _CLAIM(self.redis, claim) == [b"idle", 0]
 
@@ -422,8 +415,8 @@ class Protocol(RuleBasedStateMachine):
             worker = holding[0]
         ahead_of = holding[1].token if holding else ""
         self.claims[worker] += 1
-        token = self.leases[worker].next_token()
-        claim, *more = self.leases[worker]._claim_calls(token, QUEUES, ahead_of)
+        token = self.protocol.lease(worker).next_token()
+        claim, *more = self.protocol.lease(worker)._claim_calls(token, QUEUES, ahead_of)
         self.pending[worker] = [*self.pending.get(worker, []), *more]
         if ahead_of:
             wanted = self.model.claim_ahead(worker, token, QUEUES, ahead_of)
@@ -448,7 +441,7 @@ class Protocol(RuleBasedStateMachine):
         held = self.model.batches.get(worker)
         following = held and held.following
         is_held = mine.token in [one.token for one in (held, following) if one is not None]
-        assert self.leases[worker].renew(mine.token) is is_held
+        assert self.protocol.renew(mine) is is_held
         if held is not None and is_held:
             held.is_lapsed = False
 
@@ -456,11 +449,11 @@ class Protocol(RuleBasedStateMachine):
     def finish(self, batch: tuple[str, Batch], carried_out: list[int]) -> None:
         """In time or late, whole or broken off, in order or with a call that was lost, repeated."""
         worker, mine = batch
-        if mine.queue == FRONT_DOOR:
+        if mine.queue == UNVERSIONED:
             for _ in carried_out[:2]:
                 self._forward(worker, mine)
             return
-        calls = self.leases[worker].ended(mine, self._endings(mine)).calls
+        calls = self.protocol.ended(mine).calls
         for number in carried_out:
             call = min(number, len(calls))
             wanted = self.model.finish(worker, mine, call, len(calls))
@@ -470,32 +463,25 @@ class Protocol(RuleBasedStateMachine):
     def finish_whole(self, batch: tuple[str, Batch]) -> None:
         """As a worker does that nothing happens to."""
         worker, mine = batch
-        if mine.queue != FRONT_DOOR:
-            ended = self.leases[worker].ended(mine, self._endings(mine))
+        if mine.queue != UNVERSIONED:
+            ended = self.protocol.ended(mine)
             count = len(ended.calls)
             wanted = [self.model.finish(worker, mine, call, count) for call in range(1, count + 1)]
-            assert self.leases[worker].write(ended) == sum(wanted)
+            assert self.protocol.lease(worker).write(ended) == sum(wanted)
             assert min(wanted) >= 0
 
     def _forward(self, worker: str, batch: Batch) -> None:
         wanted = [(job.id, "", 0.5, 1) for job in batch.jobs]
-        assert self.leases[worker].forward(batch, "echo", wanted) == {}
+        assert self.protocol.lease(worker).forward(batch, "echo", wanted) == {}
         self.model.forward(batch)
-        self.leases[worker].finish(batch, [])
+        self.protocol.finish(batch, [])
         self.model.end(worker, batch.token)
-
-    def _endings(self, batch: Batch) -> list[EndedJob]:
-        late = Failure("expired", "")
-        return [
-            EndedJob(job.id, late if job.flaw else {"predictions": _numbers(job.data)}, 60)
-            for job in batch.jobs
-        ]
 
     @rule(worker=st.sampled_from(WORKERS))
     def release(self, worker: str) -> None:
         self._reap(worker, "released")
 
-    # What pools do.
+    # Steps of pools
 
     @rule(worker=st.sampled_from(WORKERS), why=st.sampled_from(["died", "timeout"]))
     def reap(self, worker: str, why: Reason) -> None:
@@ -548,13 +534,13 @@ class Protocol(RuleBasedStateMachine):
             assert (one.given_back, one.failed) == self.model.give_back(one.worker, "died")
         assert expired == self.model.expire()
 
-    # What must always hold.
+    # Invariants
 
     @invariant()
     def redis_is_as_the_model_says(self) -> None:
         model = self.model
         pipe = self.redis.pipeline(transaction=False)
-        for queue in (*QUEUES, FRONT_DOOR):
+        for queue in (*QUEUES, UNVERSIONED):
             pipe.lrange(keys.key("queue", queue), 0, -1)
             pipe.zcard(keys.key("wip", queue))
         pipe.zrange(keys.LEASES, 0, -1)
@@ -565,7 +551,7 @@ class Protocol(RuleBasedStateMachine):
             pipe.xlen(keys.key("results", job_id))
         replies = iter(pipe.execute())
         wip = 0
-        for queue in (*QUEUES, FRONT_DOOR):
+        for queue in (*QUEUES, UNVERSIONED):
             assert [raw.decode() for raw in next(replies)] == model.queues[queue]
             wip += next(replies)
         assert sorted(raw.decode() for raw in next(replies)) == sorted(model.batches), "leases"
@@ -624,7 +610,7 @@ class Protocol(RuleBasedStateMachine):
                     assert shown.error.code == job.code
 
 
-#: Where a claim's arguments tell its moment.
+#: Place of a claim's moment among its arguments.
 _MOMENT = 9
 
 _BATCH_FIELDS = ("token", "queue", "ids", "next_token", "next_queue", "next_ids")
@@ -632,10 +618,6 @@ _BATCH_FIELDS = ("token", "queue", "ids", "next_token", "next_queue", "next_ids"
 
 def _fields(held: Held | None) -> list[str | None]:
     return [held.token, held.queue, " ".join(held.ids)] if held else [None] * 3
-
-
-def _numbers(data: bytes) -> list[float]:
-    return [row[0] for row in wire.loads(data)[3]["instances"]]
 
 
 @pytest.mark.timeout(900)

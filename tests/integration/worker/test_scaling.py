@@ -1,4 +1,4 @@
-"""How much work there is, read from Redis, and what the gateway tells of it."""
+"""The workload, as it is read from Redis and as the gateway shows it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def announce(redis: Redis, name: str = "here", **what: Any) -> None:
 
 
 def look(redis: Redis, pattern: str) -> Observation:
-    """What a pool sees that has no worker."""
+    """The observation of a pool that has no worker."""
     observer = Observer(redis, "me", QueueScheduler(redis, pattern).queues, Policy(0, 4, 60))
     return observer.observe(0.0, {}, {}, 0.0)
 
@@ -155,7 +155,7 @@ def test_rates_that_pools_announce_are_read_the_largest_of_each(redis: Redis):
     assert announced_arrivals_s(read_presence(redis)) == {V1: 7.5, V2: 1.0, "iris": 0.0}
 
 
-# What a pool sees of others
+# Other pools
 
 
 def test_a_pool_sees_those_that_serve_the_same_models_and_not_itself(http, redis: Redis):
@@ -181,7 +181,7 @@ def test_a_pool_knows_which_workers_alone_hold_a_version(http, redis: Redis):
     assert seen.only == {"w1"}
 
 
-# What is told
+# Answers and metrics
 
 
 def test_the_work_of_each_version_and_of_all_is_told(http, redis: Redis):
@@ -228,7 +228,7 @@ def test_what_pools_have_counted_arriving_wants_workers(http, redis: Redis):
     assert http.get("/v1/scaling").json["total"]["wanted_workers"] == 3  # 2 rows of 10 ms a job
 
 
-def test_jobs_at_a_front_door_want_a_worker_under_no_version(http, redis: Redis):
+def test_jobs_of_an_unversioned_queue_want_a_worker_under_no_version(http, redis: Redis):
     redis.rpush(keys.key("queue", "iris"), "j1")
     told = http.get("/v1/scaling").json
     entry = next(entry for entry in told["versions"] if entry["queue"] == "iris")

@@ -1,4 +1,4 @@
-"""One worker's loop, in this process: what it makes of errors that nobody has thought of."""
+"""One worker's loop, in this process, under errors that it does not expect."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from worker.inference.loader import Loader
 from worker.process.worker import _IDLE_S, Worker
 from worker.queue.lease import Lease
 from yard.contract import keys
-from yard.contract.values import JobStatus
 from yard.settings import Settings
-
-QUEUE = "echo@v1"
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def work(redis_url: str, settings: Settings) -> Iterator[Callable[[], None]]:
-    """Runs a worker here; a signal that comes when it has left does no harm."""
+    """Runs a worker in this process; a signal that comes after it has left does no harm."""
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     yield lambda: Worker(settings, redis_url, "w1").run()
     signal.signal(signal.SIGTERM, before)
@@ -39,7 +36,7 @@ def work(redis_url: str, settings: Settings) -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def work_until(work: Callable[[], None]) -> Callable[..., None]:
-    """Runs a worker, and tells it to stop when something has come true."""
+    """Runs a worker, and stops it when a condition is true."""
 
     def work_until(condition: Callable[[], object], timeout_s: float = 10) -> None:
         failed: list[AssertionError] = []
@@ -67,18 +64,16 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return call
 
 
-def test_a_file_that_cannot_be_read_is_no_outage(client, monkeypatch, work_until):
+def test_a_file_that_cannot_be_read_is_no_outage(protocol, monkeypatch, work_until):
     """An OSError of the store's, taken for Redis' absence, would bring the job back for ever."""
     monkeypatch.setattr(BatchExecutor, "serve", raising(PermissionError("no such luck")))
-    handle = client.submit("echo", instances=[[1.0]])
-    work_until(lambda: handle.get().status.is_terminal)
-    error = handle.get().error
-    assert error is not None
-    assert error.code == "worker_crashed"
+    (job_id,) = protocol.submit()
+    work_until(lambda: protocol.client.get(job_id).status.is_terminal)
+    assert protocol.outcome(job_id) == ("failed", "worker_crashed")
 
 
 def test_what_may_be_needed_is_imported_when_nothing_was_to_do_for_a_while(
-    client, monkeypatch, work_until
+    protocol, monkeypatch, work_until
 ):
     """Imports can take a second: a job that comes right behind another is not to wait for them."""
     served, prepared = [], []
@@ -91,7 +86,7 @@ def test_what_may_be_needed_is_imported_when_nothing_was_to_do_for_a_while(
 
     monkeypatch.setattr(BatchExecutor, "serve", noting)
     monkeypatch.setattr(Loader, "prepare", lambda *_: prepared.append(time.monotonic()))
-    client.submit("echo", instances=[[1.0]])
+    protocol.submit()
     work_until(lambda: prepared)
     assert prepared[0] - served[0] >= _IDLE_S
 
@@ -109,29 +104,29 @@ def test_an_error_in_claiming_ends_no_worker(client, redis, monkeypatch, work_un
 
 
 def test_an_error_in_the_thread_that_keeps_the_lease_does_not_end_it(
-    client, redis, monkeypatch, work_until
+    redis, protocol, monkeypatch, work_until
 ):
     done = threading.Event()
     monkeypatch.setattr(BatchExecutor, "serve", lambda *_args: done.wait(5) and None)
     monkeypatch.setattr(Worker, "_loaded", raising(RuntimeError("nobody thought of it")))
-    client.submit("echo", instances=[[1.0]])
+    protocol.submit()
     renewals: list[float] = []
 
     def has_renewed() -> bool:
         score = redis.zscore(keys.LEASES, "w1")
         if score is not None and score not in renewals:
             renewals.append(score)
-        if len(renewals) > 8:
+        if len(renewals) > 3:
             done.set()
-        return len(renewals) > 8
+        return len(renewals) > 3
 
     work_until(has_renewed)
 
 
 def test_a_claim_whose_answer_was_lost_when_the_worker_left_is_given_back_at_no_cost(
-    client, redis, monkeypatch, work
+    redis, protocol, monkeypatch, work
 ):
-    handle = client.submit("echo", instances=[[1.0]])
+    (job_id,) = protocol.submit()
     claim = Lease.claim
 
     def lost(self: Lease, queues: Any) -> Any:
@@ -141,7 +136,7 @@ def test_a_claim_whose_answer_was_lost_when_the_worker_left_is_given_back_at_no_
 
     monkeypatch.setattr(Lease, "claim", lost)
     work()
-    assert handle.get().status is JobStatus.QUEUED
-    assert redis.lrange(keys.key("queue", QUEUE), 0, -1) == [handle.id.encode()]
-    assert handle.get().attempts == 0
+    assert protocol.statuses([job_id]) == ["queued"]
+    assert protocol.waiting() == [job_id]
+    assert protocol.attempts([job_id]) == [0]
     assert not redis.exists(keys.LEASES, keys.WORKERS)

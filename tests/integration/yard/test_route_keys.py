@@ -1,4 +1,4 @@
-"""What operators write by hand: a good value holds at once, a bad one never takes effect."""
+"""Keys that operators set by hand: a good value holds at once, a bad one never takes effect."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def active(value: Any) -> Write:
 
 
 def of_type(key: str, kind: str) -> Write:
-    """Somebody keeps something else under the key."""
+    """The key holds something else."""
 
     def write(redis: Redis) -> None:
         redis.delete(key)
@@ -79,7 +79,7 @@ def of_type(key: str, kind: str) -> Write:
     return write
 
 
-# What is written -> a part of the problem that is named.
+# The value that is written -> a part of the problem that is named.
 BAD_ACTIVE: dict[str, tuple[Write, str]] = {
     "an unknown version": (active("v9"), "active is 'v9', which is not published"),
     "an alias": (active("champion"), "'champion', which is not published"),

@@ -1,4 +1,4 @@
-"""A flip waits until the pools have the version loaded: what is asked for, waited for and told.
+"""A flip waits until the pools have loaded the version: its request, its wait and its answer.
 
 Pools and workers are announced by hand here; `tests.acceptance.test_warm_flips` has real ones.
 """

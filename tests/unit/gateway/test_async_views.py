@@ -1,4 +1,4 @@
-"""Which calls the event loop answers itself, and what it hands to Flask."""
+"""The calls that the event loop answers itself, and those that it hands to Flask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems: every error has a status, and what we do not know is not told."""
+"""Problems: every error has a status, and unknown errors show no details."""
 
 from __future__ import annotations
 

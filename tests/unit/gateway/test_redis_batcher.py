@@ -19,7 +19,7 @@ Call = Callable[[Sequence[int]], Sequence[int | ModelyardError]]
 
 
 class Redis:
-    """Doubles numbers in groups; the first waits until it is told to go on."""
+    """Doubles numbers in groups; the first group waits for `may_go_on`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.groups: list[list[int]] = []

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +11,6 @@ import pytest
 
 from models.manifest import File
 from models.store.disk_cache import DiskCache, cache_folder
-from tests.helpers import ROOT
 from tests.unit.models.test_repository import IRIS_V1
 from yard.settings import Settings
 
@@ -128,23 +124,6 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_no_error(tmp_path, cap
     assert len(caplog.records) == 1
     assert "cannot be written" in caplog.text
     assert cache.read(FILE) is None
-
-
-def test_a_full_disk_leaves_no_half_file(tmp_path):
-    """A bound on the length of files ends a write as a full disk does."""
-    code = (
-        "import sys, pathlib; from models.store.disk_cache import DiskCache; "
-        "from models.manifest import File; content = b'x' * 10000; "
-        "cache = DiskCache(pathlib.Path(sys.argv[1]), 10**6); "
-        "cache.keep(File.of('m', content), content)"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "cache")],
-        check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 def test_many_may_write_and_trim_at_once(tmp_path):

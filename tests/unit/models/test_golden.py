@@ -23,7 +23,7 @@ KNOWN = Golden(outputs=ANSWERS, tolerance=Tolerance(rtol=1e-3, atol=1e-6))
 
 
 class Answering:
-    """A loaded version that answers what it is told to."""
+    """A loaded version with fixed answers."""
 
     signature = IRIS
     size_bytes = 0

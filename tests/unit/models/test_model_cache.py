@@ -51,7 +51,7 @@ class Clock:
 
 @dataclass
 class Loader:
-    """Loads at once; counts, and does as it is told."""
+    """Loads at once, counts, and fails on demand."""
 
     sizes: dict[ModelRef, int] = field(default_factory=dict)
     errors: dict[ModelRef, Exception] = field(default_factory=dict)
@@ -225,7 +225,7 @@ def test_what_finds_no_room_beside_pinned_models_is_refused_and_does_not_wait():
     use(cache, A)
     with pytest.raises(ModelUnavailable, match=r"15 of the 20 bytes .* in use, 15 of them pinned"):
         use(cache, B)
-    assert cache.evict(A)  # who asks for it by name may
+    assert cache.evict(A)  # a caller that names it may
     use(cache, B)
 
 
@@ -278,7 +278,7 @@ def test_an_error_of_the_user_releases_the_model():
 
 
 class Gates:
-    """A loader that tells which loads have begun, and lets each end when told."""
+    """A loader that lists the loads that have begun, and ends each on demand."""
 
     def __init__(self) -> None:
         self.begun: Counter[ModelRef] = Counter()

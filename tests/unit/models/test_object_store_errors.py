@@ -1,4 +1,4 @@
-"""What an object store refuses is told in our words, and none of its own."""
+"""Errors of an object store in our own words, with none of the store's."""
 
 from __future__ import annotations
 

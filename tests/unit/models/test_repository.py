@@ -316,7 +316,7 @@ def test_a_copied_folder_is_not_taken_for_another_version(filled):
 
 
 def test_bytes_are_pinned_by_the_manifest_that_the_caller_holds(filled):
-    """Who can write the store can write a manifest there; but not the one in the caller's hand."""
+    """A writer of the store can change the manifest there, but not the caller's copy."""
     folder = filled.root / "iris" / "v1"
     (folder / "model.joblib").write_bytes(b"evil bytes!")
     (folder / "manifest.json").write_bytes(manifest_of(b"evil bytes!").to_json())

@@ -1,4 +1,4 @@
-"""What a new user is shown: every line must work when it is pasted."""
+"""The banner of a new user: every line must work when it is pasted."""
 
 from __future__ import annotations
 

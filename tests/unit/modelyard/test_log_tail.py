@@ -1,4 +1,4 @@
-"""What of the children's logs reaches the terminal."""
+"""The lines of the children's logs that reach the terminal."""
 
 from __future__ import annotations
 

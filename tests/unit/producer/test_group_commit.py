@@ -1,20 +1,12 @@
-"""Threads that submit at the same time share round trips; alone, nobody waits for anybody."""
+"""Group commit: threads that submit together share round trips, and one alone never waits."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 
-from producer import Client, Handle
-from producer.group_commit import GroupCommit
-from producer.submission import (
-    CHUNK,
-    CHUNK_BYTES,
-    Outcome,
-    PreparedJob,
-    chunked,
-    first_chunk_size,
-)
+from producer.group_commit import GroupCommit, Latch
+from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
 from tests.helpers.versions import signature_of
 from tests.helpers.waiting import wait_until
 from yard.contract.values import Request
@@ -33,7 +25,7 @@ Commits = GroupCommit[PreparedJob, Outcome]
 
 
 class Redis:
-    """Accepts groups; the first waits until it is told to go on."""
+    """Accepts groups; the first waits for `may_go_on`."""
 
     def __init__(self, error: ModelyardError | None = None) -> None:
         self.groups: list[list[str]] = []
@@ -123,4 +115,27 @@ def test_chunks_are_bounded_in_bytes_too_and_keep_the_order() -> None:
 
 
 def test_a_draft_over_the_bound_goes_alone() -> None:
-    assert [len(chunk) for chunk in chunked([prepared(1), prepared(2, 10 * CHUNK_BYTES)])] == [1, 1]
+    assert [len(chunk) for chunk in chunked([draft(1), draft(2, 10 * CHUNK_BYTES)])] == [1, 1]
+
+
+class TestLatch:
+    def test_is_shut_until_it_is_set(self) -> None:
+        latch = Latch()
+        assert not latch.wait(0)
+        latch.set()
+        assert latch.wait(0)
+
+    def test_lets_one_wait_through_however_often_it_was_set(self) -> None:
+        latch = Latch()
+        latch.set()
+        latch.set()
+        assert latch.wait(0)
+        assert not latch.wait(0)
+
+    def test_wakes_a_thread_that_waits(self) -> None:
+        latch, woken = Latch(), []
+        thread = threading.Thread(target=lambda: woken.append(latch.wait(10)))
+        thread.start()
+        latch.set()
+        thread.join(20)
+        assert woken == [True]

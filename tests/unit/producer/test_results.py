@@ -35,7 +35,7 @@ DATES = {
 
 
 def raw(entry: dict[str, Any] | None = None, **fields: bytes) -> Raw:
-    """What Redis holds of a job on iris@v1."""
+    """The hash of a job on iris@v1."""
     known = {"origin": b"iris@v1"} | fields
     newest = {name.encode(): value for name, value in (entry or {}).items()}
     return [known.get(name) for name in FIELDS], newest
@@ -169,7 +169,7 @@ def test_rqs_other_statuses_have_a_meaning(status: bytes, meaning: str):
     assert (job.timings is None) == (meaning == "queued" or meaning == "started")
 
 
-def test_a_job_on_an_unversioned_queue_has_no_version_yet():
+def test_a_job_of_an_unversioned_queue_has_no_version_yet():
     job = decoded(status=b"queued", origin=b"iris")
     assert (job.model, job.version, job.queue) == ("iris", None, "iris")
 

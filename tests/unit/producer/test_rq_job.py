@@ -1,4 +1,4 @@
-"""What others pushed is read without running anything: attacks A1 to A8 as far as payloads go.
+"""Foreign payloads are read without running anything: attacks A1 to A8, as far as payloads go.
 
 Every test runs with `pickle` and `importlib` set to raise, as if they were not there.
 """
@@ -81,7 +81,7 @@ def fake() -> FakeRedis:
 
 
 def push(fake: FakeRedis, **fields: Any) -> str:
-    """A job hash as somebody else might write it; None takes a field away."""
+    """Write a job hash as another program might; None takes a field away."""
     known = {
         "status": "queued",
         "origin": "iris@v1",

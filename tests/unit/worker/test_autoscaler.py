@@ -1,4 +1,4 @@
-"""How many workers there should be, decided from what was seen."""
+"""The autoscaler's decisions, as a function of observations."""
 
 from __future__ import annotations
 

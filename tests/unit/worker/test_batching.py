@@ -32,7 +32,7 @@ def member(number: int, rows: int = 1, outputs: tuple[str, ...] | None = None) -
 
 
 class Model:
-    """Echoes rows; raises, or misbehaves, on the numbers that it is told to."""
+    """Echoes rows; raises, or misbehaves, on given numbers."""
 
     def __init__(
         self, bad: AbstractSet[float] = frozenset(), error: BaseException | None = None

@@ -72,7 +72,7 @@ def test_versions_that_do_not_fit_together_are_not_loaded_over_and_over_and_shar
     assert 35 <= taken.count("a@v1") <= 65
 
 
-def test_a_front_door_needs_no_loading():
+def test_an_unversioned_queue_needs_no_loading():
     assert FairQueue().order(["a@v1", "a"], set(), {}) == ["a", "a@v1"]
 
 

@@ -1,4 +1,4 @@
-"""What pools make of loads that were recorded, on a simulated yard: they follow, and do not flap.
+"""Pools under recorded loads, on a simulated yard: they follow, and do not flap.
 
 The traces are jobs a second as `bench/scaling.py` submitted them; a job costs 1.7 ms there and
 here. Waits are those of the simulated clock.
@@ -34,7 +34,7 @@ def cost(outcome: Outcome, trace: Trace) -> float:
 
 
 def turns(sizes: Sequence[int]) -> int:
-    """How often the number of workers went down and came up again."""
+    """Number of times that workers were taken away and added again."""
     moves = [after - before for before, after in pairwise(sizes) if after != before]
     return sum(down < 0 < up for down, up in pairwise(moves))
 
@@ -109,7 +109,7 @@ def test_a_worker_that_takes_long_to_start_does_not_bring_a_crowd():
 
 
 def test_a_cold_herd_loads_once_a_worker_and_asks_for_no_more_than_it_needs():
-    """500 jobs at once for a version that takes 2 s to load and that nobody has measured."""
+    """500 jobs at once for a version that takes 2 s to load and was never measured."""
     burst = Trace({"cold@v1": [0.0, 500.0, *[0.0] * 28]})
     pace = Pace(batch_s=0.002, row_s=0.001, load_s=2.0, rows=1.0)
     outcome = Yard({"cold@v1": pace}).run(burst, replace(POLICY, most=4))

@@ -1,4 +1,4 @@
-"""How fast a worker is with a version, measured from its batches."""
+"""A worker's speed with a version, measured from its batches."""
 
 from __future__ import annotations
 

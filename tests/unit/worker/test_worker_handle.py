@@ -30,7 +30,7 @@ def see(
     load: str | None = None,
     step_s: float = 0.0,
 ) -> bool:
-    """Whether it is late, at a look when its batch has so much time left."""
+    """True if it is late, at a look when its batch has so much time left."""
     now_ms = REDIS_MS + 1000 * (now + step_s)
     deadline = None if left_s is None else str(now_ms + 1000 * left_s).encode()
     view = WorkerView(state.encode(), _raw(load), _raw(token), deadline)

@@ -1,17 +1,13 @@
-"""Ids sort by when they were made, and no two processes give out the same."""
+"""Ids sort by when they were made, and no two threads get the same."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.helpers.waiting import wait_until
 from yard.contract.ids import new_id
-
-#: 11 hex digits of time, then 128 bits of Base64.
-LENGTH = 33
 
 
 def test_an_id_is_its_time_and_128_bits_of_base64():
@@ -29,19 +25,3 @@ def test_no_two_threads_get_the_same():
     with ThreadPoolExecutor(8) as threads:
         ids = list(threads.map(lambda _: new_id(), range(5_000)))
     assert len(set(ids)) == 5_000
-
-
-def test_a_forked_process_has_ids_of_its_own():
-    new_id()  # more are ready now
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writer, "".join(new_id() for _ in range(300)).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    drawn = os.read(reader, 300 * LENGTH).decode()
-    os.close(reader)
-    os.close(writer)
-    theirs = {drawn[place : place + LENGTH] for place in range(0, len(drawn), LENGTH)}
-    assert len(theirs) == 300
-    assert theirs.isdisjoint(new_id() for _ in range(300))

@@ -1,4 +1,4 @@
-"""Keys and queue names: every family is in the table, and a queue's name tells what it serves."""
+"""Keys and queue names: every family is in the table, and queue names are parsed back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROW = re.compile(
 
 
 def table() -> dict[str, tuple[str, str]]:
-    """What the docstring says: key without its placeholders -> type and the rest of its row."""
+    """The docstring's table: key without its placeholders -> type and the rest of its row."""
     found = {}
     for line in (keys.__doc__ or "").splitlines():
         if match := _ROW.match(line):

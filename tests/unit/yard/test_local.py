@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +17,6 @@ from yard.settings import Settings
 def a_yard(pid: int, url: str = "unix:///tmp/r.sock") -> local.Yard:
     gateway = "http://127.0.0.1:8000"
     return local.Yard(pid, local.birth(pid), url, gateway, "/store", "2026-01-02T03:04:05Z")
-
-
-def a_dead_process() -> int:
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    return done.pid
 
 
 def test_what_is_set_beats_the_running_yard(tmp_path):
@@ -41,11 +33,6 @@ def test_without_a_setting_the_running_yard_s_redis_is_used(tmp_path):
 def test_no_redis_at_all_says_what_to_do(tmp_path):
     with pytest.raises(ConfigurationError, match=r"modelyard up.*MODELYARD_REDIS_URL"):
         local.redis_url(Settings(data=str(tmp_path)))
-
-
-def test_a_yard_whose_process_is_gone_is_none(tmp_path):
-    local.write(tmp_path, a_yard(a_dead_process()))
-    assert local.running(tmp_path) is None
 
 
 def test_a_later_process_with_the_same_id_is_not_taken_for_the_yard(tmp_path):

@@ -1,4 +1,4 @@
-"""Logs: one event is one line of JSON, whoever logs it, and holds no password."""
+"""Logs: an event of any library is one line of JSON, and holds no password."""
 
 from __future__ import annotations
 

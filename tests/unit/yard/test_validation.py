@@ -1,4 +1,4 @@
-"""Rows against a signature: every bad input is refused with its place, and nothing is coerced."""
+"""Rows against a signature: bad input is refused with its place, and nothing is coerced."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.refusals import BAD_NUMBERS, BAD_OUTPUTS, BAD_ROWS, Refusal, columns
 from tests.helpers.stand_ins import IRIS, ROW, TEXT
 from yard.contract import wire
 from yard.contract.validation import MAX_INPUT_ERRORS, check_outputs, check_rows
@@ -29,78 +30,16 @@ def signature(*types: str) -> Signature:
 MIXED = signature("int64", "bool", "string", "float32")
 
 
-def columns(names: str, values: list[Any]) -> dict[str, list[Any]]:
-    return {name: list(values) for name in names}
+ROWS = BAD_ROWS | BAD_NUMBERS
 
 
-# What is wrong -> instances, loc and message of the first error.
-BAD_INSTANCES: dict[str, tuple[Any, list[str | int], str]] = {
-    "no list": ("abc", ["instances"], "must be a list of rows, not a string"),
-    "an object": ({"a": 1}, ["instances"], "must be a list of rows, not an object"),
-    "a number": (5, ["instances"], "must be a list of rows, not a number"),
-    "false": (False, ["instances"], "must be a list of rows, not a boolean"),
-    "no row": ([], ["instances"], "must hold at least one row"),
-    "an empty row": ([[]], ["instances", 0], "has 0 values, the signature has 4 inputs"),
-    "too few values": ([ROW, ROW[:3]], ["instances", 1], "has 3 values, the signature has 4"),
-    "too many values": ([[*ROW, 1]], ["instances", 0], "has 5 values, the signature has 4"),
-    "a bare value": ([5.1], ["instances", 0], "must be a list of 4 values or an object"),
-    "a null row": ([ROW, None], ["instances", 1], "list of 4 values or an object, not null"),
-    "a string for a row": (["abcd"], ["instances", 0], "or an object, not a string"),
-    "a string": ([ROW, [1, "5.1", 1, 1]], ["instances", 1, 1], "must be a number, not a string"),
-    "a boolean": ([[1, 1, True, 1]], ["instances", 0, 2], "must be a number, not a boolean"),
-    "a null": ([[None, 1, 1, 1]], ["instances", 0, 0], "must be a number, not null"),
-    "a list": ([[1, 1, 1, [1]]], ["instances", 0, 3], "must be a number, not a list"),
-    "an object for a value": ([[1, 1, 1, {}]], ["instances", 0, 3], "not an object"),
-    "NaN": ([[1, 1, 1, math.nan]], ["instances", 0, 3], "must be finite"),
-    "infinity": ([[1, math.inf, 1, 1]], ["instances", 0, 1], "must be finite"),
-    "infinities that cancel": ([[math.inf, -math.inf, 1, 1]], ["instances", 0, 0], "be finite"),
-    "an integer beyond a double": ([[10**400, 1, 1, 1]], ["instances", 0, 0], "too large"),
-    "integers that cancel": ([[10**400, -(10**400), 1, 1]], ["instances", 0, 0], "too large"),
-    "an integer beyond JSON's": ([[1, -(2**63) - 1, 1, 1]], ["instances", 0, 1], "64 bits"),
-    "a missing input": ([{"a": 1, "b": 1, "c": 1}], ["instances", 0, "d"], "is missing"),
-    "an unknown input": (
-        [dict.fromkeys("abcde", 1)],
-        ["instances", 0, "e"],
-        "unknown input; there are 'a', 'b', 'c', 'd'",
-    ),
-    "a named string": ([dict.fromkeys("abc", 1) | {"d": "1"}], ["instances", 0, "d"], "a number"),
-}
-
-BAD_INPUTS: dict[str, tuple[Any, list[str | int], str]] = {
-    "a list": ([[1]], ["inputs"], "must be an object of columns by name, not a list"),
-    "nothing": ({}, ["inputs", "a"], "is missing"),
-    "one missing": (columns("abc", [1]), ["inputs", "d"], "is missing"),
-    "one unknown": (columns("abcde", [1]), ["inputs", "e"], "unknown input"),
-    "no list": (columns("abc", [1]) | {"d": 1}, ["inputs", "d"], "must be a list of values"),
-    "ragged": (
-        columns("abc", [1, 2]) | {"d": [1]},
-        ["inputs", "d"],
-        "has 1 values, 'a' has 2",
-    ),
-    "empty": (columns("abcd", []), ["inputs"], "must hold at least one row"),
-    "a string": (
-        columns("abc", [1, 2]) | {"d": [1, "2"]},
-        ["inputs", "d", 1],
-        "must be a number, not a string",
-    ),
-    "NaN": (columns("bcd", [1]) | {"a": [math.nan]}, ["inputs", "a", 0], "must be finite"),
-}
-
-
-@pytest.mark.parametrize(("instances", "loc", "msg"), BAD_INSTANCES.values(), ids=BAD_INSTANCES)
-def test_bad_instances_are_refused_with_their_place(instances: Any, loc: list[str | int], msg: str):
+@pytest.mark.parametrize("refusal", ROWS.values(), ids=ROWS)
+def test_bad_rows_are_refused_with_their_place(refusal: Refusal):
     with pytest.raises(InvalidInput) as caught:
-        check_rows(IRIS, instances=instances)
-    assert caught.value.errors[0]["loc"] == loc
-    assert msg in caught.value.errors[0]["msg"]
-
-
-@pytest.mark.parametrize(("inputs", "loc", "msg"), BAD_INPUTS.values(), ids=BAD_INPUTS)
-def test_bad_inputs_are_refused_with_their_place(inputs: Any, loc: list[str | int], msg: str):
-    with pytest.raises(InvalidInput) as caught:
-        check_rows(IRIS, inputs=inputs)
-    assert caught.value.errors[0]["loc"] == loc
-    assert msg in caught.value.errors[0]["msg"]
+        check_rows(IRIS, **refusal.arguments)
+    assert caught.value.code == refusal.code
+    assert caught.value.errors[0]["loc"] == refusal.loc
+    assert refusal.msg in caught.value.errors[0]["msg"]
 
 
 def test_the_message_says_the_place_as_one_would_write_it():
@@ -246,22 +185,12 @@ def test_long_names_and_many_inputs_are_shortened_in_messages():
     assert len(caught.value.message) < 500
 
 
-@pytest.mark.parametrize(
-    ("outputs", "loc", "msg"),
-    [
-        ("predictions", ["outputs"], "must be a list"),
-        ([], ["outputs"], "at least one"),
-        ({"predictions": 1}, ["outputs"], "must be a list"),
-        (["predictions", "magic"], ["outputs", 1], "'predictions', 'probabilities'"),
-        ([["predictions"]], ["outputs", 0], "unknown output"),
-        ([None], ["outputs", 0], "unknown output"),
-    ],
-)
-def test_unknown_outputs_are_refused(outputs: Any, loc: list[str | int], msg: str):
+@pytest.mark.parametrize("refusal", BAD_OUTPUTS.values(), ids=BAD_OUTPUTS)
+def test_unknown_outputs_are_refused(refusal: Refusal):
     with pytest.raises(InvalidInput) as caught:
-        check_outputs(IRIS, outputs)
-    assert caught.value.errors[0]["loc"] == loc
-    assert msg in caught.value.errors[0]["msg"]
+        check_outputs(IRIS, refusal.arguments["outputs"])
+    assert caught.value.errors[0]["loc"] == refusal.loc
+    assert refusal.msg in caught.value.errors[0]["msg"]
 
 
 def test_wanted_outputs_are_taken_and_none_means_all():
@@ -287,7 +216,7 @@ ARGUMENTS = st.dictionaries(st.sampled_from(["instances", "inputs"]), ANYTHING, 
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Whether a value is of a column's type, said without the code under test."""
+    """True if a value is of a column's type, by rules beside the code under test."""
     if kind == "string":
         return type(value) is str
     if kind == "bool":
