@@ -14,7 +14,7 @@ from rq import Queue
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers.stand_ins import queued
 from tests.helpers.waiting import wait_until
 from worker.queue.lease import Batch, Claimed, EndedBatch, Lease
@@ -22,7 +22,7 @@ from worker.queue.outcomes import EndedJob
 from worker.queue.recovery import Reaped, Reason, reap, sweep
 from yard.contract import keys, wire
 from yard.contract.payload import decode_call
-from yard.contract.values import TASK, Failure, Request
+from yard.contract.values import TASK_NAME, Failure, Request
 from yard.settings import Settings
 
 MODEL = "echo"
@@ -30,7 +30,7 @@ QUEUE = "echo@v1"
 WORKER = "w1"
 
 
-def call(name: str = TASK, instance: object = None, number: float = 1.0) -> bytes:
+def call(name: str = TASK_NAME, instance: object = None, number: float = 1.0) -> bytes:
     """A payload of one row, as RQ's JSONSerializer writes it."""
     return wire.dumps([name, instance, [], {"instances": [[number]]}])
 

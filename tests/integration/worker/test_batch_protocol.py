@@ -25,7 +25,7 @@ from tests.helpers.versions import register
 from tests.helpers.waiting import wait_until
 from worker.queue.lease import _CLAIM, _FINISH, Suspended
 from worker.queue.outcomes import CHUNK, EndedJob
-from yard.broker.lua import Argument
+from yard.broker.lua import ScriptArgument
 from yard.contract import keys
 from yard.contract.values import Failure, JobStatus
 from yard.settings import Settings
@@ -103,7 +103,7 @@ class TestClaim:
     def test_a_call_that_comes_after_the_worker_has_tried_again_does_nothing(
         self, redis, protocol, monkeypatch
     ):
-        late: list[list[Argument]] = []
+        late: list[list[ScriptArgument]] = []
 
         def lose(_redis: Redis, arguments: list[ScriptArgument]) -> None:
             late.append(arguments)

@@ -34,7 +34,7 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.versions import register
 from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch
 from worker.queue.recovery import Reason, reap, sweep
-from yard.broker.lua import Argument
+from yard.broker.lua import ScriptArgument
 from yard.contract import keys
 from yard.errors import JobEnded, UnknownJob
 from yard.settings import Settings

@@ -18,7 +18,7 @@ from worker.pool.monitor import WorkerMonitor
 from worker.process.registration import Registration
 from worker.queue import recovery
 from yard.cluster import metrics
-from yard.cluster.crash_loops import held_back
+from yard.cluster.crash_loops import held_back_queues
 from yard.cluster.presence import read_presence
 from yard.cluster.workload import read_waits_s, read_workload
 from yard.contract import keys
@@ -360,7 +360,7 @@ class TestLateBatches:
         assert (job.status, job.attempts, job.error) == (JobStatus.QUEUED, 0, None)
         assert protocol.field(next_one, "my_crashes") == "0"
         assert crashes(redis) is None, "its version did not kill the worker"
-        assert not held_back(redis)
+        assert not held_back_queues(redis)
 
     def test_a_batch_that_is_claimed_after_a_late_load_is_not_charged(self, redis, protocol, scene):
         redis.hset(keys.key("worker", "w1"), mapping={"state": "busy", "my_load": "1"})

@@ -5,8 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from producer import Client, Handle
 from producer.group_commit import GroupCommit, Latch
-from producer.submission import CHUNK, CHUNK_BYTES, Accepted, Draft, Outcome, chunked, first_chunk
+from producer.submission import (
+    CHUNK,
+    CHUNK_BYTES,
+    Outcome,
+    PreparedJob,
+    chunked,
+    first_chunk_size,
+)
 from tests.helpers.versions import signature_of
 from tests.helpers.waiting import wait_until
 from yard.contract.values import Request
@@ -115,7 +123,7 @@ def test_chunks_are_bounded_in_bytes_too_and_keep_the_order() -> None:
 
 
 def test_a_draft_over_the_bound_goes_alone() -> None:
-    assert [len(chunk) for chunk in chunked([draft(1), draft(2, 10 * CHUNK_BYTES)])] == [1, 1]
+    assert [len(chunk) for chunk in chunked([prepared(1), prepared(2, 10 * CHUNK_BYTES)])] == [1, 1]
 
 
 class TestLatch:
