@@ -63,8 +63,8 @@ def _inner(folder: Path, described: bytes) -> tuple[str, str]:
     try:
         known = yaml.safe_load(described)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"{folder}/{MLMODEL}: is not YAML: {said}") from None
+        text = " ".join(str(error).split())[:300]
+        raise ConfigurationError(f"{folder}/{MLMODEL}: is not YAML: {text}") from None
     flavours = known.get("flavors") if isinstance(known, dict) else None
     if not isinstance(flavours, dict):
         raise ConfigurationError(f"{folder}/{MLMODEL}: names no flavors")

@@ -96,10 +96,10 @@ def _read_all(
     named = {MANIFEST, *(file.name for file in manifest.files)}
     if surplus := sorted(set(names) - named):
         raise ConfigurationError(f"it has {surplus[0]!r}, which its manifest does not name")
-    return manifest, {file.name: _checked(file, read) for file in manifest.files}
+    return manifest, {file.name: _read_checked(file, read) for file in manifest.files}
 
 
-def _checked(file: File, read: Callable[[str, int], bytes | None]) -> bytes:
+def _read_checked(file: File, read: Callable[[str, int], bytes | None]) -> bytes:
     content = read(file.name, file.size_bytes)
     if content is None:
         raise ConfigurationError(f"it lacks {file.name}, which its manifest names")

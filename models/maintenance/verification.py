@@ -84,7 +84,7 @@ def verify(repository: Repository, ref: ModelRef, depth: Depth = "answers") -> V
 def _digest_problems(repository: Repository, manifest: Manifest) -> Iterator[str]:
     for file in manifest.files:
         try:
-            repository.stored(manifest.ref, file)
+            repository.read_from_store(manifest.ref, file)
         except ModelyardError as error:
             yield error.message
 

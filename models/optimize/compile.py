@@ -36,7 +36,7 @@ _LEAST_ROWS = 50
 #: A number that 32 bits do not hold.
 _BEYOND_32_BITS = 1e39
 #: Characters of a converter's error that are kept; some are very long.
-_SAID = 160
+_MOST_CHARACTERS = 160
 #: Versions of the operators: the converter writes these best and every onnxruntime reads them.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 
@@ -58,8 +58,8 @@ class _Reference:
     """Reference of a comparison: the rows that the original answers, and the answers."""
 
     original: SklearnModel
-    asked: arrays.Rows
-    wanted: dict[str, list[Any]]
+    rows: arrays.Rows
+    expected: dict[str, list[Any]]
 
 
 def compile_estimator(
@@ -100,7 +100,7 @@ def compile_estimator(
                 reference = _Reference(
                     original, *answer_within(original, [*example, *synthetic_rows])
                 )
-            if (count := len(reference.asked)) < len(example) + min(
+            if (count := len(reference.rows)) < len(example) + min(
                 _LEAST_ROWS, len(synthetic_rows)
             ):
                 return _not_compiled(
@@ -110,8 +110,8 @@ def compile_estimator(
         if outcome.graph is not None:
             return outcome.because(f"in {number} {outcome.decision.reason}")
         reasons.setdefault(outcome.decision.reason, []).append(number)
-    said = [f"in {' and '.join(numbers)} {reason}" for reason, numbers in reasons.items()]
-    return outcome.because("; ".join(said))
+    texts = [f"in {' and '.join(numbers)} {reason}" for reason, numbers in reasons.items()]
+    return outcome.because("; ".join(texts))
 
 
 def _not_compiled(reason: str) -> CompileOutcome:
@@ -139,23 +139,23 @@ def _decide(
     reference: _Reference, graph: bytes, candidate: Loaded, type_: ColumnType
 ) -> CompileOutcome:
     """Returns the decision on one graph."""
-    original, asked, wanted = reference.original, reference.asked, reference.wanted
+    original, rows, expected = reference.original, reference.rows, reference.expected
     try:
-        got = answer_all(candidate, asked, wanted)
-        agreement = compare(original.signature, wanted, got)
-        if type_ == "float32" and _overflows(original, candidate, asked[0]):
+        actual = answer_all(candidate, rows, expected)
+        comparison = compare(original.signature, expected, actual)
+        if type_ == "float32" and _overflows(original, candidate, rows[0]):
             return _not_compiled("it does not hold all the numbers that the original takes")
     except Exception as error:
         return _not_compiled(f"it does not answer: {described(error)}")
-    if agreement.disagreements:
-        reason = f"it answers {agreement.disagreements} of {agreement.rows} rows otherwise"
-        return CompileOutcome(agreement.decision("", reason))
-    rates = measure_speeds({"original": original, "candidate": candidate}, asked)
+    if comparison.disagreements:
+        reason = f"it answers {comparison.disagreements} of {comparison.rows} rows otherwise"
+        return CompileOutcome(comparison.decision("", reason))
+    rates = measure_speeds({"original": original, "candidate": candidate}, rows)
     times = speedups(rates)
-    reason = f"it answers all {agreement.rows} rows the same and is {_times_as_fast(times)}"
+    reason = f"it answers all {comparison.rows} rows the same and is {_times_as_fast(times)}"
     if min(times.values()) < NOT_SLOWER or max(times.values()) < FASTER:
-        return CompileOutcome(agreement.decision("", f"{reason}, which is no gain", rates))
-    return CompileOutcome(agreement.decision(ONNX, reason, rates), graph)
+        return CompileOutcome(comparison.decision("", f"{reason}, which is no gain", rates))
+    return CompileOutcome(comparison.decision(ONNX, reason, rates), graph)
 
 
 def _times_as_fast(times: dict[int, float]) -> str:
@@ -174,16 +174,16 @@ def _overflows(original: SklearnModel, candidate: Loaded, row: list[Any]) -> boo
     ]
     if beyond == row:
         return False
-    asked, wanted = answer_within(original, [beyond])
-    if not asked:
+    answered_rows, expected = answer_within(original, [beyond])
+    if not answered_rows:
         return False
     with np.errstate(over="ignore"):
-        got = answer_all(candidate, asked, wanted)
-    return compare(original.signature, wanted, got).disagreements > 0
+        actual = answer_all(candidate, answered_rows, expected)
+    return compare(original.signature, expected, actual).disagreements > 0
 
 
-def _shortened(said: str) -> str:
-    return said if len(said) <= _SAID else f"{said[:_SAID]}..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def convert(estimator: Any, signature: Signature, type_: ColumnType, *, is_text: bool) -> bytes:

@@ -63,22 +63,22 @@ def answer_within(
 ) -> tuple[arrays.Rows, dict[str, list[Any]]]:
     """Returns the rows that ``model`` answers within the budget, and the answers, by output."""
     ends_at = time.monotonic() + budget_s
-    asked: arrays.Rows = []
+    answered_rows: arrays.Rows = []
     answers: dict[str, list[Any]] = {name: [] for name in model.signature.output_names}
     for start in range(0, len(rows), _CHUNK):
-        for taken, got in _chunk(model, rows[start : start + _CHUNK], ends_at):
-            asked += taken
-            for name, values in got.items():
+        for taken, actual in _chunk(model, rows[start : start + _CHUNK], ends_at):
+            answered_rows += taken
+            for name, values in actual.items():
                 answers[name] += values
         if time.monotonic() > ends_at:
             break
-    return asked, answers
+    return answered_rows, answers
 
 
 def compare(
     signature: Signature,
-    wanted: dict[str, list[Any]],
-    got: dict[str, list[Any]],
+    expected: dict[str, list[Any]],
+    actual: dict[str, list[Any]],
     *,
     rtol: float = RTOL,
     atol_of_size: float = ATOL_OF_SIZE,
@@ -87,15 +87,17 @@ def compare(
 
     Numbers may differ by a part of themselves, and of their usual size.
     """
-    count = len(next(iter(wanted.values())))
+    count = len(next(iter(expected.values())))
     differs = np.zeros(count, dtype=bool)
     tolerance, greatest = Tolerance(atol=_LEAST_ATOL), 0.0
-    for name, expected in wanted.items():
+    for name, expected_values in expected.items():
         if golden.are_labels(signature, name):
-            differs |= np.array([a != b for a, b in zip(expected, got[name], strict=True)])
+            differs |= np.array(
+                [a != b for a, b in zip(expected_values, actual[name], strict=True)]
+            )
             continue
-        one = np.array(expected, dtype=np.float64).reshape(count, -1)
-        other = np.array(got[name], dtype=np.float64).reshape(count, -1)
+        one = np.array(expected_values, dtype=np.float64).reshape(count, -1)
+        other = np.array(actual[name], dtype=np.float64).reshape(count, -1)
         usual = float(np.sqrt(np.mean(np.square(np.minimum(np.abs(one), 1e150)))))
         known = Tolerance(rtol=rtol, atol=max(_LEAST_ATOL, atol_of_size * usual))
         far = np.abs(one - other)
@@ -108,10 +110,10 @@ def measure_speeds(models: dict[str, Loaded], rows: arrays.Rows) -> dict[str, di
     """Returns rows a second of each model by the rows in a call: the best of several turns."""
     best: dict[str, dict[str, float]] = {name: {} for name in models}
     for size in SIZES:
-        asked = [rows[place % len(rows)] for place in range(size)]
+        answered_rows = [rows[place % len(rows)] for place in range(size)]
         for _ in range(_REPEATS):
             for name, model in models.items():
-                rate = round(size / _seconds(model, asked), 1)
+                rate = round(size / _seconds(model, answered_rows), 1)
                 best[name][str(size)] = max(rate, best[name].get(str(size), 0.0))
     return best
 
@@ -139,34 +141,34 @@ def _chunk(
 
 
 def answer_all(
-    candidate: Loaded, asked: arrays.Rows, wanted: dict[str, list[Any]]
+    candidate: Loaded, answered_rows: arrays.Rows, expected: dict[str, list[Any]]
 ) -> dict[str, list[Any]]:
     """Returns the candidate's answer to each row; where it has none, one that equals nothing."""
     try:
-        got: dict[str, list[Any]] = {name: [] for name in wanted}
-        for start in range(0, len(asked), _CHUNK):
-            for name, values in candidate.predict(asked[start : start + _CHUNK]).items():
-                got[name] += values
-        return got
+        actual: dict[str, list[Any]] = {name: [] for name in expected}
+        for start in range(0, len(answered_rows), _CHUNK):
+            for name, values in candidate.predict(answered_rows[start : start + _CHUNK]).items():
+                actual[name] += values
+        return actual
     except Exception:
-        return _each_answer(candidate, asked, wanted)
+        return _each_answer(candidate, answered_rows, expected)
 
 
 def _each_answer(
-    candidate: Loaded, asked: arrays.Rows, wanted: dict[str, list[Any]]
+    candidate: Loaded, answered_rows: arrays.Rows, expected: dict[str, list[Any]]
 ) -> dict[str, list[Any]]:
     nothing = {
-        name: np.full(np.shape(values[0]), np.nan).tolist() for name, values in wanted.items()
+        name: np.full(np.shape(values[0]), np.nan).tolist() for name, values in expected.items()
     }
-    got: dict[str, list[Any]] = {name: [] for name in wanted}
-    for row in asked:
+    actual: dict[str, list[Any]] = {name: [] for name in expected}
+    for row in answered_rows:
         try:
             answer = candidate.predict([row])
         except Exception:
             answer = {name: [value] for name, value in nothing.items()}
         for name, values in answer.items():
-            got[name] += values
-    return got
+            actual[name] += values
+    return actual
 
 
 def _seconds(model: Loaded, rows: arrays.Rows) -> float:

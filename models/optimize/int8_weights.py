@@ -1,6 +1,6 @@
 """Quantisation of weights of 32 or 64 bits to 8, and the effect on the answers.
 
-Runs in a child process (`models.sandbox.server`), called for `models.publish.quantizer`. Only
+Runs in a child process (`models.publish.sandbox_tasks`), for `models.publish.quantizer`. Only
 weights that are multiplied as matrices shrink: those of networks. Trees, linear models and
 vocabularies are kept as attributes of their operators. onnxruntime's own dynamic quantisation is
 not used: it scales the input by the largest number of a batch, so that a row's answer would change
@@ -9,9 +9,9 @@ with the rows beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from models.runtimes import OnnxModel, golden
 from models.sandbox import Quantized
 from yard.contract import Signature, check_rows
 from yard.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from models.sandbox import Exchange
 
 #: Part of its length that a file must shrink to, to be worth another version.
 SMALLER = 0.8
@@ -43,55 +40,70 @@ LEAST_WEIGHTS = 1_024
 _SAME = 0.2
 
 
-def quantize_graph(exchange: Exchange) -> None:
-    """Writes a graph with weights of 8 bits, compares it, and sends `Quantized`.
+@dataclass(frozen=True, slots=True)
+class QuantizeOutcome:
+    """The comparison of both graphs, and the graph with weights of 8 bits."""
 
-    The request has ``signature``, ``example``, and ``rows`` to compare on, or None.
+    comparison: Quantized
+    graph: bytes
+
+
+def quantize_graph(
+    graph: bytes,
+    signature: Signature,
+    example: Sequence[Any],
+    instances: Sequence[Any] | None,
+    report_progress: Callable[[str], None] = lambda line: None,
+) -> QuantizeOutcome:
+    """Quantises a graph to weights of 8 bits, and compares both.
+
+    Args:
+        graph: An ONNX file.
+        signature: Its inputs and outputs.
+        example: Rows that it answers, in the form of a request's ``instances``.
+        instances: Rows to compare on; None for rows near the example.
+        report_progress: Called with each progress line.
 
     Raises:
         InvalidInput: A row does not fit the signature.
         ConfigurationError: The graph does not open, does not answer the example, or has nothing
             that shrinks.
     """
-    signature = Signature.model_validate(exchange.request["signature"])
-    rows = check_rows(signature, instances=exchange.request["example"])
-    original = OnnxModel(exchange.artefact, signature, rows)
-    graph = quantize_weights(exchange.artefact)
-    smaller = OnnxModel(graph, signature, rows)
-    exchange.send(progress="comparing the answers of both, and timing them")
-    given = exchange.request["rows"]
-    asked = check_rows(signature, instances=given) if given else rows_near(signature, rows)
-    decision, agreement = _decision(signature, original, smaller, [*rows, *asked])
-    sizes = len(exchange.artefact), len(graph)
-    fault = _fault(sizes, agreement, smaller)
-    if fault:
+    rows = check_rows(signature, instances=example)
+    original = OnnxModel(graph, signature, rows)
+    small_graph = quantize_weights(graph)
+    small = OnnxModel(small_graph, signature, rows)
+    report_progress("comparing the answers of both, and timing them")
+    more = check_rows(signature, instances=instances) if instances else rows_near(signature, rows)
+    decision, agreement = _decision(signature, original, small, [*rows, *more])
+    sizes = len(graph), len(small_graph)
+    if fault := _fault(sizes, agreement, small):
         decision = decision.model_copy(update={"chosen": "", "reason": fault})
     same = Tolerance(rtol=_SAME * NEAR, atol=_SAME * decision.tolerance.atol)
-    exchange.write_output(graph)
-    known = Quantized(
+    comparison = Quantized(
         decision=decision,
-        golden=golden.record_golden(smaller.predict(rows), same),
+        golden=golden.record_golden(small.predict(rows), same),
         before_bytes=sizes[0],
         after_bytes=sizes[1],
         agreement=agreement,
     )
-    exchange.send(quantized=known.model_dump(mode="json"))
+    return QuantizeOutcome(comparison, small_graph)
 
 
 def _decision(
     signature: Signature, original: OnnxModel, smaller: OnnxModel, rows: list[list[Any]]
 ) -> tuple[Compiled, float]:
     """Returns the figures, and the part of the rows that are answered alike."""
-    asked, wanted = answer_within(original, rows)
-    got = answer_all(smaller, asked, wanted)
-    found = compare(signature, wanted, got, rtol=0.0, atol_of_size=NEAR)
+    answered_rows, expected = answer_within(original, rows)
+    actual = answer_all(smaller, answered_rows, expected)
+    comparison = compare(signature, expected, actual, rtol=0.0, atol_of_size=NEAR)
     if golden.are_labels(signature, "predictions"):
-        labels = compare(signature, _labels(wanted), _labels(got))
-        found = replace(found, disagreements=labels.disagreements)
-    agreement = 1 - found.disagreements / found.rows
-    rates = measure_speeds({"original": original, "candidate": smaller}, asked)
-    reason = f"weights in 8 bits: {agreement:.2%} of {found.rows} rows are answered alike"
-    return found.decision(ONNX, reason, rates), agreement
+        labels = compare(signature, _labels(expected), _labels(actual))
+        comparison = replace(comparison, disagreements=labels.disagreements)
+    agreement = 1 - comparison.disagreements / comparison.rows
+    rates = measure_speeds({"original": original, "candidate": smaller}, answered_rows)
+    reason = f"weights in 8 bits: {agreement:.2%} of {comparison.rows} rows are answered alike"
+    return comparison.decision(ONNX, reason, rates), agreement
 
 
 def _labels(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:

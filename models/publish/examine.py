@@ -65,7 +65,7 @@ class _Answers:
     def line(self, known: Mapping[str, Any]) -> None:
         if "fence" in known:
             self.fence = Fence.model_validate(known["fence"])
-            self._report_progress(f"opened in a process of its own, {_kept_from(self.fence)}")
+            self._report_progress(f"opened in a process of its own, {_fence_text(self.fence)}")
         elif "found" in known:
             self.description = ArtefactDescription.model_validate(known["found"])
             task = self.description.signature.task.replace("_", " ")
@@ -148,11 +148,11 @@ def _examination(
     return Examination(answers.description, decision, graph, answers.fence)
 
 
-def _kept_from(fence: Fence) -> str:
-    kept = [
+def _fence_text(fence: Fence) -> str:
+    parts = [
         "without a network" if fence.network else "with the network (this system keeps none away)",
         "writing nowhere else"
         if fence.files
         else "free to write (this system does not prevent it)",
     ]
-    return ", ".join(kept)
+    return ", ".join(parts)

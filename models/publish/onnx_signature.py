@@ -39,7 +39,7 @@ _SUM = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _GraphOutput:
     name: str
     values: Any
     classes: tuple[Any, ...] | None = None
@@ -69,11 +69,11 @@ def derive_onnx_signature(
     rows = check_rows(inputs, instances=list(example))[:most]
     feeds = tensors.find_feeds(session, inputs)(rows)
     names = [output.name for output in session.get_outputs()]
-    given = [
-        _given(name, value, len(rows))
+    graph_outputs = [
+        _graph_output(name, value, len(rows))
         for name, value in zip(names, session.run(None, feeds), strict=True)
     ]
-    return _described(columns, given, known)
+    return _signature_of(columns, graph_outputs, known)
 
 
 def _columns(
@@ -120,13 +120,13 @@ def _width(known: Any, example: Sequence[Any]) -> int:
     return len(first) if isinstance(first, list | tuple | dict) else 1
 
 
-def _given(name: str, value: Any, count: int) -> _Given:
+def _graph_output(name: str, value: Any, count: int) -> _GraphOutput:
     """Returns one output's answers to the example as ``(rows, ...)``."""
     if isinstance(value, list):
         classes = tuple(value[0]) if value and isinstance(value[0], dict) else ()
         if not classes:
             raise ConfigurationError(f"ONNX: output {name!r} is a list of no known form")
-        return _Given(name, tensors.stack_probabilities(value), classes)
+        return _GraphOutput(name, tensors.stack_probabilities(value), classes)
     values = np.asarray(value)
     if values.ndim == 0 or len(values) != count or values.dtype.kind not in _KINDS:
         raise ConfigurationError(
@@ -135,11 +135,13 @@ def _given(name: str, value: Any, count: int) -> _Given:
         )
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    return _Given(name, values)
+    return _GraphOutput(name, values)
 
 
-def _described(columns: tuple[Column, ...], given: Sequence[_Given], known: OnnxFile) -> Signature:
-    first, rest = given[0], given[1:]
+def _signature_of(
+    columns: tuple[Column, ...], graph_outputs: Sequence[_GraphOutput], known: OnnxFile
+) -> Signature:
+    first, rest = graph_outputs[0], graph_outputs[1:]
     is_label = first.values.ndim == 1 and first.values.dtype.kind != "f"
     if is_label and rest and _are_probabilities(rest[0].values):
         classes = rest[0].classes or known.labels
@@ -168,6 +170,6 @@ def _are_probabilities(values: Any) -> bool:
     )
 
 
-def _output(name: str, given: _Given) -> Output:
-    kind = _KINDS[given.values.dtype.kind]
-    return Output(name=name, type=kind, shape=given.values.shape[1:])
+def _output(name: str, graph_output: _GraphOutput) -> Output:
+    kind = _KINDS[graph_output.values.dtype.kind]
+    return Output(name=name, type=kind, shape=graph_output.values.shape[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sklearn.exceptions import InconsistentVersionWarning
@@ -51,12 +52,29 @@ def describe_artefact(exchange: Exchange) -> None:
             _describe_estimator(exchange)
 
 
-def quantize(exchange: Exchange) -> None:
-    """Rewrites an ONNX file with 8-bit weights, and compares; see `models.publish.quantizer`."""
+def quantize_artefact(exchange: Exchange) -> None:
+    """Quantises an ONNX file, and compares both; see `models.publish.quantizer`.
+
+    The request has ``signature``, ``example``, and ``rows`` to compare on, or None.
+
+    Raises:
+        InvalidInput: A row does not fit the signature.
+        ConfigurationError: The graph does not open, does not answer the example, or has nothing
+            that shrinks.
+    """
     from models.optimize import quantize_graph
 
+    request = exchange.request
     with threadpool_limits(limits=1):
-        quantize_graph(exchange)
+        outcome = quantize_graph(
+            exchange.artefact,
+            Signature.model_validate(request["signature"]),
+            request["example"],
+            request["rows"],
+            partial(_report_progress, exchange),
+        )
+    exchange.write_output(outcome.graph)
+    exchange.send(quantized=outcome.comparison.model_dump(mode="json"))
 
 
 #: Modules that children need beside this one, imported once before the first.
@@ -65,14 +83,14 @@ PRELOAD = ("onnxruntime", "skl2onnx")
 #: Tasks by name.
 TASKS: Mapping[str, Callable[[Exchange], None]] = {
     "describe": describe_artefact,
-    "quantize": quantize,
+    "quantize": quantize_artefact,
 }
 
 
 def _describe_estimator(exchange: Exchange) -> None:
     request = exchange.request
-    estimator = sklearn_tuning.take_arrays(_opened(exchange.artefact, request["format"]))
-    signature, model = _answering(estimator, request["example"], request["feature_names"])
+    estimator = sklearn_tuning.take_arrays(_open_estimator(exchange.artefact, request["format"]))
+    signature, model = _sign_and_load(estimator, request["example"], request["feature_names"])
     rows = check_rows(signature, instances=request["example"])
     answers = model.predict(rows)
     libraries = ["joblib", "numpy", "scikit-learn", "scipy"]
@@ -83,7 +101,7 @@ def _describe_estimator(exchange: Exchange) -> None:
         exchange,
         model.batch_invariance.is_batchable,
         signature,
-        _kind(estimator),
+        _kind_of(estimator),
         libraries,
         golden.record_golden(answers, tolerance),
     )
@@ -91,7 +109,7 @@ def _describe_estimator(exchange: Exchange) -> None:
         _compile(exchange, estimator, model, rows)
 
 
-def _answering(
+def _sign_and_load(
     estimator: Any, example: Sequence[Any], feature_names: Sequence[str] | None
 ) -> tuple[Signature, SklearnModel]:
     try:
@@ -113,14 +131,17 @@ def _answering(
 def _compile(
     exchange: Exchange, estimator: Any, model: SklearnModel, rows: list[list[Any]]
 ) -> None:
-    def report_progress(line: str) -> None:
-        exchange.send(progress=line)
-
     synthetic_rows = rows_around(estimator, model.signature, rows)
-    outcome = compiling.compile_estimator(estimator, model, rows, synthetic_rows, report_progress)
+    outcome = compiling.compile_estimator(
+        estimator, model, rows, synthetic_rows, partial(_report_progress, exchange)
+    )
     if outcome.graph is not None:
         exchange.write_output(outcome.graph)
     exchange.send(compiled=outcome.decision.model_dump(mode="json"))
+
+
+def _report_progress(exchange: Exchange, line: str) -> None:
+    exchange.send(progress=line)
 
 
 def _describe_graph(exchange: Exchange) -> None:
@@ -171,7 +192,7 @@ def _send_description(
     exchange.send(found=found.model_dump(mode="json"))
 
 
-def _opened(raw: bytes, format_: str) -> Any:
+def _open_estimator(raw: bytes, format_: str) -> Any:
     """Returns the estimator, unless another release of scikit-learn has written it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -182,13 +203,13 @@ def _opened(raw: bytes, format_: str) -> Any:
         except Exception as error:
             raise ConfigurationError(f"does not open: {described(error)}") from error
     for warning in caught:
-        said = warning.message
-        if isinstance(said, InconsistentVersionWarning) and not is_same_release(
-            said.original_sklearn_version, said.current_sklearn_version
+        message = warning.message
+        if isinstance(message, InconsistentVersionWarning) and not is_same_release(
+            message.original_sklearn_version, message.current_sklearn_version
         ):
             raise ConfigurationError(
-                f"was written by scikit-learn {said.original_sklearn_version}, here is "
-                f"{said.current_sklearn_version}, which may read it wrongly: fit it anew"
+                f"was written by scikit-learn {message.original_sklearn_version}, here is "
+                f"{message.current_sklearn_version}, which may read it wrongly: fit it anew"
             )
     return estimator
 
@@ -205,7 +226,7 @@ def _opener(format_: str) -> Callable[[bytes], Any]:
     return open_skops
 
 
-def _kind(estimator: Any) -> str:
+def _kind_of(estimator: Any) -> str:
     """Returns ``Pipeline of StandardScaler and LogisticRegression``."""
     name = type(estimator).__name__
     if not isinstance(estimator, Pipeline):

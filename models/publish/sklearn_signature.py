@@ -62,7 +62,7 @@ def derive_signature(
     to_inputs = sklearn_calls.find_inputs(estimator, inputs, rows)
     classes = _classes(estimator, task)
     return Signature(
-        inputs=_narrowed(estimator, columns, rows),
+        inputs=_narrow_columns(estimator, columns, rows),
         outputs=_outputs(estimator, task, classes, to_inputs(rows)),
         classes=classes,
         task=task,
@@ -83,7 +83,7 @@ def find_task(estimator: Any) -> Task:
         ("outlier_detector", is_outlier_detector),
     )
     for task, is_kind in kinds:
-        if can_predict and _says(is_kind, estimator):
+        if can_predict and _is_of_kind(is_kind, estimator):
             return cast(Task, task)
     if hasattr(estimator, "transform") and not can_predict:
         return "transformer"
@@ -104,7 +104,7 @@ def takes_text(estimator: Any) -> bool:
     return isinstance(estimator, CountVectorizer | HashingVectorizer)
 
 
-def _says(is_kind: Any, estimator: Any) -> bool:
+def _is_of_kind(is_kind: Any, estimator: Any) -> bool:
     try:
         return bool(is_kind(estimator))
     except (AttributeError, TypeError):  # no tags: not made with scikit-learn's base class
@@ -153,12 +153,14 @@ def _type(name: str, cells: Sequence[Any]) -> ColumnType:
     return known.pop() if known else "float64"
 
 
-def _narrowed(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows) -> tuple[Column, ...]:
+def _narrow_columns(
+    estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows
+) -> tuple[Column, ...]:
     """Returns the columns, of 32 bits if the estimator refuses numbers of 64 bits; trees do."""
     places = [place for place, column in enumerate(columns) if column.type == "float64"]
-    if not places or _takes(estimator, columns, rows, _BEYOND_32_BITS):
+    if not places or _accepts(estimator, columns, rows, _BEYOND_32_BITS):
         return columns
-    if not _takes(estimator, columns, rows, _WITHIN_32_BITS):
+    if not _accepts(estimator, columns, rows, _WITHIN_32_BITS):
         return columns
     return tuple(
         Column(name=column.name, type="float32") if place in places else column
@@ -166,7 +168,7 @@ def _narrowed(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows) ->
     )
 
 
-def _takes(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows, number: float) -> bool:
+def _accepts(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows, number: float) -> bool:
     row = [
         number if column.type == "float64" else cell
         for column, cell in zip(columns, rows[0], strict=True)

@@ -128,5 +128,5 @@ def _installed(library: str) -> str | None:
 
 
 def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

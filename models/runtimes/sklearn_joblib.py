@@ -105,7 +105,7 @@ def _mapped(manifest: Manifest, repository: Repository) -> SklearnModel | None:
             return None
         try:
             return SklearnModel(
-                _opened_mapped(mapped.descriptor_path),
+                _open_mapped(mapped.descriptor_path),
                 manifest.signature,
                 manifest.rows,
                 is_batchable=manifest.batchable,
@@ -116,7 +116,7 @@ def _mapped(manifest: Manifest, repository: Repository) -> SklearnModel | None:
             return None
 
 
-def _opened_mapped(path: str) -> Any:
+def _open_mapped(path: str) -> Any:
     """Opens a file with arrays mapped; a warning that they are not aligned is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

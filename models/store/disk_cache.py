@@ -74,7 +74,7 @@ class DiskCache:
             return None
         return content
 
-    def keep(self, file: File, content: bytes) -> None:
+    def put(self, file: File, content: bytes) -> None:
         """Caches checked bytes if they fit; does nothing where the folder cannot be written.
 
         Evicts the least recently read files.
@@ -87,7 +87,7 @@ class DiskCache:
         """Returns a version's manifest as it was read last; None if it is not cached."""
         return _read(self._manifest_path(location, ref), MOST_BYTES)
 
-    def keep_manifest(self, location: str, ref: ModelRef, raw: bytes) -> None:
+    def put_manifest(self, location: str, ref: ModelRef, raw: bytes) -> None:
         """Caches a version's manifest, for when the store does not answer."""
         if self.manifest(location, ref) != raw:
             self._write(self._manifest_path(location, ref), raw)

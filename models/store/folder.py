@@ -84,9 +84,9 @@ class FolderStore:
         self._sweep()
         with self._staged() as folder:
             for place, file in enumerate(manifest.files):
-                with _created(folder / file.name) as write:
+                with _new_file(folder / file.name) as write:
                     copy_checked(sources[file.name], file, place, write)
-            with _created(folder / MANIFEST) as write:
+            with _new_file(folder / MANIFEST) as write:
                 write(manifest.to_json())
             _flush_folder(folder)
             return self._move(folder, manifest.ref)
@@ -94,12 +94,12 @@ class FolderStore:
     def delete(self, ref: ModelRef) -> int:
         """Deletes a version, for all readers at one instant; returns the freed bytes."""
         try:
-            grave = self._new_name()
+            trash = self._new_name()
             model = open_folder(self.root, ref.model)
         except FileNotFoundError:
             raise NoSuchVersion from None
         try:
-            os.rename(ref.version, grave, src_dir_fd=model)
+            os.rename(ref.version, trash, src_dir_fd=model)
         except FileNotFoundError:
             raise NoSuchVersion from None
         finally:
@@ -107,8 +107,8 @@ class FolderStore:
         with suppress(OSError):  # other versions are there
             os.rmdir(self.root / ref.model)
         _flush_folder(self.root)
-        freed = _size_bytes(grave)
-        _remove(grave)
+        freed = _size_bytes(trash)
+        _remove(trash)
         return freed
 
     def leftovers(self, before: float) -> list[Leftover]:
@@ -116,7 +116,7 @@ class FolderStore:
 
         A folder without a manifest is none: no publisher leaves one, so it belongs to others.
         """
-        return [*self._staged_before(before), *self._unnamed(before)]
+        return [*self._staged_before(before), *self._unnamed_files(before)]
 
     def remove(self, leftover: Leftover) -> None:
         """Removes a leftover; does nothing if it is gone already."""
@@ -135,7 +135,7 @@ class FolderStore:
                 size_bytes = _size_bytes(staging / name)
                 yield Leftover(f"{STAGING}/{name}", size_bytes, "a publish that failed")
 
-    def _unnamed(self, before: float) -> Iterator[Leftover]:
+    def _unnamed_files(self, before: float) -> Iterator[Leftover]:
         for ref in self.refs():
             try:
                 manifest = Manifest.parse(self.read(ref))
@@ -206,7 +206,7 @@ def _unreadable(what: str, error: OSError) -> Unreadable:
 
 
 @contextmanager
-def _created(target: Path) -> Iterator[Callable[[bytes], object]]:
+def _new_file(target: Path) -> Iterator[Callable[[bytes], object]]:
     """Yields a function that writes a new file, which is on disk when the context ends."""
     with open(target, "xb") as stream:
         yield stream.write

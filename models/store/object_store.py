@@ -96,7 +96,7 @@ class ObjectStore:
 
     def holds(self, ref: ModelRef) -> bool:
         """True if the version has a manifest."""
-        with self._answering():
+        with self._unavailable_on_error():
             try:
                 obstore.head(self._reader, _key(ref, MANIFEST))
             except FileNotFoundError as error:
@@ -137,7 +137,7 @@ class ObjectStore:
         ]
         written: list[str] = []
         try:
-            with self._answering():
+            with self._unavailable_on_error():
                 for key, content in contents:
                     written.append(key)
                     obstore.put(self._writer, key, content)
@@ -152,7 +152,7 @@ class ObjectStore:
         except AlreadyExistsError:
             return self._is_ours(manifest, written)
         except Exception:
-            self._withdraw(ref, written)
+            self._undo_put(ref, written)
             raise
         return True
 
@@ -161,18 +161,18 @@ class ObjectStore:
         if not self.holds(ref):
             raise NoSuchVersion
         prefix = f"{ref.model}/{ref.version}"
-        with self._answering():
+        with self._unavailable_on_error():
             obstore.delete(self._writer, _key(ref, MANIFEST))
         entries = [entry for entry in self._entries(prefix) if _is_ours(entry["path"])]
         if entries:
-            with self._answering():
+            with self._unavailable_on_error():
                 obstore.delete(self._writer, [entry["path"] for entry in entries])
         return sum(entry["size"] for entry in entries)
 
     def leftovers(self, before: float) -> list[Leftover]:
         """Returns files under their digest that no manifest names; other keys are not ours."""
         entries = list(self._entries())
-        named = {key for ref in self._refs_of(entries) for key in self._named_by(ref)}
+        named = {key for ref in self._refs_of(entries) for key in self._named_keys(ref)}
         return [
             Leftover(entry["path"], entry["size"], "a publish or a deletion that failed")
             for entry in entries
@@ -185,10 +185,10 @@ class ObjectStore:
 
     def remove(self, leftover: Leftover) -> None:
         """Removes a leftover; does nothing if it is gone already."""
-        with self._answering():
+        with self._unavailable_on_error():
             obstore.delete(self._writer, leftover.place)
 
-    def _named_by(self, ref: ModelRef) -> list[str]:
+    def _named_keys(self, ref: ModelRef) -> list[str]:
         """Returns the keys that a version's manifest names; if unreadable, the whole version."""
         try:
             manifest = Manifest.parse(self.read(ref))
@@ -220,19 +220,19 @@ class ObjectStore:
             return False
         if there == manifest.to_json():
             return True
-        self._withdraw(manifest.ref, written)
+        self._undo_put(manifest.ref, written)
         return False
 
-    def _withdraw(self, ref: ModelRef, written: Sequence[str]) -> None:
+    def _undo_put(self, ref: ModelRef, written: Sequence[str]) -> None:
         """Deletes the files of a failed publish, except those that a manifest names."""
         with suppress(Unavailable, BaseError, FileNotFoundError):  # `gc` finds them
-            named = {*self._named_by(ref)} if self.holds(ref) else set()
+            named = {*self._named_keys(ref)} if self.holds(ref) else set()
             surplus = [key for key in written if key not in named]
             if surplus and f"{ref.model}/{ref.version}" not in named:
                 obstore.delete(self._writer, surplus)
 
     def _entries(self, prefix: str | None = None) -> Iterator[Any]:
-        with self._answering():
+        with self._unavailable_on_error():
             for page in obstore.list(self._reader, prefix):
                 yield from page
 
@@ -241,7 +241,7 @@ class ObjectStore:
             raise Unavailable(f"the store {self._location}: there is no such bucket") from None
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _unavailable_on_error(self) -> Iterator[None]:
         """Turns obstore's errors into `Unavailable`, except those that the caller handles."""
         try:
             yield
@@ -257,14 +257,14 @@ class ObjectStore:
         raise Unavailable(f"the store {self._location}: {reason_of(error)[0]}") from None
 
 
-def _client(url: str, silence_s: float) -> Client:
+def _client(url: str, read_timeout_s: float) -> Client:
     is_http_allowed = os.environ.get(ALLOW_HTTP[url.partition(":")[0]], "").lower()
     return from_url(
         url,
         client_options={
             "allow_http": is_http_allowed in ("true", "1", "yes"),
             "connect_timeout": timedelta(seconds=1),
-            "read_timeout": timedelta(seconds=silence_s),
+            "read_timeout": timedelta(seconds=read_timeout_s),
             "timeout": timedelta(hours=1),
         },
         retry_config={

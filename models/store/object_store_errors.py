@@ -36,16 +36,16 @@ def reason_of(error: BaseError) -> tuple[str, bool]:
     text = str(error)
     code = _CODE.search(text)
     status = _STATUS.search(text)
-    said = " ".join(found[1] for found in (status, code) if found)
+    answer = " ".join(found[1] for found in (status, code) if found)
     is_denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-    if is_denied or said[:3] in ("401", "403"):
-        return f"access is denied ({said or 'no credentials'})", False
+    if is_denied or answer[:3] in ("401", "403"):
+        return f"access is denied ({answer or 'no credentials'})", False
     if "BadScheme" in text:
         names = ", ".join(ALLOW_HTTP.values())
         return f"its endpoint is http://, which one of {names} must allow by `true`", False
-    if said:
-        reason = "there is no such bucket" if lacks_bucket(error) else f"it answers {said}"
-        return reason, not said.startswith("4") or said.startswith("429")
+    if answer:
+        reason = "there is no such bucket" if lacks_bucket(error) else f"it answers {answer}"
+        return reason, not answer.startswith("4") or answer.startswith("429")
     if found := _KIND.search(text):
         return f"it does not answer: {_KINDS[found[1]]}", True
     return f"it does not answer ({type(error).__name__})", True

@@ -128,17 +128,17 @@ class Repository:
         try:
             raw = self._store.read(ref)
         except NoSuchVersion:
-            raise self._unknown(ref) from None
+            raise self._unknown_error(ref) from None
         except StoreUnreachable as error:
-            kept = self._kept_manifest(ref, published)
-            if kept is None:
+            cached = self._cached_manifest(ref, published)
+            if cached is None:
                 raise ModelUnavailable(f"{ref}: {error}") from None
-            return kept
+            return cached
         except Unreadable as error:
             raise ModelUnavailable(f"{ref}: {error}") from None
-        manifest = _parsed(ref, raw)
+        manifest = _parse_manifest(ref, raw)
         if self.cache is not None:
-            self.cache.keep_manifest(self.location, ref, raw)
+            self.cache.put_manifest(self.location, ref, raw)
         return manifest
 
     def read(
@@ -163,12 +163,12 @@ class Repository:
             raise ModelUnavailable(f"{ref}: {error.message}") from None
         content = self.cache.read(file) if self.cache is not None else None
         if content is None:
-            content = self.stored(ref, file)
+            content = self.read_from_store(ref, file)
             if self.cache is not None:
-                self.cache.keep(file, content)
+                self.cache.put(file, content)
         return content
 
-    def stored(self, ref: ModelRef, file: File) -> bytes:
+    def read_from_store(self, ref: ModelRef, file: File) -> bytes:
         """Returns the bytes of one file from the store itself, past the cache; checked.
 
         Raises:
@@ -179,10 +179,10 @@ class Repository:
         try:
             content = self._store.read(ref, file)
         except NoSuchVersion:
-            raise self._unknown(ref) from None
+            raise self._unknown_error(ref) from None
         except Unreadable as error:
             raise ModelUnavailable(f"{ref}: {error}") from None
-        _check(ref, file, content)
+        _check_bytes(ref, file, content)
         return content
 
     def publish(self, manifest: Manifest, sources: Mapping[str, Source]) -> None:
@@ -201,14 +201,14 @@ class Repository:
             OSError: The store cannot be written.
             Unavailable: The store does not answer, or refuses.
         """
-        if self._is_there(manifest):
+        if self._is_published(manifest):
             return
         if sources.keys() != {file.name for file in manifest.files}:
             raise InvalidManifest(
                 f"manifest: files: names {', '.join(sorted(file.name for file in manifest.files))}"
                 f", given are {', '.join(sorted(sources))}"
             )
-        if not self._store.put(manifest, sources) and not self._is_there(manifest):
+        if not self._store.put(manifest, sources) and not self._is_published(manifest):
             raise Unavailable(f"{manifest.ref} was deleted at this moment: publish it again")
 
     def delete(self, ref: ModelRef) -> int:
@@ -223,7 +223,7 @@ class Repository:
         try:
             return self._store.delete(ref)
         except NoSuchVersion:
-            raise self._unknown(ref) from None
+            raise self._unknown_error(ref) from None
 
     def leftovers(self, age_s: float = STAGING_TTL_S) -> list[Leftover]:
         """Returns leftovers that were last written more than ``age_s`` seconds ago.
@@ -242,7 +242,7 @@ class Repository:
         """
         self._store.remove(leftover)
 
-    def _is_there(self, manifest: Manifest) -> bool:
+    def _is_published(self, manifest: Manifest) -> bool:
         """True if this very version is published.
 
         Raises:
@@ -268,17 +268,17 @@ class Repository:
             raise VersionExists(f"something that is no version lies in the place of {ref}")
         return False  # it was just deleted
 
-    def _kept_manifest(self, ref: ModelRef, published: str | None) -> Manifest | None:
+    def _cached_manifest(self, ref: ModelRef, published: str | None) -> Manifest | None:
         if self.cache is None or published is None:
             return None
         raw = self.cache.manifest(self.location, ref)
         try:
-            manifest = _parsed(ref, raw) if raw is not None else None
+            manifest = _parse_manifest(ref, raw) if raw is not None else None
         except ModelUnavailable:
             return None
         return manifest if manifest is not None and manifest.digest == published else None
 
-    def _unknown(self, ref: ModelRef) -> UnknownModel | UnknownVersion:
+    def _unknown_error(self, ref: ModelRef) -> UnknownModel | UnknownVersion:
         try:
             others = self._store.refs(ref.model)
         except Unavailable:
@@ -288,7 +288,7 @@ class Repository:
         return UnknownModel(f"the store has no version of model {ref.model!r}")
 
 
-def _parsed(ref: ModelRef, raw: bytes) -> Manifest:
+def _parse_manifest(ref: ModelRef, raw: bytes) -> Manifest:
     try:
         manifest = Manifest.parse(raw)
     except InvalidManifest as error:
@@ -298,7 +298,7 @@ def _parsed(ref: ModelRef, raw: bytes) -> Manifest:
     return manifest
 
 
-def _check(ref: ModelRef, file: File, content: bytes) -> None:
+def _check_bytes(ref: ModelRef, file: File, content: bytes) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 == file.sha256 and len(content) == file.size_bytes:
         return
