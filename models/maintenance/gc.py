@@ -74,7 +74,7 @@ def find_garbage(
     Args:
         repository: The store.
         redis: Where the catalogue is; None leaves it out.
-        age_s: Entries of the store that were written since are left alone.
+        age_s: Entries of the store that were written in these last seconds are left alone.
         caches: Folders of this machine with copies of files of stores.
 
     Raises:
@@ -105,10 +105,10 @@ def _of_store(repository: Repository, age_s: float) -> Iterator[Garbage]:
 
 
 def _of_caches(caches: Iterable[DiskCache]) -> Iterator[Garbage]:
-    for kept in (kept for cache in caches for kept in cache.surplus()):
-        remove = partial(kept.path.unlink, missing_ok=True)
+    for cached in (cached for cache in caches for cached in cache.surplus()):
+        remove = partial(cached.path.unlink, missing_ok=True)
         why = "not read for the longest time, and the folder is above its bound"
-        yield Garbage("cache", str(kept.path), kept.size_bytes, why, remove)
+        yield Garbage("cache", str(cached.path), cached.size_bytes, why, remove)
 
 
 def _plan_catalogue(

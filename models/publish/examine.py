@@ -62,18 +62,18 @@ class _Answers:
         self.fence = Fence()
         self._report_progress = report_progress
 
-    def line(self, known: Mapping[str, Any]) -> None:
-        if "fence" in known:
-            self.fence = Fence.model_validate(known["fence"])
+    def add(self, line: Mapping[str, Any]) -> None:
+        if "fence" in line:
+            self.fence = Fence.model_validate(line["fence"])
             self._report_progress(f"opened in a process of its own, {_fence_text(self.fence)}")
-        elif "found" in known:
-            self.description = ArtefactDescription.model_validate(known["found"])
+        elif "found" in line:
+            self.description = ArtefactDescription.model_validate(line["found"])
             task = self.description.signature.task.replace("_", " ")
             self._report_progress(f"found {self.description.kind}, as {task}")
-        elif "compiled" in known:
-            self.decision = Compiled.model_validate(known["compiled"])
-        elif "progress" in known:
-            self._report_progress(str(known["progress"])[:200])
+        elif "compiled" in line:
+            self.decision = Compiled.model_validate(line["compiled"])
+        elif "progress" in line:
+            self._report_progress(str(line["progress"])[:200])
 
 
 def examine_artefact(
@@ -95,7 +95,7 @@ def examine_artefact(
     failure = ""
     with tempfile.TemporaryFile() as output:
         try:
-            for known in SANDBOX.ask(
+            for line in SANDBOX.ask(
                 "describe",
                 artefact.content,
                 limits_for(limits, len(artefact.content)),
@@ -105,7 +105,7 @@ def examine_artefact(
                 feature_names=None if feature_names is None else list(map(str, feature_names)),
                 compiles=compiles and artefact.format != "onnx",
             ):
-                answers.line(known)
+                answers.add(line)
         except ArtefactRefused as error:
             raise public_error(error) from None
         except ArtefactRaised as error:

@@ -54,7 +54,7 @@ def find_batch_invariance(
     predict: Callable[[Rows, int], Answers],
     rows: Rows,
     *,
-    fills: bool,
+    pads: bool,
     is_batchable: bool | None = None,
 ) -> BatchInvariance:
     """Tries whether rows get the same answers alone and together.
@@ -62,16 +62,16 @@ def find_batch_invariance(
     Args:
         predict: Answers rows, padded to a multiple of the second argument.
         rows: At least one, see `rows_to_try`.
-        fills: Whether to pad without a trial of unpadded batches.
+        pads: Whether to pad without a trial of unpadded batches.
         is_batchable: The result at publishing; None while the version is being published.
     """
     if is_batchable is False:  # padding would change the answer
         return BatchInvariance(1, is_exact=False, is_batchable=False)
     each_s = _seconds(predict, rows)
     if is_batchable and each_s > _SLOW_S:
-        return BatchInvariance(GROUP if fills else 1, is_exact=False, is_batchable=True)
+        return BatchInvariance(GROUP if pads else 1, is_exact=False, is_batchable=True)
     count = max(2, min(len(rows), int(_BUDGET_S / max(each_s, 1e-6))))
-    for group in (GROUP,) if fills else (1, GROUP):
+    for group in (GROUP,) if pads else (1, GROUP):
         if _differences(predict, rows, count, group, exact=True) == 0:
             return BatchInvariance(group, is_exact=True, is_batchable=True)
     is_close = _differences(predict, rows, count, GROUP, exact=False) == 0

@@ -227,7 +227,7 @@ class OnnxModel:
         self._is_single = rows_per_run(self._session) == 1
         # Texts are expensive to split, an empty one is not.
         is_text = [column.type for column in signature.inputs] == ["string"]
-        self._filler = [[""]] if is_text and self._takes_empty() else []
+        self._padding = [[""]] if is_text and self._takes_empty() else []
         self.batch_invariance = self._find_batch_invariance(example, is_batchable, graph.operators)
 
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
@@ -250,18 +250,18 @@ class OnnxModel:
         return find_batch_invariance(
             self._answer,
             rows,
-            fills=not operators <= _ROW_BY_ROW,
+            pads=not operators <= _ROW_BY_ROW,
             is_batchable=is_batchable,
         )
 
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
         count = len(rows)
         missing = -count % group
-        filled = rows + (self._filler or rows[-1:]) * missing if missing else rows
-        values = self._alone(filled) if self._is_single else self._run(filled)
+        padded = rows + (self._padding or rows[-1:]) * missing if missing else rows
+        values = self._alone(padded) if self._is_single else self._run(padded)
         answers = {}
         for output, value in zip(self.signature.outputs, values, strict=True):
-            whole = reshape_output(output, value, len(filled))
+            whole = reshape_output(output, value, len(padded))
             answers[output.name] = arrays.output_values(output, whole, count)
         return answers
 

@@ -182,7 +182,7 @@ class SklearnModel:
         self.batch_invariance: BatchInvariance = find_batch_invariance(
             self._answer,
             rows,
-            fills=not self.takes_texts,
+            pads=not self.takes_texts,
             is_batchable=is_batchable,
         )
         self._group = self.batch_invariance.group

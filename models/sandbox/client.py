@@ -44,7 +44,7 @@ class SandboxError(Exception):
 
 
 @dataclass(slots=True)
-class _Template:
+class _ServerProcess:
     process: subprocess.Popen[bytes]
     connection: socket.socket
 
@@ -62,7 +62,7 @@ class Sandbox:
     def __init__(self, tasks: str) -> None:
         self._tasks = tasks
         self._lock = threading.Lock()
-        self._template: _Template | None = None
+        self._server_process: _ServerProcess | None = None
         self._owner = os.getpid()
 
     def ask(
@@ -86,46 +86,46 @@ class Sandbox:
                 tempfile.TemporaryDirectory(prefix="modelyard-", ignore_cleanup_errors=True)
             )
             question = stack.enter_context(tempfile.TemporaryFile())
-            known = request | {"task": task, "folder": folder, "limits": limits.model_dump()}
-            question.write(wire.dumps(known) + b"\n")
+            header = request | {"task": task, "folder": folder, "limits": limits.model_dump()}
+            question.write(wire.dumps(header) + b"\n")
             question.write(artefact)
             question.seek(0)
             answers, writer = os.pipe()
             stack.callback(os.close, answers)
             try:
-                template = self._send([question.fileno(), writer, output.fileno()])
+                server_process = self._send([question.fileno(), writer, output.fileno()])
             finally:
                 os.close(writer)
-            yield from _read_answers(template, answers, limits, self)
+            yield from _read_answers(server_process, answers, limits, self)
 
     def close(self) -> None:
         """Ends the server process, if there is one."""
         atexit.unregister(self.close)
-        template, self._template = self._template, None
-        if template is None:
+        server_process, self._server_process = self._server_process, None
+        if server_process is None:
             return
-        template.connection.close()
+        server_process.connection.close()
         try:
-            template.process.wait(2)
+            server_process.process.wait(2)
         except subprocess.TimeoutExpired:
-            template.process.kill()
-            template.process.wait()
+            server_process.process.kill()
+            server_process.process.wait()
 
-    def _send(self, descriptors: list[int]) -> _Template:
+    def _send(self, descriptors: list[int]) -> _ServerProcess:
         """Sends a question to the server; it may have ended meanwhile, so tries twice."""
         if self._owner != os.getpid():  # after a fork: the server belongs to the parent
-            self._template, self._owner = None, os.getpid()
+            self._server_process, self._owner = None, os.getpid()
         for _ in range(2):
-            template = self._template or self._start()
+            server_process = self._server_process or self._start()
             try:
-                socket.send_fds(template.connection, [b"Q"], descriptors)
+                socket.send_fds(server_process.connection, [b"Q"], descriptors)
             except OSError:
                 self.close()
                 continue
-            return template
+            return server_process
         raise SandboxError("the process that opens artefacts does not start")
 
-    def _start(self) -> _Template:
+    def _start(self) -> _ServerProcess:
         ours, theirs = socket.socketpair()
         environ = {name: os.environ[name] for name in _ENVIRON if name in os.environ}
         environ |= dict.fromkeys(_ONE_THREAD, "1")
@@ -142,13 +142,13 @@ class Sandbox:
                 cwd="/",
                 start_new_session=True,
             )
-        self._template = _Template(process, ours)
+        self._server_process = _ServerProcess(process, ours)
         atexit.register(self.close)
-        return self._template
+        return self._server_process
 
 
 def _read_answers(
-    template: _Template, answers: int, limits: Limits, sandbox: Sandbox
+    server_process: _ServerProcess, answers: int, limits: Limits, sandbox: Sandbox
 ) -> Iterator[Mapping[str, Any]]:
     """Yields the lines of a child until it ends; kills it after ``limits.wall_s``."""
     has_ended = is_late = False
@@ -158,7 +158,7 @@ def _read_answers(
     except TimeoutError:
         is_late = True
     finally:  # also where the caller stops reading
-        status = _exit_status(template, is_to_end=not has_ended)
+        status = _exit_status(server_process, is_to_end=not has_ended)
         if status is None:
             sandbox.close()
     if is_late:
@@ -222,17 +222,17 @@ def _error_of(code: str, message: str) -> SandboxError:
     return SandboxError(message) if code == "memory" else ArtefactRefused(message, code)
 
 
-def _exit_status(template: _Template, *, is_to_end: bool) -> int | None:
+def _exit_status(server_process: _ServerProcess, *, is_to_end: bool) -> int | None:
     """Returns the child's wait status; None if the server is gone or hangs."""
     if not is_to_end:
         # A child may live on after it has closed its pipe.
-        is_to_end = not select.select([template.connection], [], [], _GRACE_S)[0]
+        is_to_end = not select.select([server_process.connection], [], [], _GRACE_S)[0]
     try:
         if is_to_end:
-            template.connection.sendall(b"K")
-        template.connection.settimeout(_GRACE_S)
-        raw = template.connection.recv(server.STATUS.size, socket.MSG_WAITALL)
-        template.connection.settimeout(None)
+            server_process.connection.sendall(b"K")
+        server_process.connection.settimeout(_GRACE_S)
+        raw = server_process.connection.recv(server.STATUS.size, socket.MSG_WAITALL)
+        server_process.connection.settimeout(None)
     except OSError:
         return None
     return int(server.STATUS.unpack(raw)[0]) if len(raw) == server.STATUS.size else None

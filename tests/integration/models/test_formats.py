@@ -294,9 +294,9 @@ def test_where_a_runtimes_library_is_missing_the_extra_is_named(store, tmp_path,
 
 def test_the_process_that_opens_is_started_again_when_it_is_gone(store, tmp_path):
     publish(store, None, MODEL, "m", "v1", ROWS, compile=False)
-    template = examine.SANDBOX._template
-    assert template is not None
-    template.process.kill()
-    template.process.wait()
+    server_process = examine.SANDBOX._server_process
+    assert server_process is not None
+    server_process.process.kill()
+    server_process.process.wait()
     publish(store, None, MODEL, "m", "v2", ROWS, compile=False)
     assert store.versions("m") == ["v1", "v2"]

@@ -221,11 +221,11 @@ def test_a_slow_model_is_not_tried_at_length_at_each_load(monkeypatch):
         asked.append(group)
         return {"predictions": [0.0] * len(rows)}
 
-    found = batch_invariance.find_batch_invariance(predict, ROWS, fills=True, is_batchable=True)
+    found = batch_invariance.find_batch_invariance(predict, ROWS, pads=True, is_batchable=True)
     assert asked == [1, 1]
     assert found.group == batch_invariance.GROUP
     assert batch_invariance.find_batch_invariance(
-        predict, ROWS, fills=True
+        predict, ROWS, pads=True
     ).is_exact  # but when published
 
 
