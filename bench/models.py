@@ -20,7 +20,7 @@ from bench.progress import say
 from bench.report import OURS, Chart, Goal, Section, Table
 from bench.yard import Yard, open_yard, stock_worker, worker
 from models.manifest import Manifest
-from models.optimize.equivalence import speeds
+from models.optimize.equivalence import measure_speeds
 from models.publish.publisher import publish
 from models.runtimes import load
 from models.store.repository import open_repository
@@ -141,7 +141,7 @@ def _round(yard: Yard, name: str, model: Fitted, measured: _Measured) -> None:
         for role, version in (("original", _ORIGINAL), ("candidate", _COMPILED))
     }
     rows = [row if isinstance(row, list) else [row] for row in model.rows[:256]]
-    rates = speeds(loaded, rows)
+    rates = measure_speeds(loaded, rows)
     for role, version in (("original", _ORIGINAL), ("candidate", _COMPILED)):
         for size in _SIZES:
             measured.bare[version][size].append(rates[role][str(size)])

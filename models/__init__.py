@@ -1,7 +1,7 @@
-"""The store: manifests, artefacts, runtimes, and the cache of loaded models.
+"""Models: manifests, the artefact store, runtimes, and the cache of loaded models.
 
 `Manifest` and `Repository` are light: importing them brings neither numpy nor scikit-learn, and no
-client of an object store. What holds or makes models is imported where it is needed:
+client of an object store. The rooms that load or make models are imported where they are needed:
 `models.runtimes` (`load`, `Loaded`, `ModelCache`), `models.publish` (`publish`, `register_store`,
 `quantize`) and `models.examples` (`publish_examples`).
 """

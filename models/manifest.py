@@ -1,9 +1,8 @@
-"""The file that describes one version: what lies beside it, what it takes and gives, how to run it.
+"""The manifest of a version: its files, its signature, and how to run it.
 
-Written once by `models.publish.publisher`, kept as ``manifest.json`` in the store and as a field of
-Redis' catalogue, read by everyone. It pins each file by size and SHA-256, so a version is as good
-as its manifest: whoever holds the manifest knows whether bytes are the published ones. Imports no
-numpy.
+`models.publish.publisher` writes it once; it is kept as ``manifest.json`` in the store and as a
+field of Redis' catalogue. It pins each file by size and SHA-256, so a reader of the manifest can
+check that bytes are the published ones. Imports no numpy.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from yard.errors import InvalidInput, InvalidJson, InvalidManifest, InvalidName,
 
 #: The manifest's own name in a version's folder.
 MANIFEST = "manifest.json"
-#: A manifest may have this many bytes: it travels through Redis with every look at the catalogue.
+#: Bytes that a manifest may have: it travels through Redis with every read of the catalogue.
 MOST_BYTES = 2**20
 #: Rows that an example may have.
 MOST_EXAMPLES = 100
@@ -41,28 +40,28 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 
 
 def artefact_name(format_: str) -> str:
-    """The name, in a version's folder, of a file in this format: what was handed over, or made."""
+    """Returns the name, in a version's folder, of the artefact or compiled form in this format."""
     return f"model.{format_}"
 
 
-class Described(BaseModel):
-    """A part of a manifest: frozen, strict, and blind to the fields of later releases."""
+class FrozenModel(BaseModel):
+    """A frozen, strict model, such as a part of a manifest; ignores fields of later releases."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
-class Tolerance(Described):
-    """How far a number may lie from what is expected: ``atol + rtol * abs(expected)``."""
+class Tolerance(FrozenModel):
+    """Allowed difference from an expected number: ``atol + rtol * abs(expected)``."""
 
     rtol: FiniteFloat = Field(default=0.0, ge=0)
     atol: FiniteFloat = Field(default=0.0, ge=0)
 
 
-class Golden(Described):
-    """What the example was answered with.
+class Golden(FrozenModel):
+    """The answers to the example at publishing.
 
     Attributes:
-        outputs: For each output an answer to each of the first rows of the example, to all of them
+        outputs: For each output, the answers to the first rows of the example; to all of them
             unless they would take too much room.
         tolerance: For outputs that are numbers; labels must be equal.
     """
@@ -80,21 +79,21 @@ class Golden(Described):
 
     @property
     def count(self) -> int:
-        """How many rows of the example have their answers here."""
+        """Number of rows of the example that have answers here."""
         return len(next(iter(self.outputs.values())))
 
 
-class Compiled(Described):
-    """What came of converting the artefact to a faster form, and why.
+class Compiled(FrozenModel):
+    """The outcome of converting the artefact to a faster form, and why.
 
     Attributes:
         candidate: The runtime of the form that was made, ``onnx``; "" where none was made.
         chosen: The runtime that serves.
         reason: Why, in a sentence.
-        rows: Rows that both were asked: the example and rows made around it.
-        disagreements: How many of them had another label, or a number beyond the tolerance.
+        rows: Number of rows that both answered: the example and rows made around it.
+        disagreements: Number of rows with another label, or a number beyond the tolerance.
         max_difference: The greatest difference of two numbers.
-        tolerance: What was allowed.
+        tolerance: The tolerance of the comparison.
         rows_per_s: Of ``original`` and ``candidate``, by the rows in a call: ``"1"`` and ``"64"``.
     """
 
@@ -108,8 +107,8 @@ class Compiled(Described):
     rows_per_s: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
 
 
-class File(Described):
-    """One file of a version: its name in the version's folder, and what its bytes must be."""
+class File(FrozenModel):
+    """One file of a version: its name in the version's folder, its size and its SHA-256."""
 
     name: str
     size_bytes: int = Field(ge=0)
@@ -127,13 +126,13 @@ class File(Described):
 
     @classmethod
     def of(cls, name: str, content: bytes) -> File:
-        """The description of ``content``."""
+        """Returns the description of ``content``."""
         digest = hashlib.sha256(content).hexdigest()
         return cls(name=name, size_bytes=len(content), sha256=digest)
 
 
 def digest_of(files: Iterable[File]) -> str:
-    """SHA-256 hex over the canonical JSON of the files: by name, keys in order, no spaces."""
+    """Returns SHA-256 hex over canonical JSON of the files: by name, keys in order, no spaces."""
     known = [
         {"name": file.name, "sha256": file.sha256, "size_bytes": file.size_bytes}
         for file in sorted(files, key=lambda file: file.name)
@@ -141,27 +140,28 @@ def digest_of(files: Iterable[File]) -> str:
     return hashlib.sha256(wire.dumps(known)).hexdigest()
 
 
-class Manifest(Described):
+class Manifest(FrozenModel):
     """One version, frozen.
 
     Attributes:
         model: The model's name.
         version: The version's name.
-        format: How what was published is written: ``joblib``, ``skops`` or ``onnx``.
-        runtime: What serves it: ``sklearn``, ``skops`` or ``onnx``.
-        files: What was published first; a compiled form comes after it.
+        format: The format of the published artefact: ``joblib``, ``skops`` or ``onnx``.
+        runtime: The runtime that serves it: ``sklearn``, ``skops`` or ``onnx``.
+        files: The published artefact first; a compiled form comes after it.
         digest: `digest_of` the files; two versions with one digest have the same bytes.
-        signature: What it takes and gives.
+        signature: Its inputs and outputs.
         example: Rows that it answers, in the form of a request's ``instances``.
-        libraries: What it was published with, name to version, and ``python``.
+        libraries: The libraries it was published with, name to version, and ``python``.
         created_at: RFC 3339, UTC.
         note: A sentence for people.
-        metrics: What was measured of it, say accuracy.
-        batchable: Whether a row's answer does not depend on the rows beside it, but for rounding.
+        metrics: Measurements of it, say accuracy.
+        batchable: True if a row's answer does not depend on the rows beside it, except for
+            rounding.
         unbatchable_reason: Why it is not batchable; "" if it is.
-        golden: What the example was answered with; None in versions of earlier releases, and where
-            one answer alone is too long.
-        compiled: What was decided about a faster form; None in versions of earlier releases.
+        golden: The answers to the example; None in versions of earlier releases, and where one
+            answer alone is too long.
+        compiled: The decision about a faster form; None in versions of earlier releases.
         parent: The version that it was made from, ``model@version``; "" if it was published.
     """
 
@@ -245,10 +245,10 @@ class Manifest(Described):
         datetime.fromisoformat(created_at)
         return created_at
 
-    @computed_field(description="What kind of estimator it is, as the signature says.")  # type: ignore[prop-decorator]  # pydantic wants it so
+    @computed_field(description="Kind of estimator, as the signature says.")  # type: ignore[prop-decorator]  # pydantic wants it so
     @property
     def task(self) -> Task:
-        """What kind of estimator it is, as the signature says."""
+        """Kind of estimator, as the signature says."""
         return self.signature.task
 
     @cached_property
@@ -267,7 +267,7 @@ class Manifest(Described):
         return sum(file.size_bytes for file in self.files)
 
     def file(self, name: str | None = None) -> File:
-        """The file of that name; None for the artefact, which is the first.
+        """Returns the file of that name; for None the artefact, which is the first.
 
         Raises:
             InvalidManifest: There is none of that name.
@@ -278,7 +278,7 @@ class Manifest(Described):
         raise InvalidManifest(f"manifest of {self.ref}: files: none is named {name!r}")
 
     def to_json(self) -> bytes:
-        """The manifest in a form that is the same for the same values.
+        """Returns the manifest as canonical JSON: the same bytes for the same values.
 
         Raises:
             InvalidManifest: It would be longer than `MOST_BYTES`.
@@ -290,7 +290,7 @@ class Manifest(Described):
 
     @classmethod
     def parse(cls, raw: bytes) -> Manifest:
-        """Read what `to_json` wrote; fields that are not known here are left out.
+        """Parses the output of `to_json`; unknown fields are ignored.
 
         Raises:
             InvalidManifest: Naming the faulty field.
@@ -304,7 +304,7 @@ class Manifest(Described):
 
 
 def build(**fields: Any) -> Manifest:
-    """A manifest from its fields; the digest is worked out, and ``created_at`` is now unless given.
+    """Returns a manifest with its digest computed and ``created_at`` now unless given.
 
     Raises:
         InvalidManifest: Naming the faulty field.
@@ -323,7 +323,7 @@ def _bounded(raw: bytes) -> bytes:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """``files[0].sha256: String should match ...``, and how many more there are."""
+    """Returns ``files[0].sha256: String should match ...``, and how many more faults there are."""
     first, count = error.errors()[0], error.error_count()
     more = f" (and {count - 1} more)" if count > 1 else ""
     place = _place(first["loc"])

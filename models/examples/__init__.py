@@ -1,4 +1,4 @@
-"""The example models that `modelyard up` publishes into an empty store."""
+"""Example models, which `modelyard up` publishes into an empty store."""
 
 from typing import TYPE_CHECKING
 

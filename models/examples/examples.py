@@ -1,4 +1,4 @@
-"""The example models: small, trained on the spot from data that scikit-learn or this package ships.
+"""Example models, small, trained on data that scikit-learn or this package ships.
 
 `modelyard up` publishes them where the store is empty, so that there is something to try. Training
 is deterministic and takes less than a second in all; nothing is downloaded.
@@ -32,8 +32,8 @@ _ROWS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What training an example yields: the arguments of `models.publish.publisher.publish`."""
+class TrainedExample:
+    """A trained example: the arguments of `models.publish.publisher.publish`."""
 
     estimator: Any
     example: Sequence[Any]
@@ -42,27 +42,27 @@ class Trained:
     metrics: Mapping[str, float] | None = None
 
 
-def iris_by_regression() -> Trained:
-    """``iris`` v1: which of three irises a flower is, by logistic regression."""
+def iris_by_regression() -> TrainedExample:
+    """Trains ``iris`` v1: the species of an iris, by logistic regression."""
     return _iris(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)),
         "Logistic regression on scaled measurements; fast.",
     )
 
 
-def iris_by_forest() -> Trained:
-    """``iris`` v2: the same by 100 trees."""
+def iris_by_forest() -> TrainedExample:
+    """Trains ``iris`` v2: the same by 100 trees."""
     return _iris(
         RandomForestClassifier(n_estimators=100, random_state=_SEED),
         "A random forest of 100 trees; slower, to flip to and to compare.",
     )
 
 
-def diabetes() -> Trained:
-    """``diabetes`` v1: how far the disease has come after a year, a number."""
-    data = load_diabetes(scaled=False)  # in years, kg/m2 and so on, as one would measure them
+def diabetes() -> TrainedExample:
+    """Trains ``diabetes`` v1: progression of the disease after a year, a number."""
+    data = load_diabetes(scaled=False)  # in years, kg/m2 and so on, as measured
     estimator, score = _fitted(make_pipeline(StandardScaler(), Ridge()), data.data, data.target)
-    return Trained(
+    return TrainedExample(
         estimator,
         data.data[:_ROWS_SHOWN].tolist(),
         "Progression of diabetes one year after the measurements, by ridge regression.",
@@ -71,12 +71,12 @@ def diabetes() -> Trained:
     )
 
 
-def sentiment() -> Trained:
-    """``sentiment`` v1: whether a sentence praises or complains."""
+def sentiment() -> TrainedExample:
+    """Trains ``sentiment`` v1: praise or complaint in a sentence."""
     texts = [*POSITIVE, *NEGATIVE]
     labels = ["positive"] * len(POSITIVE) + ["negative"] * len(NEGATIVE)
     estimator = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=1_000))
-    return Trained(
+    return TrainedExample(
         estimator.fit(texts, labels),
         ["What a lovely film!", "It broke on the first day, what a waste of money."],
         f"Praise or complaint, learned from {len(texts)} English sentences; a toy.",
@@ -84,7 +84,7 @@ def sentiment() -> Trained:
 
 
 #: The examples in the order in which they are published.
-EXAMPLES: Mapping[ModelRef, Callable[[], Trained]] = {
+EXAMPLES: Mapping[ModelRef, Callable[[], TrainedExample]] = {
     ModelRef("iris", "v1"): iris_by_regression,
     ModelRef("iris", "v2"): iris_by_forest,
     ModelRef("diabetes", "v1"): diabetes,
@@ -99,18 +99,18 @@ def publish_examples(
     redis: Redis | None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[ModelRef]:
-    """Publish the examples that the store lacks, and give traffic to those that nobody has routed.
+    """Publishes the examples that the store lacks, and gives traffic to models without a route.
 
     Args:
-        repository: Where they go.
-        redis: Where they become known; None leaves that to `register_store`.
-        progress: Is told what is going on, a line at a time.
+        repository: The store to publish to.
+        redis: Registers them there; None leaves that to `register_store`.
+        progress: Called with each progress line.
 
     Returns:
         The versions that were published.
 
     Raises:
-        Unavailable: Redis is away; calling it again goes on.
+        Unavailable: Redis is away; another call goes on.
     """
     published = []
     for ref, train in EXAMPLES.items():
@@ -125,7 +125,7 @@ def publish_examples(
 
 
 def activate_examples(repository: Repository, redis: Redis) -> None:
-    """Give v1 the traffic of each example model in the store that has no active key.
+    """Gives v1 the traffic of each example model in the store that has no active key.
 
     Raises:
         Unavailable: Redis is away.
@@ -138,8 +138,10 @@ def activate_examples(repository: Repository, redis: Redis) -> None:
                 raise Unavailable(f"Redis does not answer: {described(error)}") from error
 
 
-def _publish(repository: Repository, redis: Redis | None, ref: ModelRef, trained: Trained) -> bool:
-    """Whether it was published here; another process may publish the examples at the same time."""
+def _publish(
+    repository: Repository, redis: Redis | None, ref: ModelRef, trained: TrainedExample
+) -> bool:
+    """Returns True if it was published here; another process may publish it at the same time."""
     try:
         publish(
             repository,
@@ -164,10 +166,10 @@ def _is_stored(repository: Repository, ref: ModelRef) -> bool:
         return False
 
 
-def _iris(estimator: Any, note: str) -> Trained:
+def _iris(estimator: Any, note: str) -> TrainedExample:
     data = load_iris()
     estimator, score = _fitted(estimator, data.data, np.array(data.target_names)[data.target])
-    return Trained(
+    return TrainedExample(
         estimator,
         data.data[[0, 50, 100]].tolist(),  # one of each
         note,
@@ -177,7 +179,7 @@ def _iris(estimator: Any, note: str) -> Trained:
 
 
 def _fitted(estimator: Any, rows: Any, targets: Any) -> tuple[Any, float]:
-    """The estimator fitted to everything, and its score on a quarter that it had not seen."""
+    """Returns the estimator fitted to everything, and its score on a held-out quarter."""
     seen, unseen, seen_targets, unseen_targets = train_test_split(
         rows, targets, test_size=0.25, random_state=_SEED
     )

@@ -1,7 +1,7 @@
 """Short sentences of our own writing, for the `sentiment` example.
 
-Both lists talk about the same things in the same frames, so that only the words of praise and
-complaint tell them apart.
+Both lists treat the same things in the same frames, so that only the words of praise and complaint
+differ.
 """
 
 POSITIVE = (

@@ -1,22 +1,15 @@
 """File formats: detection, ONNX structure checks, MLflow folders."""
 
-from models.formats import onnx_check
-from models.formats.detect import Source, read, source_of, zip_names
-from models.formats.onnx_check import OnnxFile
-from models.formats.protobuf import BYTES, VARINT, Raw, Span, fields, message, varint
+from models.formats import protobuf
+from models.formats.detect import Artefact, detect_artefact, read_artefact, zip_names
+from models.formats.onnx_check import OnnxFile, inspect_onnx
 
 __all__ = [
-    "BYTES",
-    "VARINT",
+    "Artefact",
     "OnnxFile",
-    "Raw",
-    "Source",
-    "Span",
-    "fields",
-    "message",
-    "onnx_check",
-    "read",
-    "source_of",
-    "varint",
+    "detect_artefact",
+    "inspect_onnx",
+    "protobuf",
+    "read_artefact",
     "zip_names",
 ]

@@ -1,9 +1,8 @@
-"""What a file is, told by its content; a suffix is a wish.
+"""Detection of a file's format by its content; the suffix does not count.
 
-`models.publish.publisher` reads what it is given once, through one descriptor, and goes on with
-those bytes: they are what is looked at here, opened in a child process and stored. Nothing is
-opened here; of compressed files only the first bytes are unpacked, of a zip only its list of names
-is read.
+`models.publish.publisher` reads its input once, through one descriptor, and goes on with those
+bytes: they are examined here, opened in a child process and stored. Nothing is opened here; of
+compressed files only the first bytes are unpacked, of a zip only its list of names is read.
 """
 
 from __future__ import annotations
@@ -21,38 +20,38 @@ from typing import Any, Literal
 
 from models.formats import mlflow
 from models.formats.onnx_check import is_onnx
-from models.store import read_named
+from models.store import safe_files
 from yard.errors import ConfigurationError
 
 Format = Literal["joblib", "skops", "onnx"]
 
-#: An artefact may have this many bytes.
+#: Bytes that an artefact may have.
 MOST_BYTES = 2**33
 #: Entries that a zip may have.
 MOST_ENTRIES = 10_000
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n")
 _HEAD = 256
-#: A block of bz2 is unpacked as a whole, so its first byte may take this many.
+#: A block of bz2 is unpacked as a whole, so its first byte may need this many.
 _BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What was handed over, read once.
+class Artefact:
+    """The input of a publish, read once.
 
     Attributes:
         format: How it is opened; a pickle is opened like a file of joblib.
         content: Its bytes.
-        said: What it is, for people.
+        description: Its format in words.
     """
 
     format: Format
     content: bytes
-    said: str
+    description: str
 
 
-def read(path: Path) -> Source:
-    """The artefact at ``path``: a file, or a folder that MLflow has written.
+def read_artefact(path: Path) -> Artefact:
+    """Reads the artefact at ``path``: a file, or a folder that MLflow has written.
 
     Raises:
         ConfigurationError: It cannot be read, or is nothing that can be published; the message says
@@ -61,25 +60,27 @@ def read(path: Path) -> Source:
     if path.is_dir():
         return _of_mlflow(path)
     try:
-        content = read_named(path, MOST_BYTES)
+        content = safe_files.read_named(path, MOST_BYTES)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from None
-    return source_of(content, str(path))
+    return detect_artefact(content, str(path))
 
 
-def _of_mlflow(folder: Path) -> Source:
-    found = mlflow.read(folder, MOST_BYTES)
-    source = source_of(found.content, found.name)
-    if (found.flavour == "onnx") != (source.format == "onnx"):
+def _of_mlflow(folder: Path) -> Artefact:
+    found = mlflow.read_model_file(folder, MOST_BYTES)
+    artefact = detect_artefact(found.content, found.name)
+    if (found.flavour == "onnx") != (artefact.format == "onnx"):
         raise ConfigurationError(
-            f"{found.name}: is {source.said}, which {mlflow.MLMODEL} calls the {found.flavour} "
-            "flavour"
+            f"{found.name}: is {artefact.description}, which {mlflow.MLMODEL} calls the "
+            f"{found.flavour} flavour"
         )
-    return replace(source, said=f"an MLflow model, {found.flavour} flavour: {source.said}")
+    return replace(
+        artefact, description=f"an MLflow model, {found.flavour} flavour: {artefact.description}"
+    )
 
 
-def source_of(content: bytes, name: str) -> Source:
-    """``content`` with its format.
+def detect_artefact(content: bytes, name: str) -> Artefact:
+    """Returns ``content`` with its format.
 
     Raises:
         ConfigurationError: It is nothing that can be published; the message says what it is.
@@ -87,19 +88,25 @@ def source_of(content: bytes, name: str) -> Source:
     if len(content) > MOST_BYTES:
         raise ConfigurationError(f"{name}: is longer than {MOST_BYTES} bytes")
     if _PICKLE.match(content):
-        return Source("joblib", content, "joblib or pickle")
-    for way, magic, unpack in _PACKINGS:
-        if content.startswith(magic) and (head := _try(unpack, content[:_BLOCK])) is not None:
+        return Artefact("joblib", content, "joblib or pickle")
+    for compression, magic, unpack in _COMPRESSIONS:
+        if (
+            content.startswith(magic)
+            and (head := _try_unpack(unpack, content[:_BLOCK])) is not None
+        ):
             if _PICKLE.match(head):
-                return Source("joblib", content, f"joblib or pickle, compressed with {way}")
+                return Artefact(
+                    "joblib", content, f"joblib or pickle, compressed with {compression}"
+                )
             raise ConfigurationError(
-                f"{name}: is compressed with {way}, and inside is {_looks_like(head)}, no model"
+                f"{name}: is compressed with {compression}, and inside is {_looks_like(head)}, "
+                "no model"
             )
     if content.startswith(b"PK\x03\x04"):
         _check_skops(content, name)
-        return Source("skops", content, "skops")
+        return Artefact("skops", content, "skops")
     if is_onnx(content):
-        return Source("onnx", content, "ONNX")
+        return Artefact("onnx", content, "ONNX")
     raise ConfigurationError(
         f"{name}: looks like {_looks_like(content)}; what can be published is a file of joblib, "
         "pickle or skops with a scikit-learn estimator, an ONNX file, or an MLflow model folder"
@@ -107,7 +114,7 @@ def source_of(content: bytes, name: str) -> Source:
 
 
 def zip_names(content: bytes, name: str) -> list[str]:
-    """The entries of a zip, none of which may lead anywhere else or be there twice.
+    """Returns the entries of a zip, each a plain file below its root, and there once.
 
     Raises:
         ConfigurationError: It is broken, has too many entries, or an entry is not a plain file.
@@ -148,7 +155,7 @@ def zip_names(content: bytes, name: str) -> list[str]:
 
 
 def _check_count(content: bytes, name: str) -> None:
-    """Refuse a zip that says it has too many entries, before a list of them is made."""
+    """Refuses a zip that declares too many entries, before a list of them is made."""
     place = content.rfind(b"PK\x05\x06", max(0, len(content) - 65_600))
     if place < 0 or len(content) - place < 22:
         raise ConfigurationError(f"{name}: is a broken zip: it has no end")
@@ -170,7 +177,7 @@ def _check_skops(content: bytes, name: str) -> None:
             "constants.pkl": "a TorchScript file",
         }
         last = {PurePosixPath(entry).name for entry in names}
-        kind = next((said for key, said in kinds.items() if key in last), "a zip")
+        kind = next((description for key, description in kinds.items() if key in last), "a zip")
         if names and all(entry.endswith(".npy") for entry in names):
             kind = "a file of numpy.savez"
         raise ConfigurationError(f"{name}: looks like {kind} with {shown}; it is no skops file")
@@ -201,8 +208,8 @@ def _unlz4(head: bytes) -> bytes:
     return unpacked
 
 
-def _try(unpack: Callable[[bytes], bytes], head: bytes) -> bytes | None:
-    """The first bytes that were packed; None if they were not, after all."""
+def _try_unpack(unpack: Callable[[bytes], bytes], head: bytes) -> bytes | None:
+    """Returns the first unpacked bytes; None if they were not packed after all."""
     try:
         return unpack(head)
     except ConfigurationError:
@@ -211,8 +218,8 @@ def _try(unpack: Callable[[bytes], bytes], head: bytes) -> bytes | None:
         return None
 
 
-#: Compressions that joblib knows: name, first bytes, and what unpacks them.
-_PACKINGS: tuple[tuple[str, bytes, Callable[[bytes], bytes]], ...] = (
+#: Compressions that joblib knows: name, first bytes, and function to unpack.
+_COMPRESSIONS: tuple[tuple[str, bytes, Callable[[bytes], bytes]], ...] = (
     ("zlib", b"\x78", _unzlib),
     ("gzip", b"\x1f\x8b", _ungzip),
     ("bz2", b"BZh", _unbz2),
@@ -221,8 +228,8 @@ _PACKINGS: tuple[tuple[str, bytes, Callable[[bytes], bytes]], ...] = (
     ("lz4", b"\x04\x22\x4d\x18", _unlz4),
 )
 
-#: What else people hand over by mistake.
-_OTHERS: tuple[tuple[bytes, str], ...] = (
+#: Other files that are often given by mistake.
+_OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "a file compressed with zstd, which joblib does not open"),
     (b"\x93NUMPY", "an array of NumPy"),
     (b"\x89HDF", "an HDF5 file, perhaps of Keras"),
@@ -241,9 +248,9 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 def _looks_like(content: bytes) -> str:
     if not content:
         return "an empty file"
-    for magic, said in _OTHERS:
+    for magic, description in _OTHER_FORMATS:
         if content.startswith(magic):
-            return said
+            return description
     if content[257:262] == b"ustar":
         return "a tar archive"
     if content[4:8] == b"TFL3":
@@ -257,7 +264,7 @@ def _looks_like(content: bytes) -> str:
 
 def _is_text(head: bytes) -> bool:
     try:
-        said: Any = head.decode("utf-8")
+        text: Any = head.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return all(letter.isprintable() or letter in "\r\n\t" for letter in said)
+    return all(letter.isprintable() or letter in "\r\n\t" for letter in text)

@@ -1,8 +1,7 @@
-"""The model in a folder that MLflow has written; MLflow is not needed for it.
+"""Model folders of MLflow, read without MLflow.
 
-`MLmodel` names the flavours and the file of each; that of the sklearn or the onnx flavour is read,
-below the folder and through no link. What its bytes are, `models.formats.detect` tells by
-themselves.
+`MLmodel` names the flavours and the file of each; the file of the sklearn or the onnx flavour is
+read, below the folder and through no link. `models.formats.detect` finds its format.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from models.store import read_below
+from models.store import safe_files
 from yard.errors import ConfigurationError
 
-#: The file that describes the folder, and its length.
+#: The file that describes the folder, and the bytes it may have.
 MLMODEL = "MLmodel"
 _MLMODEL_BYTES = 2**20
 
-#: Flavours that are read, and where each names its file.
+#: Flavours that are read, and the entries that may name the file of each.
 _MLFLOW: dict[str, tuple[str, ...]] = {
     "sklearn": ("pickled_model", "model_file", "data"),
     "onnx": ("data", "model_file"),
@@ -25,12 +24,12 @@ _MLFLOW: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a folder holds.
+class ModelFile:
+    """The model file of a folder.
 
     Attributes:
-        flavour: Which of its flavours was read: ``sklearn`` or ``onnx``.
-        name: Where its file lies, for people.
+        flavour: The flavour that names it: ``sklearn`` or ``onnx``.
+        name: Its path, for people.
         content: Its bytes.
     """
 
@@ -39,22 +38,22 @@ class Found:
     content: bytes
 
 
-def read(folder: Path, most: int) -> Found:
-    """The model file of a folder with an ``MLmodel`` of the sklearn or the onnx flavour.
+def read_model_file(folder: Path, most: int) -> ModelFile:
+    """Reads the model file of a folder with an ``MLmodel`` of the sklearn or the onnx flavour.
 
     Args:
-        folder: What MLflow has written.
+        folder: A folder that MLflow has written.
         most: Bytes that the file may have.
 
     Raises:
         ConfigurationError: It is no such folder, or the file cannot be read; says what is wrong.
     """
     inner, flavour = _inner(folder, _below(folder, MLMODEL, _MLMODEL_BYTES))
-    return Found(flavour, f"{folder}/{inner}", _below(folder, inner, most))
+    return ModelFile(flavour, f"{folder}/{inner}", _below(folder, inner, most))
 
 
 def _inner(folder: Path, described: bytes) -> tuple[str, str]:
-    """The name of the model's file and the flavour that names it."""
+    """Returns the name of the model's file and the flavour that names it."""
     try:
         import yaml
     except ImportError:
@@ -64,8 +63,8 @@ def _inner(folder: Path, described: bytes) -> tuple[str, str]:
     try:
         known = yaml.safe_load(described)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"{folder}/{MLMODEL}: is not YAML: {said}") from None
+        text = " ".join(str(error).split())[:300]
+        raise ConfigurationError(f"{folder}/{MLMODEL}: is not YAML: {text}") from None
     flavours = known.get("flavors") if isinstance(known, dict) else None
     if not isinstance(flavours, dict):
         raise ConfigurationError(f"{folder}/{MLMODEL}: names no flavors")
@@ -89,7 +88,7 @@ def _below(folder: Path, name: str, most: int) -> bytes:
     if not path.parts or path.is_absolute() or ".." in path.parts or "\x00" in name:
         raise ConfigurationError(f"{folder}: names the file {name[:80]!r}, which is not in it")
     try:
-        return read_below(folder, path.parts, most)
+        return safe_files.read_below(folder, path.parts, most)
     except FileNotFoundError:
         what = "it is no MLflow model" if name == MLMODEL else f"{MLMODEL} names it"
         raise ConfigurationError(f"{folder}: has no {name[:80]}; {what}") from None

@@ -1,15 +1,15 @@
-"""What an ONNX file holds, read without a library, and whether it may be opened at all.
+"""Structure check of ONNX files, without a library.
 
 ONNX is data, but data that can name other files, load operators from libraries and unroll into
-millions of nodes. `inspect` walks the protobuf (onnx.proto of ONNX 1.x) once, iteratively and
-without copies, and refuses all that; only then does anyone hand the bytes to onnxruntime.
+millions of nodes. `inspect_onnx` walks the protobuf (onnx.proto of ONNX 1.x) once, iteratively and
+without copies, and refuses all that; only then is a file passed to onnxruntime.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from models.formats.protobuf import BYTES, VARINT, Raw, Span, broken, fields
+from models.formats.protobuf import BYTES, VARINT, Raw, Span, fields, raise_broken
 from yard.errors import ConfigurationError
 
 #: Domains whose operators onnxruntime brings itself; ``com.microsoft`` has those for quantised
@@ -19,20 +19,21 @@ DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MOST_NODES = 50_000
 #: Graphs within graphs.
 MOST_DEPTH = 16
-#: What a protobuf may have; onnxruntime takes no more either.
+#: Bytes that a protobuf may have; onnxruntime takes no more either.
 MOST_BYTES = 2**31 - 1
 
 
 @dataclass(slots=True)
 class OnnxFile:
-    """What was found in a file that may be opened.
+    """Contents of a file that may be opened.
 
     Attributes:
         operators: The names of its operators.
-        nodes: How many nodes all of its graphs have.
+        nodes: Number of nodes in all of its graphs.
         inputs: The names of the graph's inputs.
         outputs: The names of the graph's outputs.
-        labels: A classifier's, in the order of its probabilities; None where no node has them.
+        labels: A classifier's labels, in the order of its probabilities; None where no node has
+            them.
     """
 
     operators: set[str] = field(default_factory=set)
@@ -43,7 +44,7 @@ class OnnxFile:
 
 
 def is_onnx(raw: bytes) -> bool:
-    """Whether ``raw`` has the outer form of a model: a version, a graph, nothing that is neither.
+    """True if ``raw`` has the outer form of a model: a version, a graph, and only known fields.
 
     The format has no magic number; this reads a handful of fields.
     """
@@ -60,8 +61,8 @@ def is_onnx(raw: bytes) -> bool:
     return found.get(1) == 1 and found.get(7) == 1
 
 
-def inspect(raw: Raw) -> OnnxFile:
-    """What ``raw`` holds, if it may be opened.
+def inspect_onnx(raw: Raw) -> OnnxFile:
+    """Returns the contents of ``raw``, if it may be opened.
 
     Raises:
         ConfigurationError: It is broken or out of bounds, keeps weights in other files, or uses
@@ -74,7 +75,7 @@ def inspect(raw: Raw) -> OnnxFile:
     return walk.found
 
 
-#: Fields of ModelProto and how each is written.
+#: Fields of ModelProto and the wire type of each.
 _MODEL = {
     1: VARINT,  # ir_version
     2: BYTES,  # producer_name
@@ -92,7 +93,7 @@ _MODEL = {
 
 
 class _Walk:
-    """One pass over a model; messages wait on a stack, so that no nesting ends the recursion."""
+    """One pass over a model; messages wait on a stack, so that nesting cannot exhaust recursion."""
 
     def __init__(self, raw: Raw) -> None:
         self.raw = raw
@@ -105,7 +106,7 @@ class _Walk:
         functions: list[Span] = []
         for number, wire, span, _ in fields(self.raw, (0, len(self.raw))):
             if _MODEL.get(number) != wire:
-                broken()
+                raise_broken()
             match number:
                 case 7:
                     graphs.append(span)
@@ -114,7 +115,7 @@ class _Walk:
                 case 25:
                     functions.append(span)
         if len(graphs) != 1:
-            broken()
+            raise_broken()
         self._outer_names(graphs[0])
         for span in functions:
             self._function(span)
@@ -127,7 +128,7 @@ class _Walk:
             )
 
     def _outer_names(self, span: Span) -> None:
-        """The names of the inputs that have to be given, and of the outputs."""
+        """Records the names of the required inputs, and of the outputs."""
         inputs: list[str] = []
         given: set[str] = set()
         for number, wire, inner, _ in fields(self.raw, span):
@@ -140,7 +141,7 @@ class _Walk:
         self.found.inputs = [name for name in inputs if name not in given]
 
     def _function(self, span: Span) -> None:
-        """A function that the file itself defines out of operators; its domain is its own."""
+        """Walks a function that the file itself defines out of operators; its domain is its own."""
         for number, wire, inner, _ in fields(self.raw, span):
             if wire == BYTES and number == 10:
                 self._domains.add(self._text(inner))
@@ -164,7 +165,7 @@ class _Walk:
                     self._check_tensor(number, wire, inner)
                 elif number in inside:
                     if wire != BYTES:
-                        broken()
+                        raise_broken()
                     below = inside[number]
                     waiting.append((below, inner, depth + (below == "graph")))
 
@@ -214,7 +215,7 @@ class _Walk:
 
 #: Attributes in which classifiers keep their labels.
 _LABELS = frozenset({"classlabels_strings", "classlabels_int64s", "classlabels_ints"})
-#: Which fields of a message hold messages that are looked into.
+#: Fields of a message that hold messages to walk.
 _INSIDE: dict[str, dict[int, str]] = {
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},

@@ -1,8 +1,8 @@
-"""The protobuf that ONNX files are written in, read and written without a library.
+"""Reader and writer for the protobuf encoding of ONNX files, without a library.
 
-`models.formats.onnx_check` looks through a file with it before anything opens the file, and
-`models.runtimes.onnx_sharing` takes large weights out. Nothing is copied: fields come as places in
-the file, which may be mapped. Source: the encoding of protobuf (varints, tags, lengths).
+`models.formats.onnx_check` walks a file with it before the file is opened, and
+`models.runtimes.onnx_sharing` takes large weights out. Nothing is copied: fields are spans of the
+file, which may be mapped. Source: the encoding of protobuf (varints, tags, lengths).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NoReturn
 
 from yard.errors import ConfigurationError
 
-#: How a value is written: the low three bits of a tag.
+#: Wire types: the low three bits of a tag.
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-#: Repeated numbers of an attribute, which fill almost all of a forest: passed over at C's speed.
+#: Repeated numbers of an attribute, which fill almost all of a forest: skipped at C's speed.
 _FLOATS = re.compile(rb"(?:\x3d.{4})+", re.DOTALL)
 _INTS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])+")
 
@@ -28,9 +28,9 @@ Raw = bytes | mmap.mmap
 def fields(
     raw: Raw, span: Span, *, is_attribute: bool = False
 ) -> Iterator[tuple[int, int, Span, Span]]:
-    """The fields of a message: number, how it is written, where its value is, where all of it is.
+    """Yields the fields of a message: number, wire type, span of the value, span of the field.
 
-    A varint's value comes in the place of both ends.
+    For a varint, both ends of the value's span are the value.
 
     Args:
         raw: The file.
@@ -57,25 +57,25 @@ def fields(
         elif wire in (FIXED32, FIXED64):
             length = 4 if wire == FIXED32 else 8
         else:
-            broken()
+            raise_broken()
         if number == 0 or length > end - place:
-            broken()
+            raise_broken()
         yield number, wire, (place, place + length), (begun, place + length)
         place += length
 
 
-def message(number: int, content: bytes) -> bytes:
-    """A field with bytes, or with another message."""
+def bytes_field(number: int, content: bytes) -> bytes:
+    """Returns a field with bytes, or with another message."""
     return _tag(number, BYTES) + _number(len(content)) + content
 
 
-def varint(number: int, value: int) -> bytes:
-    """A field with a whole number from 0 on."""
+def varint_field(number: int, value: int) -> bytes:
+    """Returns a field with a whole number from 0 on."""
     return _tag(number, VARINT) + _number(value)
 
 
-def broken() -> NoReturn:
-    """Refuse the file.
+def raise_broken() -> NoReturn:
+    """Refuses the file.
 
     Raises:
         ConfigurationError: Always.
@@ -92,7 +92,7 @@ def _varint(raw: Raw, place: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place
         shift += 7
-    broken()
+    raise_broken()
 
 
 def _tag(number: int, wire: int) -> bytes:

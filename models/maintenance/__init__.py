@@ -1,7 +1,7 @@
 """Upkeep of a store: garbage collection, export and import, verification."""
 
-from models.maintenance import archive, gc
-from models.maintenance.gc import Garbage
+from models.maintenance import archive
+from models.maintenance.gc import Garbage, find_garbage, remove_garbage
 from models.maintenance.verification import Depth, Verdict, verify
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Garbage",
     "Verdict",
     "archive",
-    "gc",
+    "find_garbage",
+    "remove_garbage",
     "verify",
 ]

@@ -1,11 +1,12 @@
-"""A version as a folder or a tar file, to keep or to carry to another store.
+"""Export and import of a version as a folder or a tar file.
 
     manifest.json
     model.joblib, ...     each file that the manifest names, and nothing else
 
-`write` takes it from a store and `read` gives what `models.store.repository.Repository.publish`
-takes. A tar file is read and never unpacked: its entries are looked up by the names that the
-manifest has, so that no path in it leads anywhere. Nothing is opened that would run code.
+`write` takes it from a store and `read` returns the arguments of
+`models.store.repository.Repository.publish`. A tar file is read and never unpacked: its entries are
+looked up by the names in the manifest, so that no path in it leads anywhere. Nothing is opened that
+would run code.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.store import Repository, open_folder, read_at
+from models.store import Repository, safe_files
 from yard.contract import ModelRef
 from yard.errors import ConfigurationError, InvalidManifest
 
-#: What ends so is written as a tar file.
+#: A target with this suffix is written as a tar file.
 SUFFIX = ".tar"
 #: Entries of a tar file: a manifest names up to 64 files.
 _MOST_ENTRIES = 65
 
 
 def write(repository: Repository, ref: ModelRef, target: Path) -> int:
-    """Write a version to ``target``, whole or not at all; the bytes of its files.
+    """Writes a version to ``target``, whole or not at all; returns the bytes of its files.
 
     Args:
-        repository: Where it lies.
+        repository: The store to read from.
         ref: The version.
-        target: Must not be there; a tar file if it ends in `SUFFIX`, else a folder.
+        target: Must not exist; a tar file if it ends in `SUFFIX`, else a folder.
 
     Raises:
         UnknownModel: The store has no version of the model.
@@ -66,7 +67,7 @@ def write(repository: Repository, ref: ModelRef, target: Path) -> int:
 
 
 def read(source: Path) -> tuple[Manifest, dict[str, bytes]]:
-    """The version that `write` wrote, every file compared with its manifest.
+    """Returns a version that `write` wrote, every file checked against its manifest.
 
     Raises:
         ConfigurationError: It is no exported version; says what is wrong with it.
@@ -95,10 +96,10 @@ def _read_all(
     named = {MANIFEST, *(file.name for file in manifest.files)}
     if surplus := sorted(set(names) - named):
         raise ConfigurationError(f"it has {surplus[0]!r}, which its manifest does not name")
-    return manifest, {file.name: _checked(file, read) for file in manifest.files}
+    return manifest, {file.name: _read_checked(file, read) for file in manifest.files}
 
 
-def _checked(file: File, read: Callable[[str, int], bytes | None]) -> bytes:
+def _read_checked(file: File, read: Callable[[str, int], bytes | None]) -> bytes:
     content = read(file.name, file.size_bytes)
     if content is None:
         raise ConfigurationError(f"it lacks {file.name}, which its manifest names")
@@ -111,9 +112,9 @@ def _checked(file: File, read: Callable[[str, int], bytes | None]) -> bytes:
 
 
 def _from_folder(folder: Path, name: str, most: int) -> bytes | None:
-    opened = open_folder(folder)
+    opened = safe_files.open_folder(folder)
     try:
-        return read_at(opened, name, most)
+        return safe_files.read_at(opened, name, most)
     except FileNotFoundError:
         return None
     finally:
@@ -121,7 +122,7 @@ def _from_folder(folder: Path, name: str, most: int) -> bytes | None:
 
 
 def _members(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """The entries by name: plain files at the top, each once.
+    """Returns the entries by name: plain files at the top, each once.
 
     Raises:
         ConfigurationError: There is another, or there are too many.
@@ -155,7 +156,7 @@ def _write_folder(draft: Path, manifest: Manifest, files: Iterable[tuple[str, by
 def _write_tar(draft: Path, manifest: Manifest, files: Iterable[tuple[str, bytes]]) -> None:
     with tarfile.open(draft, "x:", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in ((MANIFEST, manifest.to_json()), *files):
-            member = tarfile.TarInfo(name)  # of nobody and no time: the same version, the same tar
+            member = tarfile.TarInfo(name)  # no owner, no time: the same version gives the same tar
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
 

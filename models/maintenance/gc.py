@@ -1,8 +1,9 @@
-"""What no version needs any more, in the store, on this machine and in Redis.
+"""Garbage collection: what no version needs any more, in the store, on disk and in Redis.
 
-`find` looks and `Garbage.remove` acts, so that what is shown and what is done are the same. What is
-being written is told by its age. The catalogue is read before the store, into which a publish
-writes first: a version that is found in the first and not in the second is really gone from there.
+`find_garbage` makes a plan and `remove_garbage` carries it out, so that what is shown and what is
+done are the same. Files that are being written are recognised by their age. The catalogue is read
+before the store, and a publish writes the store first: a version in the catalogue that is not in
+the store is really gone from there.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Garbage:
 
     Attributes:
         kind: ``store``, ``cache``, ``catalogue`` or ``metrics``.
-        name: What it is called there.
-        size_bytes: What it takes; 0 for what is in Redis.
-        why: Why nobody needs it.
-        remove: Removes it; raises `VersionInUse` if it is needed by now.
+        name: Its name there.
+        size_bytes: Its size; 0 for entries of Redis.
+        why: Why it is not needed.
+        remove: Removes it; raises `VersionInUse` if it is in use by now.
     """
 
     kind: str
@@ -43,7 +44,7 @@ class Garbage:
     remove: Callable[[], object]
 
     def to_dict(self) -> dict[str, Any]:
-        """It as JSON shows it."""
+        """Returns it as JSON shows it."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -53,42 +54,42 @@ class Garbage:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a look has found.
+class GcPlan:
+    """Garbage, and what stays.
 
     Attributes:
-        garbage: What can go.
-        kept: What looks like garbage and stays: its name, and why.
+        garbage: Things to remove.
+        kept: Things that look like garbage and stay: name, and why.
     """
 
     garbage: list[Garbage]
     kept: list[tuple[str, str]]
 
 
-def find(
+def find_garbage(
     repository: Repository, redis: Redis | None, age_s: float, caches: Iterable[DiskCache] = ()
-) -> Found:
-    """What nobody needs; nothing is removed.
+) -> GcPlan:
+    """Returns what is not needed; removes nothing.
 
     Args:
         repository: The store.
         redis: Where the catalogue is; None leaves it out.
-        age_s: What was touched since in the store is left alone.
-        caches: Folders of this machine with copies of what is in stores.
+        age_s: Entries of the store that were written in these last seconds are left alone.
+        caches: Folders of this machine with copies of files of stores.
 
     Raises:
         Unavailable: The store or Redis does not answer.
     """
-    known = _catalogue(redis) if redis is not None else {}
+    catalogue = _read_catalogue(redis) if redis is not None else {}
     stored = set(repository.refs())
-    found = Found([*_of_store(repository, age_s), *_of_caches(caches)], [])
+    plan = GcPlan([*_of_store(repository, age_s), *_of_caches(caches)], [])
     if redis is not None:
-        _look_at_catalogue(redis, repository, known, stored, found)
-        found.garbage.extend(_of_metrics(redis, known))
-    return found
+        _plan_catalogue(redis, repository, catalogue, stored, plan)
+        plan.garbage.extend(_of_metrics(redis, catalogue))
+    return plan
 
 
-def _catalogue(redis: Redis) -> dict[ModelRef, dict[str, Any]]:
+def _read_catalogue(redis: Redis) -> dict[ModelRef, dict[str, Any]]:
     return {
         ModelRef(version["model"], version["version"]): version
         for model in read_models(redis)
@@ -103,34 +104,34 @@ def _of_store(repository: Repository, age_s: float) -> Iterator[Garbage]:
 
 
 def _of_caches(caches: Iterable[DiskCache]) -> Iterator[Garbage]:
-    for kept in (kept for cache in caches for kept in cache.surplus()):
-        remove = partial(kept.path.unlink, missing_ok=True)
+    for cached in (cached for cache in caches for cached in cache.surplus()):
+        remove = partial(cached.path.unlink, missing_ok=True)
         why = "not read for the longest time, and the folder is above its bound"
-        yield Garbage("cache", str(kept.path), kept.size_bytes, why, remove)
+        yield Garbage("cache", str(cached.path), cached.size_bytes, why, remove)
 
 
-def _look_at_catalogue(
+def _plan_catalogue(
     redis: Redis,
     repository: Repository,
-    known: Mapping[ModelRef, dict[str, Any]],
+    catalogue: Mapping[ModelRef, dict[str, Any]],
     stored: set[ModelRef],
-    found: Found,
+    plan: GcPlan,
 ) -> None:
-    gone = sorted(known.keys() - stored, key=str)
+    gone = sorted(catalogue.keys() - stored, key=str)
     if gone and not stored:
         why = f"the store {repository.location} has no version at all: is it the right one?"
-        found.kept.extend((str(ref), why) for ref in gone)
+        plan.kept.extend((str(ref), why) for ref in gone)
         return
     for ref in gone:
-        if use := _use_of(known[ref]):
-            found.kept.append((str(ref), f"it is not in the store, but {use}"))
+        if use := _use_reason(catalogue[ref]):
+            plan.kept.append((str(ref), f"it is not in the store, but {use}"))
             continue
         remove = partial(_delete, redis, ref)
-        found.garbage.append(Garbage("catalogue", str(ref), 0, "it is not in the store", remove))
+        plan.garbage.append(Garbage("catalogue", str(ref), 0, "it is not in the store", remove))
 
 
-def _use_of(version: Mapping[str, Any]) -> str:
-    """Why the catalogue still needs a version; '' if it does not."""
+def _use_reason(version: Mapping[str, Any]) -> str:
+    """Returns why the catalogue still needs a version; '' if it does not."""
     if version["active"] or version["share"]:
         return "it gets traffic"
     if version["aliases"]:
@@ -143,11 +144,11 @@ def _delete(redis: Redis, ref: ModelRef) -> None:
         lifecycle.delete(redis, ref)
 
 
-def _of_metrics(redis: Redis, known: Mapping[ModelRef, object]) -> Iterator[Garbage]:
-    """Series of versions that are in no catalogue: a scrape leaves them out, but they stay."""
+def _of_metrics(redis: Redis, catalogue: Mapping[ModelRef, object]) -> Iterator[Garbage]:
+    """Yields series of versions that are in no catalogue: a scrape omits them, but they stay."""
     with redis_reachable():
         raw = cast("dict[bytes, bytes]", redis.hgetall(keys.METRICS))
-    published = {(ref.model, ref.version) for ref in known}
+    published = {(ref.model, ref.version) for ref in catalogue}
     lost: dict[str, list[bytes]] = {}
     for field in raw:
         series = parse_metric_field(field.decode("utf-8", "replace"))
@@ -166,15 +167,15 @@ def _drop(redis: Redis, fields: Sequence[bytes]) -> None:
         redis.hdel(keys.METRICS, *fields)
 
 
-def remove(found: Found) -> tuple[list[Garbage], list[tuple[str, str]]]:
-    """Remove what was found: what is gone, and what was needed after all, with the reason.
+def remove_garbage(plan: GcPlan) -> tuple[list[Garbage], list[tuple[str, str]]]:
+    """Removes the garbage of a plan; returns what is gone, and what stays, with the reason.
 
     Raises:
         OSError: The store, or the folder, cannot be written.
         Unavailable: The store or Redis does not answer.
     """
-    removed, kept = [], list(found.kept)
-    for garbage in found.garbage:
+    removed, kept = [], list(plan.kept)
+    for garbage in plan.garbage:
         try:
             garbage.remove()
         except VersionInUse as error:

@@ -1,7 +1,7 @@
-"""Whether versions are still what was published: their bytes, and the answers that they give.
+"""Verification of published versions: their bytes, and the answers that they give.
 
-`modelyard verify` and the doctor ask. The bytes are read from the store itself, past what is kept
-on this machine, and compared before anything is opened: opening some formats runs their code.
+`modelyard verify` and the doctor call it. The bytes are read from the store itself, past the cache
+of this machine, and compared before a file is opened: opening some formats runs their code.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from models.store import Repository
 from yard.contract import ModelRef
 from yard.errors import ModelUnavailable, ModelyardError, NotFound
 
-#: How thoroughly to look: at manifests, at the digests of all files, or at answers, too.
+#: Depth of a verification: manifests, the digests of all files, or the answers, too.
 Depth = Literal["manifest", "digests", "answers"]
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What was seen of one version.
+    """The result for one version.
 
     Attributes:
         ref: The version.
-        digest: What its manifest says; None if that cannot be read.
+        digest: The digest in its manifest; None if that cannot be read.
         size_bytes: Of all its files, by its manifest.
-        checked: What was looked at: ``manifest``, ``digests``, ``answers``.
+        checked: Completed checks: ``manifest``, ``digests``, ``answers``.
         problems: What is wrong, a sentence each.
     """
 
@@ -39,11 +39,11 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if nothing is wrong."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as JSON shows it."""
+        """Returns the verdict as JSON shows it."""
         return {
             "model": self.ref.model,
             "version": self.ref.version,
@@ -56,7 +56,7 @@ class Verdict:
 
 
 def verify(repository: Repository, ref: ModelRef, depth: Depth = "answers") -> Verdict:
-    """What is wrong with one version, if anything.
+    """Returns what is wrong with one version, if anything.
 
     Raises:
         UnknownModel: The store has no version of the model.
@@ -73,26 +73,26 @@ def verify(repository: Repository, ref: ModelRef, depth: Depth = "answers") -> V
     verdict.digest, verdict.size_bytes = manifest.digest, manifest.size_bytes
     verdict.checked.append("manifest")
     if depth != "manifest":
-        verdict.problems += _changed(repository, manifest)
+        verdict.problems += _digest_problems(repository, manifest)
         verdict.checked.append("digests")
-    if depth == "answers" and verdict.ok:  # what was changed is not opened
-        verdict.problems += _differs(repository, manifest)
+    if depth == "answers" and verdict.ok:  # a changed file is not opened
+        verdict.problems += _answer_problems(repository, manifest)
         verdict.checked.append("answers")
     return verdict
 
 
-def _changed(repository: Repository, manifest: Manifest) -> Iterator[str]:
+def _digest_problems(repository: Repository, manifest: Manifest) -> Iterator[str]:
     for file in manifest.files:
         try:
-            repository.stored(manifest.ref, file)
+            repository.read_from_store(manifest.ref, file)
         except ModelyardError as error:
             yield error.message
 
 
-def _differs(repository: Repository, manifest: Manifest) -> Iterator[str]:
+def _answer_problems(repository: Repository, manifest: Manifest) -> Iterator[str]:
     from models.runtimes import load
 
     try:
-        load(manifest, repository)  # which proves it
+        load(manifest, repository)  # checks the golden answers
     except ModelUnavailable as error:
         yield error.message

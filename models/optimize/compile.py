@@ -1,11 +1,11 @@
-"""A faster form of an estimator, used only where it answers the same and is faster.
+"""Compilation of an estimator to ONNX, used only where it answers the same and is faster.
 
 Runs in the child process that publishes (`models.publish.sandbox_tasks`): skl2onnx writes the
 estimator as an ONNX graph, in doubles where it can and else in single precision; both answer the
 example and some thousand rows made around it (`models.optimize.synthetic_rows`); both are timed.
 The first graph that agrees on every row, label by label and number by number within a tolerance,
-and is faster, is taken. The decision and its figures go into the manifest. Anything that goes wrong
-is a reason, not an error.
+and is faster, is taken. The decision and its figures go into the manifest. Any failure is a reason,
+not an error.
 """
 
 from __future__ import annotations
@@ -17,97 +17,111 @@ from typing import Any
 import numpy as np
 
 from models.manifest import Compiled
-from models.optimize.equivalence import ONNX, all_answers, answered, compare, ratios, speeds
-from models.runtimes import Loaded, SklearnModel, arrays, reachable
+from models.optimize.equivalence import (
+    ONNX,
+    answer_all,
+    answer_within,
+    compare,
+    measure_speeds,
+    speedups,
+)
+from models.runtimes import Loaded, SklearnModel, arrays, memory_size
 from yard.contract import ColumnType, Signature
 from yard.errors import described
 
-#: Must be so many times as fast at one of `models.optimize.equivalence.SIZES`, and nowhere slower
-#: than that.
+#: Required speedup at one of `models.optimize.equivalence.SIZES`, and least speedup at each.
 FASTER, NOT_SLOWER = 1.25, 0.8
-#: The least rows that count as a comparison.
+#: Least number of rows for a comparison.
 _LEAST_ROWS = 50
-#: What 32 bits do not hold.
+#: A number that 32 bits do not hold.
 _BEYOND_32_BITS = 1e39
-#: Characters of a converter's error that are kept; some are lectures.
-_SAID = 160
-#: Versions of the operators: those that the converter writes best and every onnxruntime reads.
+#: Characters of a converter's error that are kept; some are very long.
+_MOST_CHARACTERS = 160
+#: Versions of the operators: the converter writes these best and every onnxruntime reads them.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class CompileOutcome:
-    """What came of it: the decision, and the graph where it is used."""
+    """The decision, and the graph where it is used."""
 
     decision: Compiled
     graph: bytes | None = None
 
     def because(self, reason: str) -> CompileOutcome:
-        """The same, for a reason put otherwise."""
+        """Returns the same with another reason."""
         return replace(self, decision=self.decision.model_copy(update={"reason": reason[:2_000]}))
 
 
 @dataclass(frozen=True, slots=True)
-class _Compared:
-    """What a graph is compared with: the rows that the original answers, and the answers."""
+class _Reference:
+    """Reference of a comparison: the rows that the original answers, and the answers."""
 
     original: SklearnModel
-    asked: arrays.Rows
-    wanted: dict[str, list[Any]]
+    rows: arrays.Rows
+    expected: dict[str, list[Any]]
 
 
 def compile_estimator(
     estimator: Any,
     original: SklearnModel,
     example: arrays.Rows,
-    trials: arrays.Rows,
-    tell: Callable[[str], None] = lambda line: None,
+    synthetic_rows: arrays.Rows,
+    report_progress: Callable[[str], None] = lambda line: None,
 ) -> CompileOutcome:
-    """Convert, compare, time and decide.
+    """Converts, compares, times and decides.
 
     Args:
         estimator: Fitted.
         original: The same, ready to predict.
         example: Rows that it answers.
-        trials: More rows, see `models.optimize.synthetic_rows`; those that the original refuses do
-            not count.
-        tell: Is told what is going on.
+        synthetic_rows: More rows, see `models.optimize.synthetic_rows`; those that the original
+            refuses do not count.
+        report_progress: Called with each progress line.
     """
-    if not original.alignment.is_batchable:
-        return _kept("its rows depend on each other, which a graph would not show")
+    if not original.batch_invariance.is_batchable:
+        return _not_compiled("its rows depend on each other, which a graph would not show")
     try:
-        from skl2onnx import convert_sklearn  # noqa: F401  # asked for here, used below
+        from skl2onnx import convert_sklearn  # noqa: F401  # checked here, used below
     except ImportError as error:
         missing = error.name or "skl2onnx"
-        return _kept(f"{missing} is not installed here: pip install 'modelyard[convert]'")
-    reasons: dict[str, list[str]] = {}  # each with the precisions that it is about
-    compared: _Compared | None = None
+        return _not_compiled(f"{missing} is not installed here: pip install 'modelyard[convert]'")
+    reasons: dict[str, list[str]] = {}  # by reason: the precisions
+    reference: _Reference | None = None
     for number, type_ in _precisions(original.signature):
-        candidate = _converted(estimator, original, type_, example)
+        candidate = _try_convert(estimator, original, type_, example)
         if isinstance(candidate, str):
-            outcome = _kept(candidate)
+            outcome = _not_compiled(candidate)
         else:
-            if compared is None:  # only now: what does not convert need not be asked
-                tell(f"comparing the original with a compiled form on {len(trials)} rows")
-                compared = _Compared(original, *answered(original, [*example, *trials]))
-            if (count := len(compared.asked)) < len(example) + min(_LEAST_ROWS, len(trials)):
-                return _kept(f"too slow or too choosy to be compared: {count} rows answered")
-            outcome = _judged(compared, *candidate, type_)
+            if reference is None:  # needed only if a form converts
+                report_progress(
+                    f"comparing the original with a compiled form on {len(synthetic_rows)} rows"
+                )
+                reference = _Reference(
+                    original, *answer_within(original, [*example, *synthetic_rows])
+                )
+            if (count := len(reference.rows)) < len(example) + min(
+                _LEAST_ROWS, len(synthetic_rows)
+            ):
+                return _not_compiled(
+                    f"too slow or too choosy to be compared: {count} rows answered"
+                )
+            outcome = _decide(reference, *candidate, type_)
         if outcome.graph is not None:
             return outcome.because(f"in {number} {outcome.decision.reason}")
         reasons.setdefault(outcome.decision.reason, []).append(number)
-    said = [f"in {' and '.join(numbers)} {reason}" for reason, numbers in reasons.items()]
-    return outcome.because("; ".join(said))
+    texts = [f"in {' and '.join(numbers)} {reason}" for reason, numbers in reasons.items()]
+    return outcome.because("; ".join(texts))
 
 
-def _kept(reason: str) -> CompileOutcome:
+def _not_compiled(reason: str) -> CompileOutcome:
     return CompileOutcome(Compiled(chosen="", reason=reason[:2_000]))
 
 
-def _converted(
+def _try_convert(
     estimator: Any, original: SklearnModel, type_: ColumnType, example: arrays.Rows
 ) -> tuple[bytes, Loaded] | str:
-    """A graph with numbers of ``type_`` as its inputs, ready to predict; or why there is none."""
+    """Returns a graph with inputs of ``type_``, ready to predict; or the reason for none."""
     from models.runtimes import OnnxModel
 
     signature = original.signature
@@ -116,36 +130,36 @@ def _converted(
         candidate = OnnxModel(graph, signature, example)
     except Exception as error:
         return f"it does not convert: {_shortened(described(error))}"
-    if not candidate.alignment.is_batchable:
+    if not candidate.batch_invariance.is_batchable:
         return "its answers change with the rows beside them"
     return graph, candidate
 
 
-def _judged(
-    compared: _Compared, graph: bytes, candidate: Loaded, type_: ColumnType
+def _decide(
+    reference: _Reference, graph: bytes, candidate: Loaded, type_: ColumnType
 ) -> CompileOutcome:
-    """What comes of one graph."""
-    original, asked, wanted = compared.original, compared.asked, compared.wanted
+    """Returns the decision on one graph."""
+    original, rows, expected = reference.original, reference.rows, reference.expected
     try:
-        got = all_answers(candidate, asked, wanted)
-        agreement = compare(original.signature, wanted, got)
-        if type_ == "float32" and _overflows(original, candidate, asked[0]):
-            return _kept("it does not hold all the numbers that the original takes")
+        actual = answer_all(candidate, rows, expected)
+        comparison = compare(original.signature, expected, actual)
+        if type_ == "float32" and _overflows(original, candidate, rows[0]):
+            return _not_compiled("it does not hold all the numbers that the original takes")
     except Exception as error:
-        return _kept(f"it does not answer: {described(error)}")
-    if agreement.disagreements:
-        reason = f"it answers {agreement.disagreements} of {agreement.rows} rows otherwise"
-        return CompileOutcome(agreement.decision("", reason))
-    rates = speeds({"original": original, "candidate": candidate}, asked)
-    times = ratios(rates)
-    reason = f"it answers all {agreement.rows} rows the same and is {_times_as_fast(times)}"
+        return _not_compiled(f"it does not answer: {described(error)}")
+    if comparison.disagreements:
+        reason = f"it answers {comparison.disagreements} of {comparison.rows} rows otherwise"
+        return CompileOutcome(comparison.decision("", reason))
+    rates = measure_speeds({"original": original, "candidate": candidate}, rows)
+    times = speedups(rates)
+    reason = f"it answers all {comparison.rows} rows the same and is {_times_as_fast(times)}"
     if min(times.values()) < NOT_SLOWER or max(times.values()) < FASTER:
-        return CompileOutcome(agreement.decision("", f"{reason}, which is no gain", rates))
-    return CompileOutcome(agreement.decision(ONNX, reason, rates), graph)
+        return CompileOutcome(comparison.decision("", f"{reason}, which is no gain", rates))
+    return CompileOutcome(comparison.decision(ONNX, reason, rates), graph)
 
 
 def _times_as_fast(times: dict[int, float]) -> str:
-    """``21 times as fast at 1 row and 4.2 times as fast at 64 rows``."""
+    """Returns ``21 times as fast at 1 row and 4.2 times as fast at 64 rows``."""
     return " and ".join(
         f"{ratio:.{0 if ratio >= 10 else 1}f} times as fast at {size} row{'s' * (size > 1)}"
         for size, ratio in times.items()
@@ -153,30 +167,30 @@ def _times_as_fast(times: dict[int, float]) -> str:
 
 
 def _overflows(original: SklearnModel, candidate: Loaded, row: list[Any]) -> bool:
-    """Whether numbers beyond 32 bits, which only the original takes in, are answered otherwise."""
+    """True if numbers beyond 32 bits, which only the original takes, get other answers."""
     beyond = [
         _BEYOND_32_BITS if column.type == "float64" else cell
         for column, cell in zip(original.signature.inputs, row, strict=True)
     ]
     if beyond == row:
         return False
-    asked, wanted = answered(original, [beyond])
-    if not asked:
+    answered_rows, expected = answer_within(original, [beyond])
+    if not answered_rows:
         return False
     with np.errstate(over="ignore"):
-        got = all_answers(candidate, asked, wanted)
-    return compare(original.signature, wanted, got).disagreements > 0
+        actual = answer_all(candidate, answered_rows, expected)
+    return compare(original.signature, expected, actual).disagreements > 0
 
 
-def _shortened(said: str) -> str:
-    return said if len(said) <= _SAID else f"{said[:_SAID]}..."
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def convert(estimator: Any, signature: Signature, type_: ColumnType, *, is_text: bool) -> bytes:
-    """The estimator as an ONNX file; the same bytes for the same estimator.
+    """Returns the estimator as an ONNX file; the same bytes for the same estimator.
 
     Raises:
-        Exception: Whatever the converter raises; its errors have no common class.
+        Exception: Any error of the converter; its errors have no common class.
     """
     from skl2onnx import convert_sklearn
     from sklearn.base import is_classifier
@@ -186,7 +200,7 @@ def convert(estimator: Any, signature: Signature, type_: ColumnType, *, is_text:
     options: dict[int, dict[str, Any]] = {
         # Without it a graph needs a locale that slim systems do not have.
         id(item): {"locale": "C"}
-        for item in reachable(estimator)
+        for item in memory_size.reachable(estimator)
         if isinstance(item, CountVectorizer)
     }
     if is_classifier(estimator) and hasattr(estimator, "predict_proba"):
@@ -203,7 +217,7 @@ def convert(estimator: Any, signature: Signature, type_: ColumnType, *, is_text:
 
 
 def _types(signature: Signature, type_: ColumnType, *, is_text: bool) -> list[tuple[str, Any]]:
-    """One tensor where all columns are of one type, else one for each column."""
+    """Returns one tensor where all columns are of one type, else one for each column."""
     from skl2onnx.common import data_types
 
     kinds: dict[ColumnType, Any] = {
@@ -223,7 +237,7 @@ def _types(signature: Signature, type_: ColumnType, *, is_text: bool) -> list[tu
 
 
 def _precisions(signature: Signature) -> Iterator[tuple[str, ColumnType]]:
-    """What to try, in order: doubles keep the answers closest."""
+    """Yields the precisions to try, in order: doubles keep the answers closest."""
     if any(column.type in ("float64", "float32") for column in signature.inputs):
         yield "doubles", "float64"
     yield "single precision", "float32"

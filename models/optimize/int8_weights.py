@@ -1,97 +1,109 @@
-"""Weights of 8 bits in the place of 32 or 64, and how much that changes the answers.
+"""Quantisation of weights of 32 or 64 bits to 8, and the effect on the answers.
 
-Runs in a child process (`models.sandbox.server`), asked by `models.publish.quantizer`. Only weights
-that are multiplied as matrices shrink: those of networks. Trees, linear models and vocabularies are
-kept as attributes of their operators. onnxruntime's own dynamic quantisation is not used: it scales
-what comes in by the largest number of a batch, so that a row's answer would change with the rows
-beside it.
+Runs in a child process (`models.publish.sandbox_tasks`), for `models.publish.quantizer`. Only
+weights that are multiplied as matrices shrink: those of networks. Trees, linear models and
+vocabularies are kept as attributes of their operators. onnxruntime's own dynamic quantisation is
+not used: it scales the input by the largest number of a batch, so that a row's answer would change
+with the rows beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from models.manifest import Compiled, Tolerance
-from models.optimize.equivalence import ONNX, all_answers, answered, compare, speeds
+from models.optimize.equivalence import ONNX, answer_all, answer_within, compare, measure_speeds
 from models.optimize.synthetic_rows import rows_near
 from models.runtimes import OnnxModel, golden
 from models.sandbox import Quantized
 from yard.contract import Signature, check_rows
 from yard.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from models.sandbox import Exchange
-
-#: A file must shrink to this part of what it was, or it is not worth another version.
+#: Part of its length that a file must shrink to, to be worth another version.
 SMALLER = 0.8
-#: The part of the rows that must be answered alike: the same label, or, of a version that gives no
+#: Part of the rows that must be answered alike: the same label, or, of a version that gives no
 #: labels, each number within `NEAR` of the usual size of the answers (root mean square).
 AGREEMENT, NEAR = 0.98, 0.05
-#: How many weights of a column may share a scale.
+#: Numbers of weights of a column that may share a scale.
 BLOCKS = (16, 32, 64, 128, 256)
-#: Multiply in 8 bits, too: what comes in is scaled row by row, so rows stay apart. Measured 1.6
-#: times as fast as doubles on a network of 256 and 128; with 0 the products are in 32 bits.
+#: Multiply in 8 bits, too: inputs are scaled row by row, so rows stay apart. Measured 1.6 times as
+#: fast as doubles on a network of 256 and 128; with 0 the products are in 32 bits.
 LEVEL = 4
 #: Smaller matrices stay as they are.
 LEAST_WEIGHTS = 1_024
-#: How far the answers of the same file may differ between machines, some of which have no products
-#: in 8 bits: this part of what was allowed between the two files.
+#: Allowed difference of the same file's answers between machines, some of which have no products in
+#: 8 bits: this part of the tolerance between the two files.
 _SAME = 0.2
 
 
-def quantize_graph(exchange: Exchange) -> None:
-    """Write a graph with weights of 8 bits, compare it, and tell `Quantized`.
+@dataclass(frozen=True, slots=True)
+class QuantizeOutcome:
+    """The comparison of both graphs, and the graph with weights of 8 bits."""
 
-    The request has ``signature``, ``example``, and ``rows`` to compare on, or None.
+    comparison: Quantized
+    graph: bytes
+
+
+def quantize_graph(
+    graph: bytes,
+    signature: Signature,
+    example: Sequence[Any],
+    instances: Sequence[Any] | None,
+    report_progress: Callable[[str], None] = lambda line: None,
+) -> QuantizeOutcome:
+    """Quantises a graph to weights of 8 bits, and compares both.
+
+    Args:
+        graph: An ONNX file.
+        signature: Its inputs and outputs.
+        example: Rows that it answers, in the form of a request's ``instances``.
+        instances: Rows to compare on; None for rows near the example.
+        report_progress: Called with each progress line.
 
     Raises:
         InvalidInput: A row does not fit the signature.
         ConfigurationError: The graph does not open, does not answer the example, or has nothing
             that shrinks.
     """
-    signature = Signature.model_validate(exchange.request["signature"])
-    rows = check_rows(signature, instances=exchange.request["example"])
-    original = OnnxModel(exchange.artefact, signature, rows)
-    graph = quantized(exchange.artefact)
-    smaller = OnnxModel(graph, signature, rows)
-    exchange.say(progress="comparing the answers of both, and timing them")
-    given = exchange.request["rows"]
-    asked = check_rows(signature, instances=given) if given else rows_near(signature, rows)
-    decision, agreement = _decision(signature, original, smaller, [*rows, *asked])
-    sizes = len(exchange.artefact), len(graph)
-    fault = _fault(sizes, agreement, smaller)
-    if fault:
+    rows = check_rows(signature, instances=example)
+    original = OnnxModel(graph, signature, rows)
+    small_graph = quantize_weights(graph)
+    small = OnnxModel(small_graph, signature, rows)
+    report_progress("comparing the answers of both, and timing them")
+    more = check_rows(signature, instances=instances) if instances else rows_near(signature, rows)
+    decision, agreement = _decision(signature, original, small, [*rows, *more])
+    sizes = len(graph), len(small_graph)
+    if fault := _fault(sizes, agreement, small):
         decision = decision.model_copy(update={"chosen": "", "reason": fault})
     same = Tolerance(rtol=_SAME * NEAR, atol=_SAME * decision.tolerance.atol)
-    exchange.keep(graph)
-    known = Quantized(
+    comparison = Quantized(
         decision=decision,
-        golden=golden.record(smaller.predict(rows), same),
+        golden=golden.record_golden(small.predict(rows), same),
         before_bytes=sizes[0],
         after_bytes=sizes[1],
         agreement=agreement,
     )
-    exchange.say(quantized=known.model_dump(mode="json"))
+    return QuantizeOutcome(comparison, small_graph)
 
 
 def _decision(
     signature: Signature, original: OnnxModel, smaller: OnnxModel, rows: list[list[Any]]
 ) -> tuple[Compiled, float]:
-    """The figures, and the part of the rows that are answered alike."""
-    asked, wanted = answered(original, rows)
-    got = all_answers(smaller, asked, wanted)
-    found = compare(signature, wanted, got, rtol=0.0, atol_of_size=NEAR)
+    """Returns the figures, and the part of the rows that are answered alike."""
+    answered_rows, expected = answer_within(original, rows)
+    actual = answer_all(smaller, answered_rows, expected)
+    comparison = compare(signature, expected, actual, rtol=0.0, atol_of_size=NEAR)
     if golden.are_labels(signature, "predictions"):
-        labels = compare(signature, _labels(wanted), _labels(got))
-        found = replace(found, disagreements=labels.disagreements)
-    agreement = 1 - found.disagreements / found.rows
-    rates = speeds({"original": original, "candidate": smaller}, asked)
-    reason = f"weights in 8 bits: {agreement:.2%} of {found.rows} rows are answered alike"
-    return found.decision(ONNX, reason, rates), agreement
+        labels = compare(signature, _labels(expected), _labels(actual))
+        comparison = replace(comparison, disagreements=labels.disagreements)
+    agreement = 1 - comparison.disagreements / comparison.rows
+    rates = measure_speeds({"original": original, "candidate": smaller}, answered_rows)
+    reason = f"weights in 8 bits: {agreement:.2%} of {comparison.rows} rows are answered alike"
+    return comparison.decision(ONNX, reason, rates), agreement
 
 
 def _labels(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -99,19 +111,19 @@ def _labels(answers: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def _fault(sizes: tuple[int, int], agreement: float, smaller: OnnxModel) -> str:
-    """Why it is not worth another version; "" if it is."""
+    """Returns why it is not worth another version; "" if it is."""
     before, after = sizes
     if after > SMALLER * before:
         return f"it does not shrink enough: {before} bytes become {after}"
     if agreement < AGREEMENT:
         return f"only {agreement:.2%} of the rows are answered alike, {AGREEMENT:.0%} must be"
-    if not smaller.alignment.is_batchable:
+    if not smaller.batch_invariance.is_batchable:
         return "its answers would change with the rows beside them"
     return ""
 
 
-def quantized(raw: bytes) -> bytes:
-    """The graph with the weights of its matrix products in 8 bits, a scale for some at a time.
+def quantize_weights(raw: bytes) -> bytes:
+    """Returns the graph with the weights of its matrix products in 8 bits, scaled by blocks.
 
     Each product becomes one of ``MatMulNBits`` (onnxruntime's contrib operators), which takes
     numbers as they are and unpacks weights while it multiplies. Doubles become single precision.
@@ -147,7 +159,7 @@ def quantized(raw: bytes) -> bytes:
 
 
 def _make_single(graph: Any) -> None:
-    """Turn every double of a graph into a number of single precision."""
+    """Turns every double of a graph into a number of single precision."""
     from onnx import TensorProto
 
     for known in (*graph.input, *graph.output, *graph.value_info):
@@ -172,7 +184,7 @@ def _narrow(tensor: Any) -> None:
 
 
 def _matrix(node: Any, held: Mapping[str, Any]) -> Any:
-    """The weights ``(inputs, outputs)`` of a product that is worth it; None for other nodes."""
+    """Returns the weights ``(inputs, outputs)`` of a product worth it; None for other nodes."""
     from onnx import TensorProto, numpy_helper
 
     if node.op_type not in ("MatMul", "Gemm") or node.domain or len(node.input) < 2:
@@ -192,7 +204,7 @@ def _matrix(node: Any, held: Mapping[str, Any]) -> Any:
 
 
 def _replacement(node: Any, weights: Any, graph: Any) -> list[Any]:
-    """The nodes that do what ``node`` did, and their weights put into ``graph``."""
+    """Returns the nodes that replace ``node``, and puts their weights into ``graph``."""
     from onnx import helper, numpy_helper
 
     packed, scales = pack(weights)
@@ -220,13 +232,14 @@ def _replacement(node: Any, weights: Any, graph: Any) -> list[Any]:
 
 
 def pack(weights: Any) -> tuple[Any, Any]:
-    """Weights ``(inputs, outputs)`` in 8 bits, 128 for zero: ``(outputs, blocks, block)`` uint8.
+    """Packs weights ``(inputs, outputs)`` in 8 bits, 128 for zero.
 
     Returns:
-        Those, and the scale of each block, ``(outputs, blocks)`` float32.
+        The weights, ``(outputs, blocks, block)`` uint8, and the scale of each block, ``(outputs,
+        blocks)`` float32.
     """
     inputs, outputs = weights.shape
-    # The last block of a column is filled up, and each has a scale of four bytes.
+    # The last block of a column is padded, and each has a scale of four bytes.
     block = min(BLOCKS, key=lambda block: -(-inputs // block) * (block + 4))
     blocks = -(-inputs // block)
     padded = np.zeros((outputs, blocks * block), dtype=np.float32)

@@ -1,9 +1,9 @@
-"""Rows made around an example, to ask two models the same things.
+"""Synthetic rows around an example, to compare two models on.
 
 An example has a few rows; a compiled form has to answer like its original everywhere. So more are
-made from what is known: rows between and beyond those of the example, numbers at which the trees of
-the model decide, categories that it was fitted with, words that it knows. The same rows come out
-each time.
+made from known values: rows between and beyond those of the example, numbers at which the trees of
+the model decide, categories that it was fitted with, words of its vocabulary. The same rows come
+out each time.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from models.runtimes import arrays, reachable
+from models.runtimes import arrays, memory_size
 from yard.contract import Signature
 
-#: Rows that are made.
+#: Number of rows.
 COUNT = 2_000
 _SEED = 20_260_102
 #: Words in a text at most, and words of a vocabulary that are used.
@@ -24,7 +24,7 @@ _WORDS, _VOCABULARY = 40, 5_000
 
 
 def rows_around(estimator: Any, signature: Signature, example: arrays.Rows) -> arrays.Rows:
-    """`COUNT` rows that ``estimator`` may answer; some it may refuse."""
+    """Returns `COUNT` rows that ``estimator`` may answer; some it may refuse."""
     random = np.random.default_rng(_SEED)
     if [column.type for column in signature.inputs] == ["string"] and (
         words := _words(estimator, example)
@@ -38,7 +38,7 @@ def rows_around(estimator: Any, signature: Signature, example: arrays.Rows) -> a
 
 
 def rows_near(signature: Signature, example: arrays.Rows) -> arrays.Rows:
-    """`COUNT` rows close to those of the example: one of them, a little of another, and noise.
+    """Returns `COUNT` rows close to the example's: one of them, a little of another, and noise.
 
     For comparing where no agreement can be expected far away from all data.
     """
@@ -76,7 +76,7 @@ def _cells(random: Any, type_: str, seen: list[Any], known: list[Any]) -> list[A
 
 
 def _numbers(random: Any, seen: Any, known: list[Any]) -> list[float]:
-    """Near the example, between its rows, beyond them, whole, and exactly at known numbers."""
+    """Returns numbers near the example, between its rows, beyond, whole, and at known numbers."""
     low, high = float(seen.min()), float(seen.max())
     spread = max(high - low, float(np.abs(seen).mean()) / 2) or 1.0
     near = random.choice(seen, COUNT) + spread * 0.3 * random.standard_normal(COUNT)
@@ -91,9 +91,9 @@ def _numbers(random: Any, seen: Any, known: list[Any]) -> list[float]:
 
 
 def _known(estimator: Any, place: int) -> list[Any]:
-    """What the estimator has learned of a column: thresholds of trees, categories of encoders."""
+    """Returns an estimator's values of a column: thresholds of trees, categories of encoders."""
     known: set[Any] = set()
-    for item in reachable(estimator):
+    for item in memory_size.reachable(estimator):
         feature = getattr(item, "feature", None)
         thresholds = getattr(item, "threshold", None)
         if isinstance(feature, np.ndarray) and isinstance(thresholds, np.ndarray):
@@ -113,9 +113,9 @@ def _known(estimator: Any, place: int) -> list[Any]:
 
 
 def _words(estimator: Any, example: arrays.Rows) -> list[str]:
-    """The vocabulary, if it is one of a text model, and the example's words."""
+    """Returns the vocabulary of a text model and the example's words; else nothing."""
     words: set[str] = set()
-    for item in reachable(estimator):
+    for item in memory_size.reachable(estimator):
         vocabulary = getattr(item, "vocabulary_", None)
         if isinstance(vocabulary, dict):
             words.update(itertools.islice(sorted(map(str, vocabulary)), _VOCABULARY))
@@ -127,7 +127,7 @@ def _words(estimator: Any, example: arrays.Rows) -> list[str]:
 
 
 def _text(random: Any, words: list[str], example: arrays.Rows) -> str:
-    """Words in any order, some in other letters, some unknown; sometimes a text of the example."""
+    """Returns words in any order, some in other letters, some unknown, some of the example."""
     count = int(random.integers(0, _WORDS))
     chosen = [words[place] for place in random.integers(len(words), size=count)]
     kind = int(random.integers(10))

@@ -1,4 +1,4 @@
-"""From a file to a published version: examine, try, compile, store, register."""
+"""Publishing, from a file to a registered version: examine, try, compile, store, register."""
 
 from typing import TYPE_CHECKING
 

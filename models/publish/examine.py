@@ -1,8 +1,8 @@
-"""What is known of an artefact before it is stored: asked of a child process that opens it.
+"""Examination of an artefact before it is stored, in a child process that opens it.
 
-`models.publish.publisher` hands over bytes whose format is known; this asks `models.sandbox.client`
-and puts the child's lines together. A child that fails before it has described the artefact is a
-reason not to publish; one that fails later, while it compiles, only leaves the version uncompiled.
+`models.publish.publisher` passes bytes whose format is known; this asks `models.sandbox.client` and
+collects the child's lines. A child that fails before it has described the artefact is a reason not
+to publish; one that fails later, while it compiles, only leaves the version uncompiled.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from models.formats import Source, onnx_check
+from models.formats import Artefact, inspect_onnx
 from models.manifest import Compiled
 from models.sandbox import (
+    ArtefactDescription,
     ArtefactRaised,
     ArtefactRefused,
     Fence,
-    Findings,
     Limits,
     Sandbox,
     SandboxError,
@@ -28,129 +28,131 @@ from models.sandbox import (
 from yard.contract import ModelRef
 from yard.errors import ConfigurationError, InvalidInput
 
-#: Address space for each byte of an artefact, beside what every child may take.
+#: Address space for each byte of an artefact, beside the limit of every child.
 _GROWTH = 8
-Tell = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
-#: Opens artefacts for publishing; its process is started by the first question.
+#: Opens artefacts for publishing; its server is started by the first question.
 SANDBOX = Sandbox("models.publish.sandbox_tasks")
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """What is known of an artefact.
+class Examination:
+    """Result of an examination.
 
     Attributes:
-        findings: What it is and how it answers.
-        decision: What was decided about a compiled form; None where none was asked for.
+        description: The artefact's kind and answers.
+        decision: The decision about a compiled form; None where none was asked for.
         graph: The compiled form, if it is used.
-        fence: What the child was kept from.
+        fence: Restrictions of the child.
     """
 
-    findings: Findings
+    description: ArtefactDescription
     decision: Compiled | None
     graph: bytes | None
     fence: Fence
 
 
-class _Heard:
-    """What a child has said so far."""
+class _Answers:
+    """Answers of a child so far."""
 
-    def __init__(self, tell: Tell) -> None:
-        self.findings: Findings | None = None
+    def __init__(self, report_progress: ReportProgress) -> None:
+        self.description: ArtefactDescription | None = None
         self.decision: Compiled | None = None
         self.fence = Fence()
-        self._tell = tell
+        self._report_progress = report_progress
 
-    def line(self, known: Mapping[str, Any]) -> None:
-        if "fence" in known:
-            self.fence = Fence.model_validate(known["fence"])
-            self._tell(f"opened in a process of its own, {_kept_from(self.fence)}")
-        elif "found" in known:
-            self.findings = Findings.model_validate(known["found"])
-            task = self.findings.signature.task.replace("_", " ")
-            self._tell(f"found {self.findings.kind}, as {task}")
-        elif "compiled" in known:
-            self.decision = Compiled.model_validate(known["compiled"])
-        elif "progress" in known:
-            self._tell(str(known["progress"])[:200])
+    def add(self, line: Mapping[str, Any]) -> None:
+        if "fence" in line:
+            self.fence = Fence.model_validate(line["fence"])
+            self._report_progress(f"opened in a process of its own, {_fence_text(self.fence)}")
+        elif "found" in line:
+            self.description = ArtefactDescription.model_validate(line["found"])
+            task = self.description.signature.task.replace("_", " ")
+            self._report_progress(f"found {self.description.kind}, as {task}")
+        elif "compiled" in line:
+            self.decision = Compiled.model_validate(line["compiled"])
+        elif "progress" in line:
+            self._report_progress(str(line["progress"])[:200])
 
 
-def examine(
-    source: Source,
+def examine_artefact(
+    artefact: Artefact,
     example: Sequence[Any],
     feature_names: Sequence[str] | None,
     *,
     compiles: bool,
     limits: Limits,
-    tell: Tell,
-) -> Examined:
-    """Let a child open the artefact, answer the example, and compile it if asked to.
+    report_progress: ReportProgress,
+) -> Examination:
+    """Opens the artefact in a child, which answers the example, and compiles it if asked to.
 
     Raises:
         InvalidInput: The example or the names do not fit.
         ConfigurationError: It does not open, is no model, does not answer, or breaks a limit.
     """
-    heard = _Heard(tell)
+    answers = _Answers(report_progress)
     failure = ""
-    with tempfile.TemporaryFile() as made:
+    with tempfile.TemporaryFile() as output:
         try:
-            for known in SANDBOX.ask(
-                "inspect",
-                source.content,
-                grown(limits, len(source.content)),
-                made,
-                format=source.format,
+            for line in SANDBOX.ask(
+                "describe",
+                artefact.content,
+                limits_for(limits, len(artefact.content)),
+                output,
+                format=artefact.format,
                 example=list(example),
                 feature_names=None if feature_names is None else list(map(str, feature_names)),
-                compiles=compiles and source.format != "onnx",
+                compiles=compiles and artefact.format != "onnx",
             ):
-                heard.line(known)
+                answers.add(line)
         except ArtefactRefused as error:
-            raise our_error(error) from None
+            raise public_error(error) from None
         except ArtefactRaised as error:
-            failure = str(error) if heard.findings else f"does not open: {error}"
+            failure = str(error) if answers.description else f"does not open: {error}"
         except SandboxError as error:
-            failure = str(error) if heard.findings else f"cannot be opened: {error}"
+            failure = str(error) if answers.description else f"cannot be opened: {error}"
         except ValidationError as error:
             raise ConfigurationError(f"was described wrongly: {error.errors()[0]['msg']}") from None
-        if heard.findings is None:
+        if answers.description is None:
             raise ConfigurationError(failure or "cannot be opened: nothing was found")
-        return _examined(heard, failure, made, compiles=compiles)
+        return _examination(answers, failure, output, compiles=compiles)
 
 
-def grown(limits: Limits, size_bytes: int) -> Limits:
-    """The limits for an artefact of this length."""
+def limits_for(limits: Limits, size_bytes: int) -> Limits:
+    """Returns the limits for an artefact of this length."""
     more = limits.memory_bytes + _GROWTH * size_bytes
     return limits.model_copy(update={"memory_bytes": more})
 
 
-def our_error(
+def public_error(
     error: ArtefactRefused, ref: ModelRef | None = None
 ) -> ConfigurationError | InvalidInput:
-    """What a child refused, as it would have been raised here."""
+    """Returns a child's refusal as the error that this process would have raised."""
     if error.kind == "invalid_input":
         return InvalidInput(str(error))
     return ConfigurationError(f"{ref}: {error}" if ref else str(error))
 
 
-def _examined(heard: _Heard, failure: str, made: IO[bytes], *, compiles: bool) -> Examined:
-    assert heard.findings is not None
-    decision, graph = heard.decision, None
+def _examination(
+    answers: _Answers, failure: str, output: IO[bytes], *, compiles: bool
+) -> Examination:
+    assert answers.description is not None
+    decision, graph = answers.decision, None
     if compiles and failure:
         decision = Compiled(chosen="", reason=f"the converter failed: {failure}"[:2_000])
     elif decision is not None and decision.chosen:
-        made.seek(0)
-        graph = made.read()
-        onnx_check.inspect(graph)
-    return Examined(heard.findings, decision, graph, heard.fence)
+        output.seek(0)
+        graph = output.read()
+        inspect_onnx(graph)
+    return Examination(answers.description, decision, graph, answers.fence)
 
 
-def _kept_from(fence: Fence) -> str:
-    kept = [
+def _fence_text(fence: Fence) -> str:
+    parts = [
         "without a network" if fence.network else "with the network (this system keeps none away)",
         "writing nowhere else"
         if fence.files
         else "free to write (this system does not prevent it)",
     ]
-    return ", ".join(kept)
+    return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""What an ONNX file that was published as such takes and gives, worked out from its graph.
+"""Signature of an ONNX file, derived from its graph and its answers to the example.
 
-The graph names its inputs and their types; what its outputs mean shows in its answers to the
-example: labels beside numbers that add up to one are a classifier's, and so on.
+The graph names its inputs and their types; its answers show what its outputs mean: labels beside
+numbers that add up to one are a classifier's, and so on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from models.formats import OnnxFile
 from models.publish.sklearn_signature import TEXT
-from models.runtimes import feeds_of, probabilities_of, rows_at_once
+from models.runtimes import tensors
 from yard.contract import Column, ColumnType, Output, Signature, Task, check_rows
 from yard.errors import ConfigurationError, InvalidInput
 
@@ -34,46 +34,46 @@ _KINDS: dict[str, ColumnType] = {
     "O": "string",
     "U": "string",
 }
-#: How far from one the probabilities of a row may add up.
+#: Allowed distance of the sum of a row's probabilities from one.
 _SUM = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _GraphOutput:
     name: str
     values: Any
     classes: tuple[Any, ...] | None = None
 
 
-def derive(
+def derive_onnx_signature(
     session: Any, known: OnnxFile, example: Sequence[Any], feature_names: Sequence[str] | None
 ) -> Signature:
-    """The signature of a graph.
+    """Returns the signature of a graph.
 
     Args:
         session: Of onnxruntime.
-        known: What the file holds.
+        known: The file's contents.
         example: Rows that it answers, in the form of a request's ``instances``.
         feature_names: The names of the inputs, in order, instead of the graph's own.
 
     Raises:
         InvalidInput: The example or the names do not fit.
         ConfigurationError: Its inputs or outputs are nothing that rows can be made of.
-        Exception: Whatever onnxruntime raises on the example.
+        Exception: Any error of onnxruntime on the example.
     """
     if not example:
         raise InvalidInput.at(["example"], "must hold at least one row")
-    most = rows_at_once(session)
+    most = tensors.rows_per_run(session)
     columns = _columns(session, example, feature_names)
     inputs = Signature(inputs=columns, outputs=(Output(name="predictions", type="float64"),))
     rows = check_rows(inputs, instances=list(example))[:most]
-    feeds = feeds_of(session, inputs)(rows)
+    feeds = tensors.find_feeds(session, inputs)(rows)
     names = [output.name for output in session.get_outputs()]
-    given = [
-        _given(name, value, len(rows))
+    graph_outputs = [
+        _graph_output(name, value, len(rows))
         for name, value in zip(names, session.run(None, feeds), strict=True)
     ]
-    return _described(columns, given, known)
+    return _signature_of(columns, graph_outputs, known)
 
 
 def _columns(
@@ -120,13 +120,13 @@ def _width(known: Any, example: Sequence[Any]) -> int:
     return len(first) if isinstance(first, list | tuple | dict) else 1
 
 
-def _given(name: str, value: Any, count: int) -> _Given:
-    """One output's answers to the example as ``(rows, ...)``."""
+def _graph_output(name: str, value: Any, count: int) -> _GraphOutput:
+    """Returns one output's answers to the example as ``(rows, ...)``."""
     if isinstance(value, list):
         classes = tuple(value[0]) if value and isinstance(value[0], dict) else ()
         if not classes:
             raise ConfigurationError(f"ONNX: output {name!r} is a list of no known form")
-        return _Given(name, probabilities_of(value), classes)
+        return _GraphOutput(name, tensors.stack_probabilities(value), classes)
     values = np.asarray(value)
     if values.ndim == 0 or len(values) != count or values.dtype.kind not in _KINDS:
         raise ConfigurationError(
@@ -135,11 +135,13 @@ def _given(name: str, value: Any, count: int) -> _Given:
         )
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    return _Given(name, values)
+    return _GraphOutput(name, values)
 
 
-def _described(columns: tuple[Column, ...], given: Sequence[_Given], known: OnnxFile) -> Signature:
-    first, rest = given[0], given[1:]
+def _signature_of(
+    columns: tuple[Column, ...], graph_outputs: Sequence[_GraphOutput], known: OnnxFile
+) -> Signature:
+    first, rest = graph_outputs[0], graph_outputs[1:]
     is_label = first.values.ndim == 1 and first.values.dtype.kind != "f"
     if is_label and rest and _are_probabilities(rest[0].values):
         classes = rest[0].classes or known.labels
@@ -168,6 +170,6 @@ def _are_probabilities(values: Any) -> bool:
     )
 
 
-def _output(name: str, given: _Given) -> Output:
-    kind = _KINDS[given.values.dtype.kind]
-    return Output(name=name, type=kind, shape=given.values.shape[1:])
+def _output(name: str, graph_output: _GraphOutput) -> Output:
+    kind = _KINDS[graph_output.values.dtype.kind]
+    return Output(name=name, type=kind, shape=graph_output.values.shape[1:])

@@ -1,10 +1,10 @@
-"""From a fitted estimator to a version that gets traffic: read, examine, store, register.
+"""Publishing a fitted estimator as a version with traffic: read, examine, store, register.
 
-A data scientist calls `publish`, the command line and the examples do, too. The artefact is opened
-in a child process only (`models.publish.examine`), so that one that crashes, hangs or means harm
-leaves no trace. The store is written first and Redis last, and both steps can be repeated: if Redis
-is away in between, the same call again repairs it, and so does `register_store`, which every start
-of the yard runs. Imports no numpy unless it is handed an estimator.
+Data scientists, the command line and the examples call `publish`. The artefact is opened in a child
+process only (`models.publish.examine`), so that one that crashes, hangs or is hostile leaves no
+trace. The store is written first and Redis last, and both steps can be repeated: if Redis is away
+in between, the same call again repairs it, and so does `register_store`, which every start of the
+yard runs. Imports no numpy unless it is passed an estimator.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models import manifest as manifests
-from models.formats import Source, read, source_of
+from models.formats import Artefact, detect_artefact, read_artefact
 from models.manifest import Compiled, File, Manifest, artefact_name
-from models.publish.examine import Examined, Tell, examine
+from models.publish.examine import Examination, ReportProgress, examine_artefact
 from models.sandbox import Limits
 from models.store import Repository
 from yard.contract import ModelRef, keys
@@ -40,11 +40,11 @@ from yard.errors import (
 from yard.registry import catalog
 from yard.routing import routes, warmup
 
-#: What runs an artefact as it was handed over, by its format.
+#: Runtime of an artefact as published, by its format.
 SERVED_BY = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}
 #: The name of the compiled form in a version's folder.
 GRAPH = artefact_name("onnx")
-#: What a version may record of its surroundings.
+#: Libraries that a version may record.
 LIBRARIES = frozenset(
     {"joblib", "numpy", "onnx", "onnxruntime", "scikit-learn", "scipy", "skl2onnx", "skops"}
 )
@@ -67,30 +67,30 @@ def publish(
     warm_s: float = 30.0,
     compile: bool = True,
     limits: Limits | None = None,
-    progress: Tell = lambda line: None,
+    progress: ReportProgress = lambda line: None,
 ) -> Manifest:
-    """Publish a version; the same call again changes nothing and repairs what is half done.
+    """Publishes a version; the same call again changes nothing and repairs a partial publish.
 
     Args:
-        repository: Where its files go.
-        redis: Where it becomes known; None leaves that to `register_store`.
+        repository: The store to write to.
+        redis: Registers the version there; None leaves that to `register_store`.
         estimator_or_path: A fitted estimator; or the path of one that joblib, pickle or skops has
-            written, of an ONNX file, or of a model folder of MLflow. What joblib or pickle has
-            written runs its code when it is opened, here in a child process and in every worker.
+            written, of an ONNX file, or of a model folder of MLflow. A file of joblib or pickle
+            runs its code when it is opened, here in a child process and in every worker.
         model: The model's name.
         version: The new version's name.
         example: Rows that it answers, in the form of a request's ``instances``.
         feature_names: The names of the inputs, by default those that it was fitted with.
         note: A sentence for people.
-        metrics: What was measured of it.
+        metrics: Measurements of it.
         activate: Whether to give it the model's traffic.
         warm_s: Seconds to wait for that, at most, until the pools have loaded it; 0 does not wait.
-        compile: Whether to look for a faster form.
-        limits: What the child that opens it may take.
-        progress: Is told what is going on, a line at a time.
+        compile: Whether to try a faster form.
+        limits: Limits of the child that opens it.
+        progress: Called with each progress line.
 
     Raises:
-        InvalidName: The model or the version may not be called so.
+        InvalidName: The name of the model or the version is invalid.
         InvalidInput: The example or the names do not fit the estimator.
         ConfigurationError: It does not open, is no model, or does not answer the example.
         InvalidManifest: The note, a metric or the example is out of bounds.
@@ -100,25 +100,25 @@ def publish(
             got no traffic.
     """
     ref = ModelRef(model, version)
-    source = _source(ref, estimator_or_path)
-    progress(f"read {len(source.content)} bytes: {source.said}")
+    artefact = _read_input(ref, estimator_or_path)
+    progress(f"read {len(artefact.content)} bytes: {artefact.description}")
     rows = _rows_of(example)
-    original = File.of(artefact_name(source.format), source.content)
+    original = File.of(artefact_name(artefact.format), artefact.content)
     known = _known_version(repository, ref, original)
     if redis is not None:
         check_catalogue(redis, ref, original, repository.location)
-    examined = _examined(
+    examination = _examine(
         ref,
-        source,
+        artefact,
         rows,
         feature_names,
         compiles=compile and known is None,
         limits=limits or Limits(),
-        tell=progress,
+        report_progress=progress,
     )
-    files = {artefact_name(source.format): source.content}
-    if examined.graph is not None:
-        files[GRAPH] = examined.graph
+    files = {artefact_name(artefact.format): artefact.content}
+    if examination.graph is not None:
+        files[GRAPH] = examination.graph
     manifest = manifests.build(
         model=model,
         version=version,
@@ -126,20 +126,20 @@ def publish(
         example=tuple(rows),
         note=note,
         metrics=dict(metrics or {}),
-        **_proven(source, examined),
+        **_manifest_fields(artefact, examination),
     )
     if known is None:
         repository.publish(manifest, files)
-    stored = _stored(repository, manifest)
+    stored = _check_stored(repository, manifest)
     if redis is not None:
         register(redis, stored, activate=activate, warm_s=warm_s)
     return stored
 
 
 def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
-    """Make known to Redis what the store has and Redis has not, or has otherwise.
+    """Registers in Redis the versions of the store that Redis lacks, or has otherwise.
 
-    A version that cannot be read is left out and logged, so that it does not hide the others.
+    A version that cannot be read is skipped and logged, so that it does not hide the others.
 
     Returns:
         The versions that were registered.
@@ -149,9 +149,9 @@ def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
     """
     registered = []
     for model in repository.models():
-        known = _known(redis, model)
+        known = _registered_manifests(redis, model)
         for version in repository.versions(model):
-            manifest = _readable(repository, ModelRef(model, version))
+            manifest = _readable_manifest(repository, ModelRef(model, version))
             if manifest is not None and known.get(version.encode()) != manifest.to_json():
                 register(redis, manifest)
                 registered.append(manifest.ref)
@@ -159,17 +159,17 @@ def register_store(repository: Repository, redis: Redis) -> list[ModelRef]:
 
 
 def check_catalogue(redis: Redis, ref: ModelRef, original: File, location: str) -> None:
-    """Nothing, if a version made of this file may become known.
+    """Checks that a version made of this file may be registered.
 
     A store that is not that of the yard has room for the name, and what the yard serves under it
     must not change all the same.
 
     Raises:
-        VersionExists: It is known with other bytes.
+        VersionExists: It is registered with other bytes.
     """
     try:
         entry = catalog.read_versions(redis, ref.model).get(ref.version)
-    except RedisError:  # told when it is to be registered
+    except RedisError:  # registering it reports this
         return
     files = entry.manifest.get("files") if entry is not None else None
     known = {file.get("sha256") for file in files or () if isinstance(file, dict)}
@@ -183,7 +183,7 @@ def check_catalogue(redis: Redis, ref: ModelRef, original: File, location: str) 
 def register(
     redis: Redis, manifest: Manifest, *, activate: bool = False, warm_s: float = 0.0
 ) -> None:
-    """Make a stored version known to Redis, and give it the traffic if asked to.
+    """Registers a stored version in Redis, and gives it the traffic if asked to.
 
     Raises:
         Unavailable: Redis is away.
@@ -194,7 +194,7 @@ def register(
         if activate:
             _activate(redis, manifest, warm_s)
     except RedisError as error:
-        raise _away(manifest.ref, error) from error
+        raise _not_registered(manifest.ref, error) from error
 
 
 def _activate(redis: Redis, manifest: Manifest, warm_s: float) -> None:
@@ -208,16 +208,16 @@ def _activate(redis: Redis, manifest: Manifest, warm_s: float) -> None:
         ) from error
 
 
-def libraries_of(names: set[str]) -> dict[str, str]:
-    """The versions of what is installed here under these names, and of Python."""
+def installed_versions(names: set[str]) -> dict[str, str]:
+    """Returns the installed versions of these libraries, and of Python."""
     return {name: metadata.version(name) for name in sorted(names)} | {
         "python": platform.python_version()
     }
 
 
-def _source(ref: ModelRef, estimator_or_path: Any) -> Source:
+def _read_input(ref: ModelRef, estimator_or_path: Any) -> Artefact:
     if isinstance(estimator_or_path, str | Path):
-        return read(Path(estimator_or_path))
+        return read_artefact(Path(estimator_or_path))
     import joblib
 
     buffer = io.BytesIO()
@@ -225,11 +225,11 @@ def _source(ref: ModelRef, estimator_or_path: Any) -> Source:
         joblib.dump(estimator_or_path, buffer, compress=0)
     except Exception as error:
         raise ConfigurationError(f"the estimator cannot be written: {described(error)}") from error
-    return source_of(buffer.getvalue(), str(ref))
+    return detect_artefact(buffer.getvalue(), str(ref))
 
 
 def _rows_of(example: Any) -> list[Any]:
-    """The example as lists of plain values, also where it is an array."""
+    """Returns the example as lists of plain values, also where it is an array."""
     listed = example.tolist() if hasattr(example, "tolist") else example
     if not isinstance(listed, list | tuple):
         raise InvalidInput.at(["example"], "must be a list of rows")
@@ -249,21 +249,21 @@ def _row_of(row: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with arrays, tuples and NumPy's scalars inside made Python's."""
+    """Returns ``value`` with arrays, tuples and NumPy's scalars inside made Python's."""
     if hasattr(value, "tolist"):
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _known_version(repository: Repository, ref: ModelRef, original: File) -> Manifest | None:
-    """The version, if it is there and was made of the same bytes.
+    """Returns the version, if it is there and was made of the same bytes.
 
     Raises:
         VersionExists: It was made of others.
     """
     try:
         known = repository.manifest(ref)
-    except (NotFound, ModelUnavailable):  # what is broken is refused when it would be written
+    except (NotFound, ModelUnavailable):  # a broken one is refused on writing
         return None
     if original in known.files:
         return known
@@ -273,46 +273,46 @@ def _known_version(repository: Repository, ref: ModelRef, original: File) -> Man
     )
 
 
-def _examined(
-    ref: ModelRef, source: Source, rows: list[Any], *args: Any, **kwargs: Any
-) -> Examined:
+def _examine(
+    ref: ModelRef, artefact: Artefact, rows: list[Any], *args: Any, **kwargs: Any
+) -> Examination:
     try:
-        return examine(source, rows, *args, **kwargs)
+        return examine_artefact(artefact, rows, *args, **kwargs)
     except ConfigurationError as error:
         raise ConfigurationError(f"{ref}: {error.message}") from None
 
 
-def _proven(source: Source, examined: Examined) -> dict[str, Any]:
-    """The fields of a manifest that come of examining."""
-    findings, decision = examined.findings, examined.decision
-    runtime = SERVED_BY[source.format]
-    golden, libraries = findings.golden, set(findings.libraries) & LIBRARIES
+def _manifest_fields(artefact: Artefact, examination: Examination) -> dict[str, Any]:
+    """Returns the fields of a manifest that an examination yields."""
+    description, decision = examination.description, examination.decision
+    runtime = SERVED_BY[artefact.format]
+    golden, libraries = description.golden, set(description.libraries) & LIBRARIES
     if decision is not None:
         decision = decision.model_copy(update={"chosen": decision.chosen or runtime})
-    if decision is not None and examined.graph is not None:
+    if decision is not None and examination.graph is not None:
         runtime = decision.chosen
         libraries |= {"onnxruntime", "skl2onnx"}
-        if golden is not None:  # the original's answers, which the compiled form gives nearly
+        if golden is not None:  # the original's, nearly those of the graph
             golden = golden.model_copy(update={"tolerance": decision.tolerance})
     return {
-        "format": source.format,
+        "format": artefact.format,
         "runtime": runtime,
-        "signature": findings.signature,
-        "libraries": libraries_of(libraries),
-        "batchable": not findings.unbatchable_reason,
-        "unbatchable_reason": findings.unbatchable_reason,
+        "signature": description.signature,
+        "libraries": installed_versions(libraries),
+        "batchable": not description.unbatchable_reason,
+        "unbatchable_reason": description.unbatchable_reason,
         "golden": golden,
-        "compiled": decision or _not_compiled(source, runtime),
+        "compiled": decision or _not_compiled(artefact, runtime),
     }
 
 
-def _not_compiled(source: Source, runtime: str) -> Compiled:
-    reason = "it is ONNX already" if source.format == "onnx" else "it was not asked for"
+def _not_compiled(artefact: Artefact, runtime: str) -> Compiled:
+    reason = "it is ONNX already" if artefact.format == "onnx" else "it was not asked for"
     return Compiled(chosen=runtime, reason=reason)
 
 
-def _stored(repository: Repository, manifest: Manifest) -> Manifest:
-    """What the store has now: this manifest, or that of an earlier call with the same bytes."""
+def _check_stored(repository: Repository, manifest: Manifest) -> Manifest:
+    """Returns the manifest in the store: this one, or an earlier call's with the same bytes."""
     stored = repository.manifest(manifest.ref)
     if stored.signature != manifest.signature:
         raise VersionExists(
@@ -322,21 +322,21 @@ def _stored(repository: Repository, manifest: Manifest) -> Manifest:
     return stored
 
 
-def _known(redis: Redis, model: str) -> Mapping[Any, Any]:
+def _registered_manifests(redis: Redis, model: str) -> Mapping[Any, Any]:
     try:
         return redis.hgetall(keys.key("versions", model))
     except RedisError as error:
         raise Unavailable(f"Redis does not answer: {described(error)}") from error
 
 
-def _away(ref: ModelRef, error: RedisError) -> Unavailable:
+def _not_registered(ref: ModelRef, error: RedisError) -> Unavailable:
     return Unavailable(
         f"{ref} is stored, but Redis does not answer, so it is not known yet: publish it again "
         f"({described(error)})"
     )
 
 
-def _readable(repository: Repository, ref: ModelRef) -> Manifest | None:
+def _readable_manifest(repository: Repository, ref: ModelRef) -> Manifest | None:
     try:
         return repository.manifest(ref)
     except (ModelUnavailable, NotFound) as error:

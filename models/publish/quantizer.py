@@ -1,6 +1,6 @@
-"""A smaller version of a version: the weights of its ONNX form in 8 bits, where that helps.
+"""Quantised versions: the weights of a version's ONNX form in 8 bits, where that helps.
 
-`modelyard quantize` calls this. The graph is read from the store, written anew in a child process
+`modelyard quantize` calls this. The graph is read from the store, rewritten in a child process
 (`models.optimize.int8_weights`), compared and timed there, and stored as a version of its own only
 if it is smaller by a margin, answers alike within a bound, and its rows stay apart.
 """
@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from redis import Redis
 
 from models import manifest as manifests
-from models.formats import onnx_check
+from models.formats import inspect_onnx
 from models.manifest import File, Manifest
-from models.publish.examine import SANDBOX, Tell, grown, our_error
-from models.publish.publisher import GRAPH, check_catalogue, libraries_of, register
+from models.publish.examine import SANDBOX, ReportProgress, limits_for, public_error
+from models.publish.publisher import GRAPH, check_catalogue, installed_versions, register
 from models.sandbox import ArtefactRefused, Limits, Quantized, SandboxError
 from models.store import Repository
 from yard.contract import ModelRef
@@ -28,15 +28,15 @@ from yard.errors import ConfigurationError, VersionExists
 
 @dataclass(frozen=True, slots=True)
 class QuantizeReport:
-    """What came of it.
+    """Result of a quantisation.
 
     Attributes:
         manifest: The new version; None where it was not worth one.
         reason: Why.
-        before_bytes: The length of the file that was there.
-        after_bytes: That of the file with 8 bits.
+        before_bytes: The length of the original file.
+        after_bytes: The length of the file with 8 bits.
         agreement: The part of the rows that are answered alike.
-        rows: How many rows were asked.
+        rows: Number of rows that were compared.
         rows_per_s: Of ``original`` and ``candidate``, by the rows in a call.
     """
 
@@ -50,11 +50,11 @@ class QuantizeReport:
 
     @property
     def times_smaller(self) -> float:
-        """How many times as long the first file is."""
+        """Length of the original file relative to the new one."""
         return self.before_bytes / max(1, self.after_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report for programs; ``published`` is the new version's name, or null."""
+        """Returns the report for programs; ``published`` is the new version's name, or null."""
         return {
             "published": None if self.manifest is None else str(self.manifest.ref),
             "reason": self.reason,
@@ -76,23 +76,23 @@ def quantize(
     rows: Sequence[Any] | None = None,
     note: str = "",
     limits: Limits | None = None,
-    progress: Tell = lambda line: None,
+    progress: ReportProgress = lambda line: None,
 ) -> QuantizeReport:
-    """Make ``new_version`` of ``version``, if it is worth it.
+    """Makes ``new_version`` of ``version``, if it is worth it.
 
     Args:
         repository: The store.
-        redis: Where the new version becomes known; None leaves that to `register_store`.
+        redis: Registers the new version there; None leaves that to `register_store`.
         model: The model's name.
-        version: What is made smaller.
-        new_version: The name of what is made.
+        version: The version to make smaller.
+        new_version: The name of the new version.
         rows: Rows to compare the answers on, as in a request; by default rows near the example.
         note: A sentence for people.
-        limits: What the child that writes it may take.
-        progress: Is told what is going on, a line at a time.
+        limits: Limits of the child that writes it.
+        progress: Called with each progress line.
 
     Raises:
-        InvalidName: The new version may not be called so.
+        InvalidName: The name of the new version is invalid.
         InvalidInput: A row does not fit the signature.
         NotFound: There is no such version.
         VersionExists: The new one is there.
@@ -116,10 +116,10 @@ def quantize(
         "example": list(known.example),
         "rows": None if rows is None else list(rows),
     }
-    found, graph = _made(ref, request, raw, limits or Limits(), progress)
+    quantized, graph = _quantize_in_sandbox(ref, request, raw, limits or Limits(), progress)
     manifest = None
-    if found.decision.chosen:
-        manifest = _manifest(known, new, found, graph, note)
+    if quantized.decision.chosen:
+        manifest = _manifest(known, new, quantized, graph, note)
         if redis is not None:
             check_catalogue(redis, new, manifest.file(), repository.location)
         repository.publish(manifest, {GRAPH: graph})
@@ -127,43 +127,45 @@ def quantize(
             register(redis, manifest)
     return QuantizeReport(
         manifest=manifest,
-        reason=found.decision.reason,
-        before_bytes=found.before_bytes,
-        after_bytes=found.after_bytes,
-        agreement=found.agreement,
-        rows=found.decision.rows,
-        rows_per_s=found.decision.rows_per_s,
+        reason=quantized.decision.reason,
+        before_bytes=quantized.before_bytes,
+        after_bytes=quantized.after_bytes,
+        agreement=quantized.agreement,
+        rows=quantized.decision.rows,
+        rows_per_s=quantized.decision.rows_per_s,
     )
 
 
-def _made(
-    ref: ModelRef, request: Mapping[str, Any], raw: bytes, limits: Limits, progress: Tell
+def _quantize_in_sandbox(
+    ref: ModelRef, request: Mapping[str, Any], raw: bytes, limits: Limits, progress: ReportProgress
 ) -> tuple[Quantized, bytes]:
-    """What the child found, and the graph that it made."""
-    said: list[Any] = []
-    with tempfile.TemporaryFile() as made:
+    """Returns the child's comparison, and the graph that it made."""
+    results: list[Any] = []
+    with tempfile.TemporaryFile() as output:
         try:
-            for line in SANDBOX.ask("quantize", raw, grown(limits, len(raw)), made, **request):
+            for line in SANDBOX.ask(
+                "quantize", raw, limits_for(limits, len(raw)), output, **request
+            ):
                 if "progress" in line:
                     progress(str(line["progress"])[:200])
                 elif "quantized" in line:
-                    said.append(Quantized.model_validate(line["quantized"]))
+                    results.append(Quantized.model_validate(line["quantized"]))
         except ArtefactRefused as error:
-            raise our_error(error, ref) from None
+            raise public_error(error, ref) from None
         except SandboxError as error:
             raise ConfigurationError(f"{ref}: cannot be made smaller: {error}") from None
         except ValidationError as error:
             raise ConfigurationError(f"{ref}: {error.errors()[0]['msg']}") from None
-        if not said:
+        if not results:
             raise ConfigurationError(f"{ref}: nothing came of it")
-        made.seek(0)
-        graph = made.read()
-    onnx_check.inspect(graph)
-    return said[-1], graph
+        output.seek(0)
+        graph = output.read()
+    inspect_onnx(graph)
+    return results[-1], graph
 
 
 def _manifest(
-    known: Manifest, new: ModelRef, found: Quantized, graph: bytes, note: str
+    known: Manifest, new: ModelRef, quantized: Quantized, graph: bytes, note: str
 ) -> Manifest:
     return manifests.build(
         model=new.model,
@@ -173,9 +175,9 @@ def _manifest(
         files=(File.of(GRAPH, graph),),
         signature=known.signature,
         example=known.example,
-        libraries=libraries_of({"numpy", "onnx", "onnxruntime"}),
+        libraries=installed_versions({"numpy", "onnx", "onnxruntime"}),
         note=note or f"{known.ref} with weights in 8 bits.",
-        golden=found.golden,
-        compiled=found.decision,
+        golden=quantized.golden,
+        compiled=quantized.decision,
         parent=str(known.ref),
     )

@@ -1,43 +1,43 @@
-"""What a child process finds out about an artefact that is being published.
+"""Tasks of the sandbox's child: describe an artefact that is being published, or quantise it.
 
-`models.sandbox.server` calls a task of `TASKS` with the bytes; the task opens them, lets them
-answer the example, and tells in plain values what it found, `Findings` first, so that they are not
-lost if what comes after them, the compiling, crashes. Only here is an artefact of unknown origin
-opened.
+`models.sandbox.server` calls a task of `TASKS` with the bytes; the task opens them, predicts the
+example, and sends plain values, `ArtefactDescription` first, so that it is not lost if the
+compiling after it crashes. Only here is an artefact of unknown origin opened.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
-from models.formats import onnx_check
+from models.formats import inspect_onnx
 from models.manifest import Golden, Tolerance
 from models.optimize import compile as compiling
 from models.optimize import rows_around
-from models.publish.sklearn_signature import derive
-from models.runtimes import BatchInvariance, SklearnModel, golden, open_joblib, release, take_arrays
-from models.sandbox import Findings
+from models.publish.sklearn_signature import derive_signature
+from models.runtimes import SklearnModel, golden, is_same_release, open_joblib, sklearn_tuning
+from models.sandbox import ArtefactDescription
 from yard.contract import Signature, check_rows
 from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
     from models.sandbox import Exchange
 
-#: How far the answers of the same file may differ between machines.
+#: Allowed difference of the same file's answers between machines.
 SAME_RTOL, SAME_ATOL = 1e-6, 1e-9
-#: For graphs that count in single precision.
+#: The same for graphs in single precision.
 SINGLE_RTOL, SINGLE_ATOL = 1e-4, 1e-6
 _UNBATCHABLE = "its answer to a row changes with the rows beside it, by more than rounding"
 
 
-def inspect(exchange: Exchange) -> None:
-    """Open an artefact, tell what it is and how it answers, and compile it if asked to.
+def describe_artefact(exchange: Exchange) -> None:
+    """Opens an artefact, describes it and its answers, and compiles it if asked to.
 
     The request has ``format``, ``example``, ``feature_names`` (or None) and ``compiles``.
 
@@ -47,59 +47,79 @@ def inspect(exchange: Exchange) -> None:
     """
     with threadpool_limits(limits=1):
         if exchange.request["format"] == "onnx":
-            _inspect_graph(exchange)
+            _describe_graph(exchange)
         else:
-            _inspect_estimator(exchange)
+            _describe_estimator(exchange)
 
 
-def quantize(exchange: Exchange) -> None:
-    """Write an ONNX file anew with 8-bit weights, and compare; see `models.publish.quantizer`."""
+def quantize_artefact(exchange: Exchange) -> None:
+    """Quantises an ONNX file, and compares both; see `models.publish.quantizer`.
+
+    The request has ``signature``, ``example``, and ``rows`` to compare on, or None.
+
+    Raises:
+        InvalidInput: A row does not fit the signature.
+        ConfigurationError: The graph does not open, does not answer the example, or has nothing
+            that shrinks.
+    """
     from models.optimize import quantize_graph
 
+    request = exchange.request
     with threadpool_limits(limits=1):
-        quantize_graph(exchange)
+        outcome = quantize_graph(
+            exchange.artefact,
+            Signature.model_validate(request["signature"]),
+            request["example"],
+            request["rows"],
+            partial(_report_progress, exchange),
+        )
+    exchange.write_output(outcome.graph)
+    exchange.send(quantized=outcome.comparison.model_dump(mode="json"))
 
 
-#: What children need beside this module, imported once before the first.
+#: Modules that children need beside this one, imported once before the first.
 PRELOAD = ("onnxruntime", "skl2onnx")
 
-#: What can be asked for.
-TASKS: Mapping[str, Callable[[Exchange], None]] = {"inspect": inspect, "quantize": quantize}
+#: Tasks by name.
+TASKS: Mapping[str, Callable[[Exchange], None]] = {
+    "describe": describe_artefact,
+    "quantize": quantize_artefact,
+}
 
 
-def _inspect_estimator(exchange: Exchange) -> None:
+def _describe_estimator(exchange: Exchange) -> None:
     request = exchange.request
-    estimator = take_arrays(_opened(exchange.artefact, request["format"]))
-    signature, model = _answering(estimator, request["example"], request["feature_names"])
+    estimator = sklearn_tuning.take_arrays(_open_estimator(exchange.artefact, request["format"]))
+    signature, model = _sign_and_load(estimator, request["example"], request["feature_names"])
     rows = check_rows(signature, instances=request["example"])
     answers = model.predict(rows)
     libraries = ["joblib", "numpy", "scikit-learn", "scipy"]
     if request["format"] == "skops":
         libraries.append("skops")
     tolerance = Tolerance(rtol=SAME_RTOL, atol=SAME_ATOL)
-    _tell(
+    _send_description(
         exchange,
-        model.alignment,
+        model.batch_invariance.is_batchable,
         signature,
-        _kind(estimator),
+        _kind_of(estimator),
         libraries,
-        golden.record(answers, tolerance),
+        golden.record_golden(answers, tolerance),
     )
     if request["compiles"]:
         _compile(exchange, estimator, model, rows)
 
 
-def _answering(
+def _sign_and_load(
     estimator: Any, example: Sequence[Any], feature_names: Sequence[str] | None
 ) -> tuple[Signature, SklearnModel]:
     try:
-        signature = derive(estimator, example, feature_names)
+        signature = derive_signature(estimator, example, feature_names)
         rows = check_rows(signature, instances=list(example))
         return signature, SklearnModel(estimator, signature, rows, holds_threads=False)
     except (InvalidRequest, ConfigurationError):
         raise
     except Exception as error:
-        # What only a data frame has, an estimator may ask for in a step of its own.
+        # A step of the estimator may use what only a data frame has.
         frame = "; it was fitted on a data frame and is given an array" * hasattr(
             estimator, "feature_names_in_"
         )
@@ -111,25 +131,30 @@ def _answering(
 def _compile(
     exchange: Exchange, estimator: Any, model: SklearnModel, rows: list[list[Any]]
 ) -> None:
-    def tell(line: str) -> None:
-        exchange.say(progress=line)
-
-    trials = rows_around(estimator, model.signature, rows)
-    outcome = compiling.compile_estimator(estimator, model, rows, trials, tell)
+    synthetic_rows = rows_around(estimator, model.signature, rows)
+    outcome = compiling.compile_estimator(
+        estimator, model, rows, synthetic_rows, partial(_report_progress, exchange)
+    )
     if outcome.graph is not None:
-        exchange.keep(outcome.graph)
-    exchange.say(compiled=outcome.decision.model_dump(mode="json"))
+        exchange.write_output(outcome.graph)
+    exchange.send(compiled=outcome.decision.model_dump(mode="json"))
 
 
-def _inspect_graph(exchange: Exchange) -> None:
-    from models.publish.onnx_signature import derive as derive_graph
+def _report_progress(exchange: Exchange, line: str) -> None:
+    exchange.send(progress=line)
+
+
+def _describe_graph(exchange: Exchange) -> None:
+    from models.publish.onnx_signature import derive_onnx_signature
     from models.runtimes import OnnxModel, open_session
 
-    known = onnx_check.inspect(exchange.artefact)
+    known = inspect_onnx(exchange.artefact)
     example = exchange.request["example"]
     session = open_session(exchange.artefact)
     try:
-        signature = derive_graph(session, known, example, exchange.request["feature_names"])
+        signature = derive_onnx_signature(
+            session, known, example, exchange.request["feature_names"]
+        )
         rows = check_rows(signature, instances=example)
         model = OnnxModel(exchange.artefact, signature, rows)
         answers = model.predict(rows)
@@ -139,36 +164,36 @@ def _inspect_graph(exchange: Exchange) -> None:
         raise ConfigurationError(f"does not answer its example: {described(error)}") from error
     kind = f"ONNX graph of {known.nodes} nodes"
     tolerance = Tolerance(rtol=SINGLE_RTOL, atol=SINGLE_ATOL)
-    _tell(
+    _send_description(
         exchange,
-        model.alignment,
+        model.batch_invariance.is_batchable,
         signature,
         kind,
         ("onnxruntime", "numpy"),
-        golden.record(answers, tolerance),
+        golden.record_golden(answers, tolerance),
     )
 
 
-def _tell(
+def _send_description(
     exchange: Exchange,
-    alignment: BatchInvariance,
+    is_batchable: bool,
     signature: Signature,
     kind: str,
     libraries: Sequence[str],
     answers: Golden | None,
 ) -> None:
-    found = Findings(
+    found = ArtefactDescription(
         kind=kind,
         signature=signature,
         libraries=list(libraries),
         golden=answers,
-        unbatchable_reason="" if alignment.is_batchable else _UNBATCHABLE,
+        unbatchable_reason="" if is_batchable else _UNBATCHABLE,
     )
-    exchange.say(found=found.model_dump(mode="json"))
+    exchange.send(found=found.model_dump(mode="json"))
 
 
-def _opened(raw: bytes, format_: str) -> Any:
-    """The estimator, unless another release of scikit-learn has written it."""
+def _open_estimator(raw: bytes, format_: str) -> Any:
+    """Returns the estimator, unless another release of scikit-learn has written it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -178,13 +203,13 @@ def _opened(raw: bytes, format_: str) -> Any:
         except Exception as error:
             raise ConfigurationError(f"does not open: {described(error)}") from error
     for warning in caught:
-        said = warning.message
-        if isinstance(said, InconsistentVersionWarning) and release(
-            said.original_sklearn_version
-        ) != release(said.current_sklearn_version):
+        message = warning.message
+        if isinstance(message, InconsistentVersionWarning) and not is_same_release(
+            message.original_sklearn_version, message.current_sklearn_version
+        ):
             raise ConfigurationError(
-                f"was written by scikit-learn {said.original_sklearn_version}, here is "
-                f"{said.current_sklearn_version}, which may read it wrongly: fit it anew"
+                f"was written by scikit-learn {message.original_sklearn_version}, here is "
+                f"{message.current_sklearn_version}, which may read it wrongly: fit it anew"
             )
     return estimator
 
@@ -201,8 +226,8 @@ def _opener(format_: str) -> Callable[[bytes], Any]:
     return open_skops
 
 
-def _kind(estimator: Any) -> str:
-    """``Pipeline of StandardScaler and LogisticRegression``."""
+def _kind_of(estimator: Any) -> str:
+    """Returns ``Pipeline of StandardScaler and LogisticRegression``."""
     name = type(estimator).__name__
     if not isinstance(estimator, Pipeline):
         return name

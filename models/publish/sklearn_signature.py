@@ -1,8 +1,8 @@
-"""What a fitted estimator takes and gives, worked out from the estimator and an example.
+"""Signature of a fitted estimator, derived from the estimator and an example.
 
-`models.publish.publisher` calls this once a version; what it finds is checked against every request
-for as long as the version lives. Names and classes come from the estimator, the columns' types from
-the example.
+`models.publish.publisher` derives it once a version; every request is checked against it for as
+long as the version lives. Names and classes come from the estimator, the columns' types from the
+example.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_re
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from models.runtimes import arrays, call_of, dense, find_inputs
+from models.runtimes import arrays, sklearn_calls
 from yard.contract import Column, ColumnType, Output, Signature, Task, check_rows
 from yard.errors import ConfigurationError, InvalidInput
 
 #: The name of a text model's one input.
 TEXT = "text"
-#: What a 64-bit column holds and a 32-bit one does not, and what both do.
+#: A number that only a 64-bit column holds, and one that a 32-bit column holds, too.
 _BEYOND_32_BITS, _WITHIN_32_BITS = 1e300, 1e30
 
 _TYPES: dict[type, ColumnType] = {
@@ -33,10 +33,10 @@ _TYPES: dict[type, ColumnType] = {
 }
 
 
-def derive(
+def derive_signature(
     estimator: Any, example: Sequence[Any], feature_names: Sequence[str] | None = None
 ) -> Signature:
-    """The signature of a fitted estimator.
+    """Returns the signature of a fitted estimator.
 
     Args:
         estimator: Fitted, of scikit-learn's kind.
@@ -47,7 +47,7 @@ def derive(
     Raises:
         InvalidInput: The example or the names do not fit the estimator.
         ConfigurationError: It is nothing that predicts or transforms.
-        Exception: Whatever the estimator raises on the example.
+        Exception: Any error of the estimator on the example.
     """
     if not example:
         raise InvalidInput.at(["example"], "must hold at least one row")
@@ -59,10 +59,10 @@ def derive(
     )
     inputs = Signature(inputs=columns, outputs=(Output(name="predictions", type="float64"),))
     rows = check_rows(inputs, instances=list(example))
-    to_inputs = find_inputs(estimator, inputs, rows)
+    to_inputs = sklearn_calls.find_inputs(estimator, inputs, rows)
     classes = _classes(estimator, task)
     return Signature(
-        inputs=_narrowed(estimator, columns, rows),
+        inputs=_narrow_columns(estimator, columns, rows),
         outputs=_outputs(estimator, task, classes, to_inputs(rows)),
         classes=classes,
         task=task,
@@ -70,7 +70,7 @@ def derive(
 
 
 def find_task(estimator: Any) -> Task:
-    """What kind of estimator it is.
+    """Returns the kind of estimator.
 
     Raises:
         ConfigurationError: It neither predicts nor transforms.
@@ -83,7 +83,7 @@ def find_task(estimator: Any) -> Task:
         ("outlier_detector", is_outlier_detector),
     )
     for task, is_kind in kinds:
-        if can_predict and _says(is_kind, estimator):
+        if can_predict and _is_of_kind(is_kind, estimator):
             return cast(Task, task)
     if hasattr(estimator, "transform") and not can_predict:
         return "transformer"
@@ -95,7 +95,7 @@ def find_task(estimator: Any) -> Task:
 
 
 def takes_text(estimator: Any) -> bool:
-    """Whether the first step turns strings into numbers."""
+    """True if the first step turns strings into numbers."""
     estimator = getattr(estimator, "best_estimator_", estimator)  # the outcome of a search
     while isinstance(estimator, Pipeline):
         estimator = estimator.steps[0][1]
@@ -104,7 +104,7 @@ def takes_text(estimator: Any) -> bool:
     return isinstance(estimator, CountVectorizer | HashingVectorizer)
 
 
-def _says(is_kind: Any, estimator: Any) -> bool:
+def _is_of_kind(is_kind: Any, estimator: Any) -> bool:
     try:
         return bool(is_kind(estimator))
     except (AttributeError, TypeError):  # no tags: not made with scikit-learn's base class
@@ -138,7 +138,7 @@ def _width(row: Any) -> int:
 
 
 def _cell(row: Any, place: int, name: str) -> Any:
-    """A cell, or None where the row is faulty; `check_rows` then says where."""
+    """Returns a cell, or None where the row is faulty; `check_rows` then reports where."""
     if isinstance(row, dict):
         return row.get(name)
     if isinstance(row, list | tuple):
@@ -153,12 +153,14 @@ def _type(name: str, cells: Sequence[Any]) -> ColumnType:
     return known.pop() if known else "float64"
 
 
-def _narrowed(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows) -> tuple[Column, ...]:
-    """The columns, of 32 bits if the estimator refuses what only 64 bits hold; trees do."""
+def _narrow_columns(
+    estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows
+) -> tuple[Column, ...]:
+    """Returns the columns, of 32 bits if the estimator refuses numbers of 64 bits; trees do."""
     places = [place for place, column in enumerate(columns) if column.type == "float64"]
-    if not places or _takes(estimator, columns, rows, _BEYOND_32_BITS):
+    if not places or _accepts(estimator, columns, rows, _BEYOND_32_BITS):
         return columns
-    if not _takes(estimator, columns, rows, _WITHIN_32_BITS):
+    if not _accepts(estimator, columns, rows, _WITHIN_32_BITS):
         return columns
     return tuple(
         Column(name=column.name, type="float32") if place in places else column
@@ -166,7 +168,7 @@ def _narrowed(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows) ->
     )
 
 
-def _takes(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows, number: float) -> bool:
+def _accepts(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows, number: float) -> bool:
     row = [
         number if column.type == "float64" else cell
         for column, cell in zip(columns, rows[0], strict=True)
@@ -174,18 +176,18 @@ def _takes(estimator: Any, columns: tuple[Column, ...], rows: arrays.Rows, numbe
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # an overflow inside is no refusal
-            call_of(estimator)(arrays.table(columns)([row]))
+            sklearn_calls.predict_method(estimator)(arrays.table_converter(columns)([row]))
     except Exception:
         return False
     return True
 
 
 def _classes(estimator: Any, task: Task) -> tuple[Any, ...] | None:
-    """A classifier's labels; None for one of several outputs, which has a list of them for each."""
+    """Returns a classifier's labels; None for several outputs, each of which has a list of them."""
     classes = getattr(estimator, "classes_", None) if task == "classifier" else None
     if not isinstance(classes, np.ndarray) or classes.ndim != 1:
         return None
-    return tuple(arrays.as_plain(classes.tolist()))
+    return tuple(arrays.to_plain(classes.tolist()))
 
 
 def _outputs(
@@ -194,7 +196,7 @@ def _outputs(
     with warnings.catch_warnings():
         # The array has no column names, which the estimator may have been fitted with.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
-        values = dense(call_of(estimator)(inputs))
+        values = sklearn_calls.to_dense(sklearn_calls.predict_method(estimator)(inputs))
         predictions = Output(
             name="predictions",
             type="float64" if task == "regressor" else _output_type(values),
@@ -216,7 +218,7 @@ def _output_type(values: Any) -> ColumnType:
             return "int64"
         case "b":
             return "bool"
-    kinds = {type(value) for value in arrays.as_plain(values.ravel().tolist())}
+    kinds = {type(value) for value in arrays.to_plain(values.ravel().tolist())}
     of: dict[type, ColumnType] = _TYPES | {int: "int64"}
     if len(kinds) == 1 and (kind := kinds.pop()) in of:
         return of[kind]

@@ -1,4 +1,4 @@
-"""Rows to arrays and arrays to plain values: one conversion each way, however many rows there are.
+"""Conversion of rows to arrays and of arrays to plain values, one call each way.
 
 Rows come from `yard.contract.validation`, checked, as nested lists; estimators take arrays, or a
 list of strings where the input is text. Answers go back as lists of str, int, float, bool, which
@@ -22,7 +22,7 @@ _DTYPES: dict[frozenset[ColumnType], Any] = {
     frozenset({"int64"}): np.int64,
     frozenset({"bool"}): np.bool_,
     # ``float32`` says which numbers a cell may hold. Doubles are passed on, so that an answer is
-    # bit by bit that of the bare estimator on the same rows: a scaler before a tree counts in
+    # bit by bit that of the bare estimator on the same rows: a scaler before a tree computes in
     # doubles.
     frozenset({"float64"}): np.float64,
     frozenset({"float32"}): np.float64,
@@ -30,8 +30,8 @@ _DTYPES: dict[frozenset[ColumnType], Any] = {
 }
 
 
-def table(columns: Sequence[Column]) -> ToInputs:
-    """Makes ``(rows, columns)`` arrays: numbers of one type, or objects where types are mixed."""
+def table_converter(columns: Sequence[Column]) -> ToInputs:
+    """Returns a function that makes ``(rows, columns)`` arrays, of objects if types are mixed."""
     dtype = _DTYPES.get(frozenset(column.type for column in columns), np.object_)
 
     def to_array(rows: Rows) -> Any:
@@ -40,18 +40,18 @@ def table(columns: Sequence[Column]) -> ToInputs:
     return to_array
 
 
-def texts(rows: Rows) -> list[str]:
-    """The strings of a single column, as vectorizers take them."""
+def to_texts(rows: Rows) -> list[str]:
+    """Returns the strings of a single column, as vectorizers take them."""
     return [row[0] for row in rows]
 
 
-def plain(output: Output, values: Any, count: int) -> list[Any]:
-    """The first ``count`` answers of one output, in plain Python values.
+def output_values(output: Output, values: Any, count: int) -> list[Any]:
+    """Returns the first ``count`` answers of one output, in plain Python values.
 
     Args:
-        output: What the signature says of it.
+        output: The output in the signature.
         values: ``(rows, *output.shape)``, an array or what can become one.
-        count: Rows that were asked for; what was added to fill up comes after them.
+        count: Rows of the request; rows of padding come after them.
 
     Raises:
         PredictFailed: A number is not finite; ``row`` is the first with one.
@@ -63,13 +63,13 @@ def plain(output: Output, values: Any, count: int) -> list[Any]:
             raise _not_finite(output, values)
         return values.tolist()  # type: ignore[no-any-return]
     listed: list[Any] = values.tolist()
-    return as_plain(listed) if values.dtype.hasobject else listed
+    return to_plain(listed) if values.dtype.hasobject else listed
 
 
-def as_plain(value: Any) -> Any:
-    """``value`` with NumPy's scalars inside lists made Python's."""
+def to_plain(value: Any) -> Any:
+    """Returns ``value`` with NumPy's scalars inside lists made Python's."""
     if isinstance(value, list):
-        return [as_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -1,4 +1,4 @@
-"""What a runtime is: a module that loads a version, and the loaded version that predicts."""
+"""Interfaces of a runtime: a module that loads a version, and the loaded version."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class Loaded(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What it takes and gives."""
+        """Its inputs and outputs."""
 
     @property
     def size_bytes(self) -> int:
-        """The memory that it takes, measured."""
+        """Bytes of memory that it takes, measured."""
 
     def predict(self, rows: list[list[Any]]) -> dict[str, list[Any]]:
-        """The outputs by name, each with one element for every row, in plain Python values.
+        """Returns the outputs by name, each with one element for every row, in plain Python values.
 
         Args:
             rows: ``(rows, columns)``, checked against the signature.
 
         Raises:
             PredictFailed: A number is not finite, or there are not as many answers as rows.
-            Exception: Whatever else the model raises, as it is.
+            Exception: Any other error of the model, as it is.
         """
 
 
 class RuntimeModule(Protocol):
-    """What a module of `RUNTIMES` offers."""
+    """Interface of the modules of `RUNTIMES`."""
 
     def load(self, manifest: Manifest, repository: Repository) -> Loaded:
-        """The version, ready to predict."""
+        """Returns the version, ready to predict."""

@@ -1,13 +1,13 @@
-"""Answers that do not depend on the rows beside them, to the last bit.
+"""Batch invariance: answers that do not depend on the rows beside them, to the last bit.
 
 BLAS multiplies a single row by another routine than several, and the rows left over at the end of a
 matrix by another than those before, so that the last bits of a row's answer change with the rows
-beside it. A client must not see whether its job was batched. Filled up to whole groups of 8 rows,
+beside it. A client must not notice that its job was batched. Padded to whole groups of 8 rows,
 every row goes through the same routine: measured bit-equal for linear models, networks, PCA,
 k-means and neighbours with 4 to 700 columns. It costs a few microseconds a call, or where every row
-is dear, that of 8 rows for a single one. Tables of numbers are always filled up, since a few tries
-would not show rounding that shows in one row of a hundred; texts only if tries tell. Whether it
-helps is tried when the model is loaded, because it depends on the processor.
+is expensive, the time of 8 rows for a single one. Tables of numbers are always padded, since a few
+trials would not show rounding that shows in one row of a hundred; texts only if trials show a
+difference. The trials run when the model is loaded, because the result depends on the processor.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from yard.contract import Signature
 Rows = list[list[Any]]
 Answers = dict[str, list[Any]]
 
-#: Rows in a group: as many doubles as the widest vector registers hold (AVX-512).
+#: Rows in a group: the doubles that the widest vector registers hold (AVX-512).
 GROUP = 8
-#: Rows that are tried: two groups and a rest of one.
+#: Rows of a trial: two groups and a rest of one.
 _TRIED = 2 * GROUP + 1
 #: Seconds that the single predicts may take; slow models are tried on fewer rows.
 _BUDGET_S = 0.02
-#: A model whose single predict takes longer is not tried again where publishing has tried it.
+#: A model whose single predict takes longer is not tried again if publishing has tried it.
 _SLOW_S = 0.1
-#: More than rounding: such answers depend on the rows beside them.
+#: Differences above these are more than rounding: answers depend on the rows beside them.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class BatchInvariance:
-    """How rows may be put together.
+    """Result of the trials.
 
     Attributes:
-        group: Batches are filled up to a multiple of this.
-        is_exact: Whether the answers in a batch were those of single rows, bit by bit; False where
-            that was not tried.
-        is_batchable: Whether they were, but for rounding.
+        group: Batches are padded to a multiple of this.
+        is_exact: True if answers in a batch were those of single rows, bit by bit; False where that
+            was not tried.
+        is_batchable: True if they were, except for rounding.
     """
 
     group: int
@@ -54,24 +54,24 @@ def find_batch_invariance(
     predict: Callable[[Rows, int], Answers],
     rows: Rows,
     *,
-    fills: bool,
+    pads: bool,
     is_batchable: bool | None = None,
 ) -> BatchInvariance:
-    """Try whether rows answer the same alone and together.
+    """Tries whether rows get the same answers alone and together.
 
     Args:
-        predict: Answers rows, filled up to a multiple of the second argument.
+        predict: Answers rows, padded to a multiple of the second argument.
         rows: At least one, see `rows_to_try`.
-        fills: Whether to fill up without trying how it is without.
-        is_batchable: What was found when the version was published; None while it is.
+        pads: Whether to pad without a trial of unpadded batches.
+        is_batchable: The result at publishing; None while the version is being published.
     """
-    if is_batchable is False:  # what is filled up would change the answer
+    if is_batchable is False:  # padding would change the answer
         return BatchInvariance(1, is_exact=False, is_batchable=False)
     each_s = _seconds(predict, rows)
     if is_batchable and each_s > _SLOW_S:
-        return BatchInvariance(GROUP if fills else 1, is_exact=False, is_batchable=True)
+        return BatchInvariance(GROUP if pads else 1, is_exact=False, is_batchable=True)
     count = max(2, min(len(rows), int(_BUDGET_S / max(each_s, 1e-6))))
-    for group in (GROUP,) if fills else (1, GROUP):
+    for group in (GROUP,) if pads else (1, GROUP):
         if _differences(predict, rows, count, group, exact=True) == 0:
             return BatchInvariance(group, is_exact=True, is_batchable=True)
     is_close = _differences(predict, rows, count, GROUP, exact=False) == 0
@@ -81,10 +81,10 @@ def find_batch_invariance(
 def rows_to_try(
     predict: Callable[[Rows, int], Answers], signature: Signature, example: Rows
 ) -> Rows:
-    """Rows for `find_batch_invariance`: varied, or the bare example if the model takes only that.
+    """Returns rows for `find_batch_invariance`: varied, or the example if the model refuses those.
 
     Raises:
-        Exception: Whatever the model raises on its example.
+        Exception: Any error of the model on its example.
     """
     predict(example, 1)
     rows = _varied(signature, example)
@@ -96,7 +96,7 @@ def rows_to_try(
 
 
 def _varied(signature: Signature, rows: Rows) -> Rows:
-    """`_TRIED` rows like those of the example, with other numbers, so that rounding shows."""
+    """Returns `_TRIED` rows like the example's, with other numbers, so that rounding shows."""
     real = [column.type in ("float64", "float32") for column in signature.inputs]
     return [
         [
@@ -108,7 +108,7 @@ def _varied(signature: Signature, rows: Rows) -> Rows:
 
 
 def _seconds(predict: Callable[[Rows, int], Answers], rows: Rows) -> float:
-    """What a single row takes; the first call pays for imports."""
+    """Returns the seconds of a single row; the first call pays for imports."""
     predict(rows[:1], 1)
     started = time.perf_counter()
     predict(rows[:1], 1)
@@ -118,7 +118,7 @@ def _seconds(predict: Callable[[Rows, int], Answers], rows: Rows) -> float:
 def _differences(
     predict: Callable[[Rows, int], Answers], rows: Rows, count: int, group: int, *, exact: bool
 ) -> int:
-    """How many of the first ``count`` rows answer differently alone than in batches."""
+    """Counts the first ``count`` rows that get other answers alone than in batches."""
     same = _is_equal if exact else _is_close
     together = [predict(rows[:size], group) for size in (len(rows), GROUP + 3, 3)]
     differ = 0

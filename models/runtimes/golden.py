@@ -1,8 +1,9 @@
-"""Whether a loaded version still answers as it did when it was published.
+"""Golden answers: proof that a loaded version still answers as it did at publishing.
 
-Whoever loads a version, a worker above all, calls `check_golden` before it is used: another release
-of a library, another processor or a half-read file may load without a word and answer otherwise.
-Labels must be equal, numbers lie within the manifest's tolerance. Imports no numpy.
+Callers that load a version, workers above all, call `check_golden` before they use it: with another
+release of a library, another processor or a half-read file, a version may load without an error and
+give other answers. Labels must be equal, numbers lie within the manifest's tolerance. Imports no
+numpy.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from models.runtimes.base import Loaded
 from yard.contract import Signature, wire
 from yard.errors import ModelUnavailable, described
 
-#: The answers in a manifest may take this many bytes: it travels through Redis.
+#: Bytes that the answers in a manifest may take: it travels through Redis.
 MOST_BYTES = 2**17
-#: What labels a row instead of measuring it: 1.0 is then a name, and 1.0000001 another.
+#: Tasks that label a row instead of measuring it: 1.0 is then a name, and 1.0000001 another.
 _LABELLING = frozenset({"classifier", "clusterer", "outlier_detector"})
 #: Characters of an answer that a message shows.
 _SHOWN = 120
 
 
 def check_golden(model: Loaded, manifest: Manifest) -> None:
-    """Let ``model`` answer the example, and compare.
+    """Predicts the example with ``model`` and compares the answers.
 
     Raises:
-        ModelUnavailable: It raises, or answers otherwise: names output, row, both answers, and the
-            libraries that are not those of publishing. Nothing is compared where the manifest has
-            no golden answers, which those of earlier releases have not.
+        ModelUnavailable: It raises, or gives other answers: names output, row, both answers, and
+            the libraries that are not those of publishing. Nothing is compared where the manifest
+            has no golden answers, as in those of earlier releases.
     """
     golden = manifest.golden
     if golden is None:
@@ -40,20 +41,21 @@ def check_golden(model: Loaded, manifest: Manifest) -> None:
         answers = model.predict(manifest.rows)
     except Exception as error:
         raise ModelUnavailable(
-            f"{manifest.ref}: does not answer its example: {described(error)}{_otherwise(manifest)}"
+            f"{manifest.ref}: does not answer its example: {described(error)}"
+            f"{_library_differences(manifest)}"
         ) from error
     fault = next(differences(manifest.signature, golden, answers), None)
     if fault is not None:
         raise ModelUnavailable(
             f"{manifest.ref}: does not answer as it did when it was published: {fault}"
-            f"{_otherwise(manifest)}"
+            f"{_library_differences(manifest)}"
         )
 
 
 def differences(
     signature: Signature, golden: Golden, answers: Mapping[str, list[Any]]
 ) -> Iterator[str]:
-    """What is wrong with ``answers``, a sentence for each output and row, in their order."""
+    """Yields a sentence for each wrong output and row of ``answers``, in their order."""
     for name, expected in golden.outputs.items():
         got = answers.get(name, [])
         if len(got) < len(expected):
@@ -68,14 +70,14 @@ def differences(
 
 
 def are_labels(signature: Signature, name: str) -> bool:
-    """Whether an output's answers must be equal, whatever their type."""
+    """True if an output's answers must be equal, whatever their type."""
     output = next(output for output in signature.outputs if output.name == name)
     is_number = output.type in ("float64", "float32")
     return not is_number or (name == "predictions" and signature.task in _LABELLING)
 
 
-def record(answers: Mapping[str, list[Any]], tolerance: Tolerance) -> Golden | None:
-    """The answers as golden ones: of as many of the first rows as `MOST_BYTES` have room for.
+def record_golden(answers: Mapping[str, list[Any]], tolerance: Tolerance) -> Golden | None:
+    """Returns golden answers for as many of the first rows as fit into `MOST_BYTES`.
 
     Returns:
         None if a single row's answer is too long.
@@ -108,8 +110,8 @@ def _is_same(wanted: Any, given: Any, tolerance: Tolerance | None) -> bool:
     return bool(abs(wanted - given) <= allowed)  # False where one is not a number
 
 
-def _otherwise(manifest: Manifest) -> str:
-    """What is installed here in another version than when it was published."""
+def _library_differences(manifest: Manifest) -> str:
+    """Returns the libraries whose version here is not that of publishing, as text."""
     others = [
         f"{name} {published}, here is {here}"
         for name, published in sorted(manifest.libraries.items())
@@ -126,5 +128,5 @@ def _installed(library: str) -> str | None:
 
 
 def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,8 +1,8 @@
-"""A classifier's labels and probabilities, from one call wherever that is sure to be right.
+"""A classifier's labels and probabilities, from one call wherever that is certain to be right.
 
-Labels are by definition what ``predict`` says, and asking for both costs two passes. For most
+Labels are by definition what ``predict`` returns, and asking for both costs two passes. For most
 classifiers the label is the class of the highest probability, but not for all (an SVC fits its
-probabilities separately), and not where two are as good as equal: ``predict`` compares the scores
+probabilities separately), and not where two are nearly equal: ``predict`` compares the scores
 before they are rounded into probabilities. So one call is made for the classifiers that are listed
 here, if they agree on the example; and where the two best of any row lie closer than `_MARGIN`, far
 wider than rounding, ``predict`` decides.
@@ -18,7 +18,7 @@ import numpy as np
 
 from yard.contract import Signature
 
-# By name: importing them all would cost every worker 6 MB for classes that it never meets.
+# By name: importing them all would cost every worker 6 MB for unused classes.
 #: ``predict`` is written as the first highest of ``predict_proba``: equal always, ties included.
 _BY_PROBABILITY = frozenset(
     {
@@ -48,13 +48,13 @@ _MARGIN = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """How a classifier's outputs are computed.
+    """Way to compute a classifier's outputs.
 
     Attributes:
         estimator: Has ``predict`` and ``predict_proba``.
         classes: Its labels in the order of the probabilities, ``(classes,)``.
         is_one_call: Whether labels are taken from the probabilities.
-        margin: How far apart the two best must lie for that; None if any distance will do.
+        margin: Distance that the two best must have for that; None for any distance.
     """
 
     estimator: Any
@@ -63,7 +63,7 @@ class Labels:
     margin: float | None
 
     def outputs(self, inputs: Any) -> Mapping[str, Any]:
-        """``predictions`` ``(rows,)`` and ``probabilities`` ``(rows, classes)``."""
+        """Returns ``predictions`` ``(rows,)`` and ``probabilities`` ``(rows, classes)``."""
         probabilities = self.estimator.predict_proba(inputs)
         if self.is_one_call and self._is_clear(probabilities):
             predictions = self.classes.take(probabilities.argmax(axis=1))
@@ -78,15 +78,15 @@ class Labels:
         return bool(np.count_nonzero(probabilities >= best - self.margin) == len(probabilities))
 
 
-def two_calls(estimator: Any, signature: Signature) -> Labels | None:
-    """Both outputs, each by its own call; None if the signature has no ``probabilities``."""
+def with_two_calls(estimator: Any, signature: Signature) -> Labels | None:
+    """Computes each output by its own call; None if the signature has no ``probabilities``."""
     if "probabilities" not in signature.output_names:
         return None
     return Labels(estimator, np.asarray(estimator.classes_), is_one_call=False, margin=None)
 
 
-def one_call(labels: Labels, inputs: Any) -> Labels:
-    """The same by one call, if that is sure to be right and is so for ``inputs``."""
+def with_one_call(labels: Labels, inputs: Any) -> Labels:
+    """Computes both by one call, if that is certain to be right and is so for ``inputs``."""
     kind = _name(_last(labels.estimator))
     if kind not in _BY_PROBABILITY | _BY_SCORE:
         return labels
@@ -97,13 +97,13 @@ def one_call(labels: Labels, inputs: Any) -> Labels:
 
 
 def _name(estimator: Any) -> str:
-    """The public name of its very class; a subclass may have a predict of its own."""
+    """Returns the public name of its very class; a subclass may have a predict of its own."""
     kind = type(estimator)
     return ".".join([*kind.__module__.split(".")[:2], kind.__qualname__])
 
 
 def _last(estimator: Any) -> Any:
-    """The estimator at the end of nested pipelines."""
+    """Returns the estimator at the end of nested pipelines."""
     while _name(estimator) == "sklearn.pipeline.Pipeline":
         estimator = estimator.steps[-1][1]
     return estimator

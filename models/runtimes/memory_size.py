@@ -1,4 +1,4 @@
-"""How much memory a loaded model takes, counted object by object.
+"""Memory size of a loaded model, counted object by object.
 
 The growth of the process while loading would be simpler, but it is noise: the allocator keeps pages
 from before, imports fall into it, and other versions load at the same time. The artefact's length
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-#: Code and interpreter state: shared, not the model's. What they refer to is not followed.
+#: Code and interpreter state: shared, not the model's. Their references are not followed.
 _SHARED = (type, types.ModuleType, types.CodeType, np.ufunc, np.dtype)
 _PLAIN_MODULES = ("builtins", "collections")
 
 
 def reachable(root: Any) -> Iterator[Any]:
-    """Every object that ``root`` keeps alive, once, itself first; code is left out."""
+    """Yields every object that ``root`` keeps alive, once, itself first; code is left out."""
     seen: set[int] = set()
     waiting = [root]
     while waiting:
@@ -36,18 +36,18 @@ def reachable(root: Any) -> Iterator[Any]:
 
 
 def measure(model: Any, mapped_share: float = 1.0) -> int:
-    """Bytes that ``model`` keeps alive.
+    """Returns the bytes that ``model`` keeps alive.
 
     Args:
-        model: Whatever was loaded.
-        mapped_share: What a byte of an array counts that lies in a mapped file: others map it, too.
+        model: Any loaded object.
+        mapped_share: Weight of a byte of an array in a mapped file: other workers map it, too.
     """
     owners: set[int] = set()  # arrays may be views of one memory
     return round(sum(_size(item, owners, mapped_share) for item in reachable(model)))
 
 
 def _is_shared(item: Any) -> bool:
-    """Whether it is code, of Python, C or Cython: functions know their whole module."""
+    """True for code of Python, C or Cython: functions refer to their whole module."""
     is_function = hasattr(item, "__qualname__") and not isinstance(item, types.MethodType)
     return is_function or isinstance(item, _SHARED)
 
@@ -74,7 +74,7 @@ def _size(item: Any, owners: set[int], mapped_share: float) -> float:
 
 
 def _is_opaque(item: Any) -> bool:
-    """Whether its data lies in C where Python sees none: trees, k-d trees, random states."""
+    """True if its data lies in C, hidden from Python: trees, k-d trees, random states."""
     kind = type(item)
     return (
         kind.__module__ not in _PLAIN_MODULES
@@ -97,6 +97,6 @@ def _pickled(item: Any) -> int:
     counter = _Counter()
     try:
         pickle.dump(item, counter, protocol=5)
-    except Exception:  # what cannot be pickled was made while loading, and is small
+    except Exception:  # made while loading, and small
         return 0
     return counter.size_bytes

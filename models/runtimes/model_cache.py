@@ -1,9 +1,9 @@
-"""The loaded models of one process: loaded when first needed, kept within a bound.
+"""Cache of the loaded models of one process: loaded when first needed, kept within a bound.
 
-The engine asks for a version and predicts while it holds it; `load` (in practice
-`models.runtimes.load`) brings it from the store. What is held is never taken away: a version is
-evicted only while nobody uses it and nobody has pinned it, the one that was used the longest time
-ago first. What did not load is left alone for a while, and is told with the reason.
+A worker asks for a version and predicts while it holds it; `load` (in practice
+`models.runtimes.load`) reads it from the store. A held model is never unloaded: a version is
+evicted only while it is neither in use nor pinned, least recently used first. A version that failed
+to load is not retried for a while, and callers get the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from yard.errors import ModelUnavailable, ModelyardError, VersionGone, described
 if TYPE_CHECKING:
     from models.runtimes import Loaded
 
-#: How long a version that failed to load is left alone: doubling from the first to the last.
+#: Backoff in seconds before a version that failed to load is retried: doubling from the first to
+#: the last.
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 60.0
 
@@ -32,8 +33,8 @@ class Use:
     """A loaded model, held while inside ``with``.
 
     Attributes:
-        model: What predicts.
-        load_s: Seconds that this call waited for it to be loaded; 0.0 if it was there.
+        model: The model.
+        load_s: Seconds that this call waited for the load; 0.0 if it was loaded.
     """
 
     model: Loaded
@@ -41,7 +42,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedLoad:
     """A version that did not load.
 
     Attributes:
@@ -70,13 +71,13 @@ class _Failure:
 
 @dataclass(slots=True)
 class _State:
-    """What the lock guards."""
+    """State guarded by the lock."""
 
     entries: OrderedDict[ModelRef, _Entry] = field(default_factory=OrderedDict)  # by last use
     loading: set[ModelRef] = field(default_factory=set)
-    crowded: set[ModelRef] = field(default_factory=set)  # loaded, and waiting for room
+    waiting_for_room: set[ModelRef] = field(default_factory=set)  # loaded, and waiting for room
     failures: dict[ModelRef, _Failure] = field(default_factory=dict)
-    holders: dict[int, int] = field(default_factory=dict)  # thread to the models that it holds
+    holders: dict[int, int] = field(default_factory=dict)  # by thread: number of held models
     pinned: frozenset[ModelRef] = frozenset()
 
 
@@ -84,12 +85,12 @@ class ModelCache:
     """Loaded models within ``limit_bytes``, by the sum of their ``size_bytes``; safe for threads.
 
     Different versions load side by side, one version never twice at a time. A model's size is known
-    only once it is loaded, so that the memory used can pass the bound by what is being loaded.
+    only once it is loaded, so that the memory used can pass the bound by the models being loaded.
 
     Args:
-        load: Brings a version; its errors become `ModelUnavailable`.
+        load: Loads a version; its errors become `ModelUnavailable`.
         limit_bytes: The bound.
-        clock: Seconds, never going back.
+        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ModelCache:
 
     @contextmanager
     def use(self, ref: ModelRef) -> Iterator[Use]:
-        """The version's model, loaded if need be, which stays loaded while inside.
+        """Yields the version's model, loaded if need be, which stays loaded inside the context.
 
         Raises:
             ModelUnavailable: It does not load, failed to load a moment ago, or does not fit.
@@ -120,26 +121,26 @@ class ModelCache:
             self._release(entry, thread)
 
     def loaded(self) -> dict[ModelRef, int]:
-        """The versions that are loaded, each with its size in bytes; the last used comes last."""
+        """Returns the loaded versions with their sizes in bytes; the last used comes last."""
         with self._changed:
             return {ref: entry.size_bytes for ref, entry in self._state.entries.items()}
 
-    def failed(self) -> dict[ModelRef, Failed]:
-        """The versions that did not load when last tried, and when they are tried again."""
+    def failed(self) -> dict[ModelRef, FailedLoad]:
+        """Returns the versions that failed to load at the last try, and when they are retried."""
         now = self._clock()
         with self._changed:
             return {
-                ref: Failed(failure.message, max(0.0, failure.until - now))
+                ref: FailedLoad(failure.message, max(0.0, failure.until - now))
                 for ref, failure in self._state.failures.items()
             }
 
     def forgive(self, ref: ModelRef) -> None:
-        """Let the next use of a version try to load it, whatever came of it before."""
+        """Clears a version's failure, so that its next use tries to load it."""
         with self._changed:
             self._state.failures.pop(ref, None)
 
     def pin(self, refs: Iterable[ModelRef]) -> None:
-        """From now on let these, and only these, never be evicted to make room.
+        """Replaces the set of versions that are never evicted to make room.
 
         A version need not be loaded to be pinned, and pinning does not load it.
         """
@@ -148,10 +149,10 @@ class ModelCache:
             self._changed.notify_all()
 
     def evict(self, ref: ModelRef) -> bool:
-        """Unload a version that nobody uses, and forget that it failed to load.
+        """Unloads a version that is not in use, and clears its failure.
 
         Returns:
-            Whether it is not loaded now: False while it is in use.
+            True if it is not loaded now: False while it is in use.
         """
         with self._changed:
             self._state.failures.pop(ref, None)
@@ -171,22 +172,22 @@ class ModelCache:
                 if ref not in self._state.loading:
                     self._state.loading.add(ref)
                     break
-                if ref in self._state.crowded and thread in self._state.holders:
-                    raise self._no_room(ref)
+                if ref in self._state.waiting_for_room and thread in self._state.holders:
+                    raise self._no_room_error(ref)
                 waited = True
                 self._changed.wait()
             else:
                 entry = self._state.entries[ref]
-                self._take(entry, thread)
+                self._acquire(entry, thread)
                 return entry, self._clock() - started if waited else 0.0
-        return self._bring(ref, thread), self._clock() - started
+        return self._load_and_hold(ref, thread), self._clock() - started
 
-    def _bring(self, ref: ModelRef, thread: int) -> _Entry:
-        """Load, and hold what was loaded; the caller has put ``ref`` into ``loading``."""
+    def _load_and_hold(self, ref: ModelRef, thread: int) -> _Entry:
+        """Loads a version and acquires it; the caller has put ``ref`` into ``loading``."""
         try:
             model = self._loaded(ref)
         except ModelUnavailable as error:
-            self._remember(ref, error.message)
+            self._record_failure(ref, error.message)
             raise
         else:
             with self._changed:
@@ -194,9 +195,9 @@ class ModelCache:
                 entry = _Entry(ref, model, model.size_bytes)
                 self._state.entries[ref] = entry
                 self._state.failures.pop(ref, None)
-                self._take(entry, thread)
+                self._acquire(entry, thread)
                 return entry
-        finally:  # also where the load was broken off from outside, which is no fault of the model
+        finally:  # also if the load was interrupted from outside, which is not the model's fault
             with self._changed:
                 self._state.loading.discard(ref)
                 self._changed.notify_all()
@@ -204,7 +205,7 @@ class ModelCache:
     def _loaded(self, ref: ModelRef) -> Loaded:
         try:
             model = self._load(ref)
-        except (ModelUnavailable, VersionGone):  # what is gone is not a failure to remember
+        except (ModelUnavailable, VersionGone):  # a deleted version is no failure to back off from
             raise
         except ModelyardError as error:
             raise ModelUnavailable(f"{ref}: {error.message}") from error
@@ -218,23 +219,23 @@ class ModelCache:
         return model
 
     def _make_room(self, ref: ModelRef, size_bytes: int, thread: int) -> None:
-        """Evict until ``size_bytes`` fit; wait for others to leave what they use.
+        """Evicts until ``size_bytes`` fit; waits for other threads to release models.
 
         A thread that holds a model itself is refused instead, here and where it waits for a version
         that waits here: two such threads could wait for each other for ever.
         """
-        self._state.crowded.add(ref)
+        self._state.waiting_for_room.add(ref)
         try:
             while not self._evict_for(size_bytes):
-                if thread in self._state.holders or self._is_hopeless(size_bytes):
-                    raise self._no_room(ref)
+                if thread in self._state.holders or self._cannot_fit(size_bytes):
+                    raise self._no_room_error(ref)
                 self._changed.notify_all()
                 self._changed.wait()
         finally:
-            self._state.crowded.discard(ref)
+            self._state.waiting_for_room.discard(ref)
 
     def _evict_for(self, size_bytes: int) -> bool:
-        """Whether ``size_bytes`` fit now; evicts only if that is enough."""
+        """Returns whether ``size_bytes`` fit now; evicts only if that is enough."""
         entries = self._state.entries
         free = self._limit_bytes - sum(entry.size_bytes for entry in entries.values())
         idle = [
@@ -250,15 +251,15 @@ class ModelCache:
             free += entries.pop(entry.ref).size_bytes
         return True
 
-    def _is_hopeless(self, size_bytes: int) -> bool:
-        """Whether it would not fit even if nobody used a model, for all that is pinned."""
+    def _cannot_fit(self, size_bytes: int) -> bool:
+        """True if it would not fit even if no model were in use, because of the pinned ones."""
         return self._pinned_bytes() + size_bytes > self._limit_bytes
 
     def _pinned_bytes(self) -> int:
         entries = self._state.entries.values()
         return sum(entry.size_bytes for entry in entries if entry.ref in self._state.pinned)
 
-    def _no_room(self, ref: ModelRef) -> ModelUnavailable:
+    def _no_room_error(self, ref: ModelRef) -> ModelUnavailable:
         used = sum(
             entry.size_bytes
             for entry in self._state.entries.values()
@@ -269,7 +270,7 @@ class ModelCache:
             + (f", {self._pinned_bytes()} of them pinned" if self._pinned_bytes() else "")
         )
 
-    def _take(self, entry: _Entry, thread: int) -> None:
+    def _acquire(self, entry: _Entry, thread: int) -> None:
         entry.users += 1
         self._state.entries.move_to_end(entry.ref)
         self._state.holders[thread] = self._state.holders.get(thread, 0) + 1
@@ -288,9 +289,9 @@ class ModelCache:
         if failure is not None and self._clock() < failure.until:
             raise ModelUnavailable(failure.message)
 
-    def _remember(self, ref: ModelRef, message: str) -> None:
+    def _record_failure(self, ref: ModelRef, message: str) -> None:
         with self._changed:
-            last = self._state.failures.pop(ref, None)  # the last that failed comes last
+            last = self._state.failures.pop(ref, None)  # keeps the latest failure last
             backoff_s = (
                 min(LAST_BACKOFF_S, last.backoff_s * 2) if last is not None else FIRST_BACKOFF_S
             )

@@ -1,7 +1,7 @@
-"""Runs ONNX files: compiled forms of estimators, and those that were published as such.
+"""ONNX runtime: compiled forms of estimators, and artefacts published as ONNX.
 
 `load` makes a session of digest-checked bytes; `OnnxModel` turns rows into the tensors that the
-graph wants, one run, and plain values. One thread, and nothing of scikit-learn is imported: a
+graph takes, one run, and plain values. One thread, and nothing of scikit-learn is imported: a
 worker that serves only such versions starts sooner and takes less memory.
 """
 
@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from models.formats import Raw, onnx_check
+from models.formats import inspect_onnx, protobuf
 from models.manifest import Manifest, artefact_name
 from models.runtimes import arrays, onnx_sharing
 from models.runtimes.batch_invariance import BatchInvariance, find_batch_invariance, rows_to_try
 from models.runtimes.tensors import (
-    feeds_of,
+    find_feeds,
     output_names,
-    probabilities_of,
-    rows_at_once,
-    shaped,
+    reshape_output,
+    rows_per_run,
+    stack_probabilities,
 )
 from models.store import Repository
 from yard.contract import Signature
@@ -36,8 +36,8 @@ from yard.errors import ConfigurationError, ModelUnavailable, described
 ARTEFACT = artefact_name("onnx")
 LIBRARY = "onnxruntime"
 _log = logging.getLogger(__name__)
-#: Operators whose answer to a row is the same whatever is beside it, since none multiplies
-#: matrices: only with these is it tried whether batches need not be filled up.
+#: Operators whose answer to a row does not depend on the rows beside it, since none multiplies
+#: matrices: only with these is a trial made of unpadded batches.
 _ROW_BY_ROW = frozenset(
     {
         "Add",
@@ -63,13 +63,13 @@ _ROW_BY_ROW = frozenset(
         "TreeEnsembleRegressor",
     }
 )
-#: What a session takes for each byte of its file, measured: up to 1 for networks, 6.2 for forests,
+#: Bytes of a session for each byte of its file, measured: up to 1 for networks, 6.2 for forests,
 #: whose nodes become objects.
 _GROWTH, _TREE_GROWTH = 2, 7
 
 
 def load(manifest: Manifest, repository: Repository) -> OnnxModel:
-    """A version, its session made and warmed up with its example.
+    """Returns a version, its session made and warmed up with its example.
 
     Raises:
         ModelUnavailable: It does not open, or does not answer its own example.
@@ -91,11 +91,11 @@ def load(manifest: Manifest, repository: Repository) -> OnnxModel:
 
 
 def _mapped(manifest: Manifest, repository: Repository) -> OnnxModel | None:
-    """The version with its large weights in a file that all workers of this machine map.
+    """Returns the version with its large weights in a file that all workers of this machine map.
 
     Returns:
-        None where the file is small or has no large weights, where there is no place for the copy,
-        or where onnxruntime does not take it so: it is read into memory then.
+        None where the file is small or has no large weights, where the copy cannot be made, or
+        where onnxruntime does not take it so: it is read into memory then.
 
     Raises:
         ConfigurationError: It may not be opened.
@@ -107,7 +107,7 @@ def _mapped(manifest: Manifest, repository: Repository) -> OnnxModel | None:
         if mapped is None:
             return None
         with mmap.mmap(mapped.descriptor, 0, prot=mmap.PROT_READ) as raw:
-            graph = Graph.mapped(raw, mapped.path, repository.maps.share)
+            graph = SessionGraph.mapped(raw, mapped.path, repository.maps.share)
     if graph is None:
         return None
     try:
@@ -118,14 +118,14 @@ def _mapped(manifest: Manifest, repository: Repository) -> OnnxModel | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
-    """What a session is made of.
+class SessionGraph:
+    """Source of a session.
 
     Attributes:
         model: The ModelProto.
         operators: The names of its operators.
-        size_bytes: What its session keeps in memory, worked out from its length.
-        folder: Where the file lies that its large weights are mapped from; None if it has all.
+        size_bytes: Bytes of its session in memory, estimated from its length.
+        folder: Folder of the file that its large weights are mapped from; None if it has all.
     """
 
     model: bytes
@@ -134,24 +134,24 @@ class Graph:
     folder: Path | None = None
 
     @classmethod
-    def whole(cls, raw: bytes) -> Graph:
-        """A file as it is.
+    def whole(cls, raw: bytes) -> SessionGraph:
+        """Returns a file as it is.
 
         Raises:
             ConfigurationError: It may not be opened.
         """
-        operators = frozenset(onnx_check.inspect(raw).operators)
+        operators = frozenset(inspect_onnx(raw).operators)
         return cls(raw, operators, _session_bytes(raw, operators))
 
     @classmethod
-    def mapped(cls, raw: Raw, path: Path, share: float) -> Graph | None:
-        """A file at ``path`` whose large weights stay there; None if it has none.
+    def mapped(cls, raw: protobuf.Raw, path: Path, share: float) -> SessionGraph | None:
+        """Returns a file at ``path`` whose large weights stay there; None if it has none.
 
         Raises:
             ConfigurationError: It may not be opened.
         """
-        operators = frozenset(onnx_check.inspect(raw).operators)
-        thin = onnx_sharing.thin(raw, path.name)
+        operators = frozenset(inspect_onnx(raw).operators)
+        thin = onnx_sharing.share_weights(raw, path.name)
         if thin.shared_bytes == 0:
             return None
         own_bytes = _session_bytes(thin.model, operators)
@@ -165,11 +165,11 @@ def _session_bytes(model: bytes, operators: frozenset[str]) -> int:
 
 
 def open_session(raw: bytes, folder: Path | None = None) -> onnxruntime.InferenceSession:
-    """A session with one thread, on the processor.
+    """Returns a session with one thread, on the processor.
 
     Args:
         raw: The ModelProto.
-        folder: Where the file lies that its large weights are mapped from; None if it has all.
+        folder: Folder of the file that its large weights are mapped from; None if it has all.
 
     Raises:
         ConfigurationError: onnxruntime does not take the file.
@@ -178,11 +178,12 @@ def open_session(raw: bytes, folder: Path | None = None) -> onnxruntime.Inferenc
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # what is wrong is raised, too
-    # Read as ONNX whatever it may also look like: its own format would escape our inspection.
+    options.log_severity_level = 4  # errors are raised, too
+    # Read as ONNX even if it resembles another format: onnxruntime's own would escape our
+    # inspection.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     if folder is not None:
-        onnx_sharing.share(options, folder)
+        onnx_sharing.configure_session(options, folder)
     try:
         return onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class
@@ -193,45 +194,45 @@ class OnnxModel:
     """An ONNX graph that answers rows; see `models.runtimes.Loaded`.
 
     Attributes:
-        signature: What it takes and gives.
-        size_bytes: What its session keeps in memory, worked out from the file's length.
-        alignment: How rows may be put together, as tried out.
+        signature: Its inputs and outputs.
+        size_bytes: Bytes of its session in memory, estimated from the file's length.
+        batch_invariance: Result of the trials of batching.
 
     Args:
-        graph: What to run; bytes are those of a whole file.
-        signature: What it takes and gives.
+        graph: The graph to run; bytes are those of a whole file.
+        signature: Its inputs and outputs.
         example: Rows to try it on.
-        is_batchable: What the manifest says; None while it is being published.
+        is_batchable: The manifest's value; None while it is being published.
 
     Raises:
         ConfigurationError: It may not be opened, or does not fit the signature.
-        Exception: Whatever onnxruntime raises on the example.
+        Exception: Any error of onnxruntime on the example.
     """
 
     def __init__(
         self,
-        graph: Graph | bytes,
+        graph: SessionGraph | bytes,
         signature: Signature,
         example: arrays.Rows,
         *,
         is_batchable: bool | None = None,
     ) -> None:
         if isinstance(graph, bytes):
-            graph = Graph.whole(graph)
+            graph = SessionGraph.whole(graph)
         self.signature = signature
         self.size_bytes = graph.size_bytes
         self._session = open_session(graph.model, graph.folder)
         self._names = output_names(self._session, signature)
-        self._feeds = feeds_of(self._session, signature)
-        self._is_single = rows_at_once(self._session) == 1
-        # A text is dear to take apart, an empty one is not.
+        self._feeds = find_feeds(self._session, signature)
+        self._is_single = rows_per_run(self._session) == 1
+        # Texts are expensive to split, an empty one is not.
         is_text = [column.type for column in signature.inputs] == ["string"]
-        self._filler = [[""]] if is_text and self._takes_empty() else []
-        self.alignment = self._aligned(example, is_batchable, graph.operators)
+        self._padding = [[""]] if is_text and self._takes_empty() else []
+        self.batch_invariance = self._find_batch_invariance(example, is_batchable, graph.operators)
 
     def predict(self, rows: arrays.Rows) -> dict[str, list[Any]]:
-        """The outputs by name; see `models.runtimes.Loaded.predict`."""
-        return self._answer(rows, self.alignment.group)
+        """Returns the outputs by name; see `models.runtimes.Loaded.predict`."""
+        return self._answer(rows, self.batch_invariance.group)
 
     def _takes_empty(self) -> bool:
         try:
@@ -240,7 +241,7 @@ class OnnxModel:
             return False
         return True
 
-    def _aligned(
+    def _find_batch_invariance(
         self, example: arrays.Rows, is_batchable: bool | None, operators: frozenset[str]
     ) -> BatchInvariance:
         rows = rows_to_try(self._answer, self.signature, example)
@@ -249,28 +250,28 @@ class OnnxModel:
         return find_batch_invariance(
             self._answer,
             rows,
-            fills=not operators <= _ROW_BY_ROW,
+            pads=not operators <= _ROW_BY_ROW,
             is_batchable=is_batchable,
         )
 
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:
         count = len(rows)
         missing = -count % group
-        filled = rows + (self._filler or rows[-1:]) * missing if missing else rows
-        values = self._alone(filled) if self._is_single else self._run(filled)
+        padded = rows + (self._padding or rows[-1:]) * missing if missing else rows
+        values = self._alone(padded) if self._is_single else self._run(padded)
         answers = {}
         for output, value in zip(self.signature.outputs, values, strict=True):
-            whole = shaped(output, value, len(filled))
-            answers[output.name] = arrays.plain(output, whole, count)
+            whole = reshape_output(output, value, len(padded))
+            answers[output.name] = arrays.output_values(output, whole, count)
         return answers
 
     def _run(self, rows: arrays.Rows) -> list[Any]:
         return [
-            probabilities_of(value) if isinstance(value, list) else value
+            stack_probabilities(value) if isinstance(value, list) else value
             for value in self._session.run(self._names, self._feeds(rows))
         ]
 
     def _alone(self, rows: arrays.Rows) -> list[Any]:
-        """Row by row, for a graph that was made for one row only."""
+        """Runs row by row, for a graph that was made for one row only."""
         each = [self._run([row]) for row in rows]
         return [np.concatenate(values) for values in zip(*each, strict=True)]

@@ -1,4 +1,4 @@
-"""The runtimes by name; a runtime's module is imported only where a version names it."""
+"""Registry of the runtimes; a runtime's module is imported only where a version names it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from models.runtimes.base import Loaded, RuntimeModule
 from models.store import Repository
 from yard.errors import ModelUnavailable, ModelyardError, described
 
-#: Runtime names, as manifests have them, to modules; nothing else is ever imported for a manifest.
+#: Runtime names in manifests, to modules; nothing else is ever imported for a manifest.
 RUNTIMES = {
     "sklearn": "models.runtimes.sklearn_joblib",
     "skops": "models.runtimes.skops_file",
     "onnx": "models.runtimes.onnx_session",
 }
-#: The extra that brings what a runtime imports, where it is not that of the worker.
+#: The extra with a runtime's libraries, where it is not that of the worker.
 EXTRAS = {"skops": "modelyard[worker,skops]"}
 EXTRA = "modelyard[worker]"
 
 
 def load(manifest: Manifest, repository: Repository) -> Loaded:
-    """A version, ready to predict and proven: it answers as it did when it was published.
+    """Loads a version and checks its golden answers.
 
     Args:
         manifest: Names the runtime and pins the bytes, wherever it was read.
-        repository: Where the bytes lie.
+        repository: The store to read the bytes from.
 
     Raises:
         ModelUnavailable: The bytes are not there or not those of the manifest, the runtime or a
@@ -47,7 +47,7 @@ def load(manifest: Manifest, repository: Repository) -> Loaded:
 
 
 def prepare(manifest: Manifest) -> None:
-    """Import what loading a version takes, so that loading it is quick.
+    """Imports the libraries of a version, so that loading it is quick.
 
     Raises:
         ModelUnavailable: The runtime or a library is missing.

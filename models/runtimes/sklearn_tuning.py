@@ -1,6 +1,6 @@
-"""How a fitted estimator is changed so that it serves: on one core, from arrays, without warnings.
+"""Changes to a fitted estimator for serving: on one core, from arrays, without warnings.
 
-Whoever has opened an estimator calls this before it answers a row, `models.publish.sandbox_tasks`
+Callers apply it after opening an estimator, before it answers a row: `models.publish.sandbox_tasks`
 while it is published and `models.runtimes.sklearn_joblib` in a worker. Nothing that was learned is
 touched, and every nested estimator is reached.
 """
@@ -16,11 +16,11 @@ from models.runtimes.memory_size import reachable
 
 
 def take_arrays(estimator: Any) -> Any:
-    """The same estimator on one core, with columns that were chosen by name chosen by place.
+    """Sets the estimator to one core, and columns chosen by name to columns chosen by place.
 
     With ``n_jobs`` set it would start threads in a worker that owns one core, and threads add up in
-    any order. Names are those of a data frame, which a worker would need pandas for; which place
-    each had is known since the estimator was fitted.
+    any order. Names are those of a data frame, which a worker would need pandas for; the place of
+    each is known since the estimator was fitted.
     """
     for item in reachable(estimator):
         if isinstance(item, BaseEstimator) and vars(item).get("n_jobs") is not None:
@@ -31,10 +31,10 @@ def take_arrays(estimator: Any) -> Any:
 
 
 def fit_for_serving(estimator: Any) -> Any:
-    """What `take_arrays` gives, with the names taken out that only matter in training.
+    """Applies `take_arrays`, and removes names that only matter in training.
 
-    ``feature_names_in_`` makes scikit-learn warn at each predict that an array has no names; that
-    the order is right is the signature's business.
+    ``feature_names_in_`` makes scikit-learn warn at each predict that an array has no names; the
+    signature ensures the right order.
     """
     for item in reachable(take_arrays(estimator)):
         if isinstance(item, BaseEstimator):
@@ -51,5 +51,5 @@ def _choose_by_place(item: ColumnTransformer) -> None:
 
 
 def _placed(columns: Any, places: list[int]) -> Any:
-    """A name alone stands for a column, a list of one for a table of one column."""
+    """Returns places for names: a single name selects a column, a list of one a table."""
     return places[0] if isinstance(columns, str | int) else list(places)

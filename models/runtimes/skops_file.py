@@ -1,7 +1,7 @@
-"""Runs scikit-learn estimators that skops has written.
+"""skops runtime: scikit-learn estimators that skops has written.
 
 A skops file is data: it names types, and only those that are allowed here or by skops itself are
-made of it. It is never opened in any other way, whatever it looks like.
+instantiated. It is never opened in any other way, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import skops.io
 
 from models.formats import zip_names
 from models.manifest import Manifest, artefact_name
-from models.runtimes.sklearn_joblib import SklearnModel, served
+from models.runtimes.sklearn_joblib import SklearnModel, build_model
 from models.store import Repository
 from yard.errors import ConfigurationError
 
 #: The name of the file in a version's folder.
 ARTEFACT = artefact_name("skops")
-#: What skops does not allow by itself, though fitted estimators of scikit-learn are made of it;
-#: each holds numbers and calls nothing that a file can choose.
+#: Types that skops does not allow by itself, though fitted estimators of scikit-learn consist of
+#: them; each holds numbers and calls nothing that a file can choose.
 ALLOWED = (
     "numpy.dtype",
     "sklearn._loss.link.IdentityLink",
@@ -74,28 +74,30 @@ ALLOWED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.tree._tree.Tree",
 )
-#: Parts of a file that name something to be called; no fitted estimator needs them.
+#: Nodes of a file that name a callable; no fitted estimator needs them.
 _CALLING = frozenset({"OperatorFuncNode", "MethodNode", "ConstructorFromReduceNode"})
-#: What a schema may have, in bytes.
+#: Bytes that a schema may have.
 _SCHEMA_BYTES = 2**28
 
 
 def load(manifest: Manifest, repository: Repository) -> SklearnModel:
-    """A version, opened and warmed up with its example.
+    """Returns a version, opened and warmed up with its example.
 
     Raises:
         ModelUnavailable: It was made by another release of scikit-learn, does not open, or does not
             answer its own example.
     """
-    return served(manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_skops)
+    return build_model(
+        manifest, repository.read(manifest.ref, ARTEFACT, expected=manifest), open_skops
+    )
 
 
 def open_skops(raw: bytes) -> Any:
-    """The object in a skops file.
+    """Returns the object in a skops file.
 
     Raises:
         ConfigurationError: It is none, or holds a type that is not allowed.
-        Exception: Whatever skops raises on a broken file.
+        Exception: Any error of skops on a broken file.
     """
     if not raw.startswith(b"PK\x03\x04"):
         raise ConfigurationError("it is no skops file")
@@ -119,7 +121,7 @@ def _schema(raw: bytes) -> Any:
 
 
 def _loaders(schema: Any) -> Iterator[str]:
-    """What each part of the file would be made by."""
+    """Yields the loader of each part of the file."""
     waiting = [schema]
     while waiting:
         part = waiting.pop()

@@ -1,7 +1,7 @@
-"""What an ONNX graph takes and gives: tensors made of rows, and answers made of tensors.
+"""Tensors of an ONNX graph: made from rows, and converted to answers.
 
-`models.runtimes.onnx_session` runs a graph with it, and `models.publish.onnx_signature` finds out
-with it what a graph is for. A graph takes one table of all columns, or a tensor for each column.
+`models.runtimes.onnx_session` runs a graph with it, and `models.publish.onnx_signature` derives a
+graph's signature with it. A graph takes one table of all columns, or a tensor for each column.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _DTYPES: dict[str, Any] = {
     "tensor(bool)": np.bool_,
     "tensor(string)": np.object_,
 }
-#: What makes tensors of rows, by input name.
+#: Converts rows to tensors, by input name.
 Feeds = Callable[[arrays.Rows], dict[str, Any]]
 
 
 def output_names(session: onnxruntime.InferenceSession, signature: Signature) -> list[str]:
-    """The graph's outputs in the order of the signature's: those of its names, else by place.
+    """Returns the graph's outputs in the signature's order: by name, else by place.
 
     Raises:
         ConfigurationError: There are too few.
@@ -45,8 +45,8 @@ def output_names(session: onnxruntime.InferenceSession, signature: Signature) ->
     return known[: len(signature.outputs)]
 
 
-def feeds_of(session: onnxruntime.InferenceSession, signature: Signature) -> Feeds:
-    """What makes tensors of rows: one of all columns, or one for each column, in their order.
+def find_feeds(session: onnxruntime.InferenceSession, signature: Signature) -> Feeds:
+    """Returns the conversion of rows to tensors: one of all columns, or one for each, in order.
 
     Raises:
         ConfigurationError: The graph's inputs are neither, or of a type that no column has.
@@ -64,14 +64,14 @@ def feeds_of(session: onnxruntime.InferenceSession, signature: Signature) -> Fee
     return _many_feeds(inputs)
 
 
-def probabilities_of(maps: Sequence[Mapping[Any, float]]) -> Any:
-    """``(rows, classes)`` of the list of mappings that skl2onnx gives unless told otherwise."""
+def stack_probabilities(maps: Sequence[Mapping[Any, float]]) -> Any:
+    """Returns ``(rows, classes)`` from the list of mappings that skl2onnx returns by default."""
     keys = list(maps[0]) if maps else []
     return np.array([[row[key] for key in keys] for row in maps], dtype=np.float32)
 
 
-def shaped(output: Output, value: Any, count: int) -> Any:
-    """``value`` as ``(count, *shape)``: converters give columns of one instead of scalars.
+def reshape_output(output: Output, value: Any, count: int) -> Any:
+    """Returns ``value`` as ``(count, *shape)``: converters give columns of one instead of scalars.
 
     Raises:
         PredictFailed: There are not as many answers as rows.
@@ -106,8 +106,8 @@ def _many_feeds(inputs: Sequence[Any]) -> Feeds:
     return feed
 
 
-def rows_at_once(session: onnxruntime.InferenceSession) -> int | None:
-    """How many rows the graph takes; None for any number.
+def rows_per_run(session: onnxruntime.InferenceSession) -> int | None:
+    """Returns the number of rows that the graph takes at once; None for any number.
 
     Raises:
         ConfigurationError: Some other number than one, or inputs that are no table.

@@ -1,8 +1,8 @@
-"""One core a worker: the thread pools of BLAS and OpenMP held to one thread.
+"""Thread pools of BLAS and OpenMP, held to one thread: one core a worker.
 
-Workers are processes, as many as there are cores, so pools of their own would only fight each
-other; at 64 rows they cost more than they bring anyway. An operator who sets ``OMP_NUM_THREADS``
-decides instead: the libraries read it themselves, and nothing is done here.
+Workers are processes, as many as there are cores, so pools of their own would only compete; at 64
+rows they cost more than they save anyway. An operator who sets ``OMP_NUM_THREADS`` decides instead:
+the libraries read it themselves, and nothing is done here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _held = threading.local()
 
 
 def scan() -> None:
-    """Take note of the pools that the libraries loaded by now have; about 3 ms."""
+    """Records the pools of the libraries that are loaded by now; about 3 ms."""
     global _known, _scans
     if "OMP_NUM_THREADS" in os.environ:
         return
@@ -29,10 +29,10 @@ def scan() -> None:
 
 
 def hold() -> None:
-    """Hold the pools to one thread, for this process (BLAS) and for the calling thread (OpenMP).
+    """Holds the pools to one thread, for this process (BLAS) and for the calling thread (OpenMP).
 
-    OpenMP keeps the number for each thread of its own, so each that predicts calls this; once it
-    has, a call costs 0.1 us.
+    OpenMP keeps the number for each thread of its own, so each thread that predicts calls this; a
+    repeated call costs 0.1 us.
     """
     if getattr(_held, "scans", 0) == _scans:
         return

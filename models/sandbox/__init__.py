@@ -1,15 +1,15 @@
-"""A confined child process that opens untrusted model files."""
+"""Sandbox: a confined child process that opens untrusted model files."""
 
 from models.sandbox.client import ArtefactRaised, ArtefactRefused, Sandbox, SandboxError
 from models.sandbox.limits import Fence, Limits
-from models.sandbox.messages import Exchange, Findings, Quantized
+from models.sandbox.messages import ArtefactDescription, Exchange, Quantized
 
 __all__ = [
+    "ArtefactDescription",
     "ArtefactRaised",
     "ArtefactRefused",
     "Exchange",
     "Fence",
-    "Findings",
     "Limits",
     "Quantized",
     "Sandbox",

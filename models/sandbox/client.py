@@ -1,8 +1,8 @@
-"""Asks the process that opens artefacts, from the side of who publishes.
+"""Client of the sandbox, used by the publishing process.
 
-`Sandbox.ask` hands bytes and a question to a child of `models.sandbox.server` and returns what it
-says, line by line as it comes, checked by the caller. However the child ends, by itself, killed by
-a limit, or because it took too long, the caller gets answers or one clear `SandboxError`.
+`Sandbox.ask` sends bytes and a question to a child of `models.sandbox.server` and yields its
+answers line by line; the caller validates them. If the child crashes, is killed by a limit, or
+takes too long, the caller gets one clear `SandboxError`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from models.sandbox.limits import Limits
 from yard.contract import wire
 from yard.errors import InvalidJson
 
-#: Seconds in which a child that was ended, or has nothing more to say, must be gone.
+#: Seconds for a child to exit after it was killed or has closed its pipe.
 _GRACE_S = 5.0
-#: What a child may say in all, in bytes.
+#: Bytes that a child may answer in all.
 MOST_ANSWER = 2**24
-#: What of our environment a child gets: nothing that opens doors.
+#: Environment variables that a child gets: none that hold credentials.
 _ENVIRON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -39,12 +39,12 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class SandboxError(Exception):
     """The child did not answer: it raised, crashed, or broke a limit; the message says which.
 
-    It becomes one of `yard.errors` where the caller knows what was asked.
+    The caller turns it into one of `yard.errors`.
     """
 
 
 @dataclass(slots=True)
-class _Template:
+class _ServerProcess:
     process: subprocess.Popen[bytes]
     connection: socket.socket
 
@@ -52,84 +52,84 @@ class _Template:
 class Sandbox:
     """Opens artefacts in children; safe for threads, one question at a time.
 
-    The process behind it is started by the first question, and ends with this one, or when nothing
-    was asked for a while.
+    The server process is started by the first question. It ends with this one, or when it was idle
+    for a while.
 
     Args:
-        tasks: The module that answers in a child, see `models.sandbox.server.serve`.
+        tasks: The module with the tasks, see `models.sandbox.server.serve`.
     """
 
     def __init__(self, tasks: str) -> None:
         self._tasks = tasks
         self._lock = threading.Lock()
-        self._template: _Template | None = None
+        self._server_process: _ServerProcess | None = None
         self._owner = os.getpid()
 
     def ask(
-        self, task: str, artefact: bytes, limits: Limits, made: IO[bytes], **request: Any
+        self, task: str, artefact: bytes, limits: Limits, output: IO[bytes], **request: Any
     ) -> Iterator[Mapping[str, Any]]:
-        """What a child says about ``artefact``, each line as it comes.
+        """Yields a child's answers about ``artefact``, each line as it comes.
 
         Args:
-            task: One of `models.publish.sandbox_tasks.TASKS`.
+            task: A key of the module's ``TASKS``.
             artefact: The bytes to open.
-            limits: What the child may take.
-            made: An empty file, for the bytes that the child makes.
-            request: What else the task needs, plain values.
+            limits: The limits of the child.
+            output: An empty file, for the bytes that the child makes.
+            request: Further arguments of the task, plain values.
 
         Raises:
-            ProbeFailed: The child raised, crashed or broke a limit; also after some lines.
+            SandboxError: The child raised, crashed or broke a limit; also after some lines.
         """
         with self._lock, contextlib.ExitStack() as stack:
-            # What cannot be removed must not hide what was found.
+            # A folder that cannot be removed must not hide the answers.
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="modelyard-", ignore_cleanup_errors=True)
             )
-            asked = stack.enter_context(tempfile.TemporaryFile())
-            known = request | {"task": task, "folder": folder, "limits": limits.model_dump()}
-            asked.write(wire.dumps(known) + b"\n")
-            asked.write(artefact)
-            asked.seek(0)
+            question = stack.enter_context(tempfile.TemporaryFile())
+            header = request | {"task": task, "folder": folder, "limits": limits.model_dump()}
+            question.write(wire.dumps(header) + b"\n")
+            question.write(artefact)
+            question.seek(0)
             answers, writer = os.pipe()
             stack.callback(os.close, answers)
             try:
-                template = self._send([asked.fileno(), writer, made.fileno()])
+                server_process = self._send([question.fileno(), writer, output.fileno()])
             finally:
                 os.close(writer)
-            yield from _listen(template, answers, limits, self)
+            yield from _read_answers(server_process, answers, limits, self)
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """Ends the server process, if there is one."""
         atexit.unregister(self.close)
-        template, self._template = self._template, None
-        if template is None:
+        server_process, self._server_process = self._server_process, None
+        if server_process is None:
             return
-        template.connection.close()
+        server_process.connection.close()
         try:
-            template.process.wait(2)
+            server_process.process.wait(2)
         except subprocess.TimeoutExpired:
-            template.process.kill()
-            template.process.wait()
+            server_process.process.kill()
+            server_process.process.wait()
 
-    def _send(self, descriptors: list[int]) -> _Template:
-        """Put a question to the process; it may have ended meanwhile, so twice."""
-        if self._owner != os.getpid():  # a fork: the process is another one's
-            self._template, self._owner = None, os.getpid()
+    def _send(self, descriptors: list[int]) -> _ServerProcess:
+        """Sends a question to the server; it may have ended meanwhile, so tries twice."""
+        if self._owner != os.getpid():  # after a fork: the server belongs to the parent
+            self._server_process, self._owner = None, os.getpid()
         for _ in range(2):
-            template = self._template or self._started()
+            server_process = self._server_process or self._start()
             try:
-                socket.send_fds(template.connection, [b"Q"], descriptors)
+                socket.send_fds(server_process.connection, [b"Q"], descriptors)
             except OSError:
                 self.close()
                 continue
-            return template
+            return server_process
         raise SandboxError("the process that opens artefacts does not start")
 
-    def _started(self) -> _Template:
+    def _start(self) -> _ServerProcess:
         ours, theirs = socket.socketpair()
         environ = {name: os.environ[name] for name in _ENVIRON if name in os.environ}
         environ |= dict.fromkeys(_ONE_THREAD, "1")
-        # An artefact may need modules that are found only where this process looks.
+        # An artefact may need modules that are found only on our path.
         environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with theirs:
             process = subprocess.Popen(
@@ -142,29 +142,29 @@ class Sandbox:
                 cwd="/",
                 start_new_session=True,
             )
-        self._template = _Template(process, ours)
+        self._server_process = _ServerProcess(process, ours)
         atexit.register(self.close)
-        return self._template
+        return self._server_process
 
 
-def _listen(
-    template: _Template, answers: int, limits: Limits, prober: Sandbox
+def _read_answers(
+    server_process: _ServerProcess, answers: int, limits: Limits, sandbox: Sandbox
 ) -> Iterator[Mapping[str, Any]]:
-    """The lines of a child, until it ends; it is killed after ``limits.wall_s``."""
+    """Yields the lines of a child until it ends; kills it after ``limits.wall_s``."""
     has_ended = is_late = False
     try:
         yield from _lines(answers, time.monotonic() + limits.wall_s)
         has_ended = True
     except TimeoutError:
         is_late = True
-    finally:  # also where the caller wants no more
-        status = _ended(template, is_to_end=not has_ended)
+    finally:  # also where the caller stops reading
+        status = _exit_status(server_process, is_to_end=not has_ended)
         if status is None:
-            prober.close()
+            sandbox.close()
     if is_late:
         raise SandboxError(f"it takes more than {limits.wall_s:g} s")
     if status != 0:
-        raise SandboxError(_said(status, limits))
+        raise SandboxError(_failure_text(status, limits))
 
 
 def _lines(answers: int, ends_at: float) -> Iterator[Mapping[str, Any]]:
@@ -184,10 +184,10 @@ def _lines(answers: int, ends_at: float) -> Iterator[Mapping[str, Any]]:
         while (end := waiting.find(b"\n")) >= 0:
             line = bytes(waiting[:end])
             del waiting[: end + 1]
-            yield _parsed(line)
+            yield _parse_line(line)
 
 
-def _parsed(line: bytes) -> Mapping[str, Any]:
+def _parse_line(line: bytes) -> Mapping[str, Any]:
     try:
         known = wire.loads(line)
     except InvalidJson:
@@ -196,7 +196,7 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
         raise SandboxError("its answer cannot be read")
     fault = known.get("error")
     if isinstance(fault, dict):
-        raise _fault(str(fault.get("code")), str(fault.get("message"))[:2_000])
+        raise _error_of(str(fault.get("code")), str(fault.get("message"))[:2_000])
     return known
 
 
@@ -205,7 +205,7 @@ class ArtefactRaised(SandboxError):
 
 
 class ArtefactRefused(SandboxError):
-    """The child refused the artefact for a reason of ours.
+    """The child refused the artefact with one of our errors.
 
     Attributes:
         kind: The code of the error, see `yard.errors`.
@@ -216,29 +216,29 @@ class ArtefactRefused(SandboxError):
         self.kind = kind
 
 
-def _fault(code: str, message: str) -> SandboxError:
+def _error_of(code: str, message: str) -> SandboxError:
     if code == "raised":
         return ArtefactRaised(message)
     return SandboxError(message) if code == "memory" else ArtefactRefused(message, code)
 
 
-def _ended(template: _Template, *, is_to_end: bool) -> int | None:
-    """The child's status; None if the process behind it is gone or hangs."""
+def _exit_status(server_process: _ServerProcess, *, is_to_end: bool) -> int | None:
+    """Returns the child's wait status; None if the server is gone or hangs."""
     if not is_to_end:
-        # It has closed its pipe, and may live on all the same.
-        is_to_end = not select.select([template.connection], [], [], _GRACE_S)[0]
+        # A child may live on after it has closed its pipe.
+        is_to_end = not select.select([server_process.connection], [], [], _GRACE_S)[0]
     try:
         if is_to_end:
-            template.connection.sendall(b"K")
-        template.connection.settimeout(_GRACE_S)
-        raw = template.connection.recv(server.STATUS.size, socket.MSG_WAITALL)
-        template.connection.settimeout(None)
+            server_process.connection.sendall(b"K")
+        server_process.connection.settimeout(_GRACE_S)
+        raw = server_process.connection.recv(server.STATUS.size, socket.MSG_WAITALL)
+        server_process.connection.settimeout(None)
     except OSError:
         return None
     return int(server.STATUS.unpack(raw)[0]) if len(raw) == server.STATUS.size else None
 
 
-def _said(status: int | None, limits: Limits) -> str:
+def _failure_text(status: int | None, limits: Limits) -> str:
     if status is None:
         return "the process that opens artefacts ended"
     if not os.WIFSIGNALED(status):

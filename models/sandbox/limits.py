@@ -1,9 +1,9 @@
-"""Limits that a process lays on itself before it opens what may be hostile.
+"""Resource limits of the sandbox, applied before a hostile file is opened.
 
-`models.sandbox.server` calls `enter` in the child that opens an artefact: no network, no writing
-but into its own empty folder, no signals to others, and bounds on memory, processor time and file
-length. What a system does not offer is left out and told. It is a fence, not a jail: the child runs
-as the same user and may read what that user may read. Sources: landlock(7), unshare(2),
+`models.sandbox.server` calls `confine` in the child that opens an artefact: no network, no writing
+except in its own empty folder, no signals to others, and bounds on memory, processor time and file
+length. Restrictions that a system lacks are skipped and reported. It is a fence, not a jail: the
+child runs as the same user and may read what that user may read. Sources: landlock(7), unshare(2),
 setrlimit(2).
 """
 
@@ -17,11 +17,11 @@ import signal
 import sys
 from dataclasses import dataclass
 
-from models.manifest import Described
+from models.manifest import FrozenModel
 from yard.platform import prctl
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
-#: The same numbers on every architecture that has them.
+#: The same on every architecture that has them.
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION = 1
 _RULE_PATH_BENEATH = 1
@@ -32,14 +32,14 @@ _TCP = 1 << 0 | 1 << 1
 _SCOPES = 1 << 0 | 1 << 1  # sockets without a path, and signals
 
 
-class Limits(Described):
-    """What a child may take.
+class Limits(FrozenModel):
+    """Limits of a child.
 
     Attributes:
-        memory_bytes: Of address space, beyond what it has at the start.
+        memory_bytes: Address space beyond what it has at the start.
         cpu_s: Seconds of processor time.
-        wall_s: Seconds by the clock; kept by the parent.
-        file_bytes: How long a file may get that it writes.
+        wall_s: Seconds by the clock; enforced by the parent.
+        file_bytes: Length of a file that it writes.
     """
 
     memory_bytes: int = 4 * 2**30
@@ -48,8 +48,8 @@ class Limits(Described):
     file_bytes: int = 4 * 2**30
 
 
-class Fence(Described):
-    """What could be kept from a child on this system."""
+class Fence(FrozenModel):
+    """Restrictions of a child that this system supports."""
 
     network: bool = False
     files: bool = False
@@ -67,13 +67,13 @@ class _Ruleset:
         )
 
 
-def enter(limits: Limits, folder: str) -> Fence:
-    """Lay the limits on this process, for good; its working folder becomes ``folder``."""
+def confine(limits: Limits, folder: str) -> Fence:
+    """Applies the limits to this process, for good; its working folder becomes ``folder``."""
     os.chdir(folder)
     os.umask(0o077)
     _bound(resource.RLIMIT_CORE, 0)
     _bound(resource.RLIMIT_FSIZE, limits.file_bytes)
-    _bound(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)  # told first, killed then
+    _bound(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1)  # a signal first, then a kill
     _bound(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
     if not sys.platform.startswith("linux"):
         return Fence()
@@ -82,12 +82,12 @@ def enter(limits: Limits, folder: str) -> Fence:
     libc = ctypes.CDLL(None, use_errno=True)
     has_own_net = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0
     version = _restrict(libc, folder)
-    # From version 4 on Landlock keeps TCP away, too, but not UDP: only a network of one's own does.
+    # From version 4 on Landlock blocks TCP, too, but not UDP: only a network namespace does.
     return Fence(network=has_own_net, files=version >= 3)
 
 
 def _restrict(libc: ctypes.CDLL, folder: str) -> int:
-    """Allow no writing but below ``folder``; the version of Landlock, 0 where there is none."""
+    """Allows writing only below ``folder``; returns the version of Landlock, 0 if there is none."""
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
     if version < 1:
         return 0
@@ -111,7 +111,7 @@ def _restrict(libc: ctypes.CDLL, folder: str) -> int:
 
 
 def _bound(kind: int, most: int, at_last: int | None = None) -> None:
-    """Lower a limit; never raise one that is set already."""
+    """Lowers a limit; never raises one that is set already."""
     _, hard = resource.getrlimit(kind)
     known = sys.maxsize if hard == resource.RLIM_INFINITY else hard
     bounds = (min(most, known), min(most if at_last is None else at_last, known))
@@ -120,7 +120,7 @@ def _bound(kind: int, most: int, at_last: int | None = None) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space that this process has now."""
+    """Returns the bytes of address space that this process has now."""
     try:
         with open("/proc/self/statm", "rb") as stream:
             return int(stream.read().split()[0]) * resource.getpagesize()

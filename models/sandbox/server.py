@@ -1,13 +1,13 @@
-"""The process that opens artefacts while they are published (``-m models.sandbox.server``).
+"""Server of the sandbox: forks a child for each artefact (``-m models.sandbox.server``).
 
-Opening a pickle runs its code, and a model file may crash or hang whatever reads it. Therefore
-`models.sandbox.client` starts this once and asks it again and again; each time it forks a child,
-which limits itself (`models.sandbox.limits`), opens one artefact and answers in lines of JSON.
-Nothing that a child made is ever unpickled. The process itself has only imported what children
-need, so that a child starts in milliseconds; it opens nothing.
+Opening a pickle runs its code, and a model file may crash or hang any reader. Therefore
+`models.sandbox.client` starts this process once and sends it question after question; for each it
+forks a child, which confines itself (`models.sandbox.limits`), opens one artefact and answers in
+lines of JSON. Nothing that a child made is ever unpickled. The server itself has only imported what
+children need, so that a child starts in milliseconds; it opens nothing.
 
-A request comes over a socket with three descriptors: a file with a line of JSON and the artefact, a
-pipe for the answer, and a file for bytes that are made. The reply is the child's exit status.
+A question comes over a socket with three descriptors: a file with a line of JSON and the artefact,
+a pipe for the answer, and a file for the output. The reply is the child's exit status.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from models.sandbox.limits import Limits, enter
+from models.sandbox.limits import Limits, confine
 from models.sandbox.messages import Exchange
 from yard.contract import wire
 from yard.errors import ModelyardError, described
 from yard.platform import prctl
 
-#: A template that nobody asks for so long ends; the next question starts another.
+#: A server that is idle for so many seconds ends; the next question starts another.
 IDLE_S = 60.0
-#: A status on the socket, and how many descriptors come with a question.
+#: The format of a status on the socket, and the descriptors of a question.
 STATUS = struct.Struct("<i")
 DESCRIPTORS = 3
 _KILL = b"K"
 
 
 def serve(connection: socket.socket, tasks: str) -> None:
-    """Answer questions until the other side hangs up or stays silent for long.
+    """Answers questions until the client hangs up or is silent for `IDLE_S`.
 
     Args:
-        connection: Where questions come from.
+        connection: Questions come from it.
         tasks: A module with ``TASKS``, functions of an `Exchange` by name, and ``PRELOAD``, modules
-            that they need; what of these is not installed here they do without.
+            that they need; those that are not installed are skipped.
     """
-    prctl.become_subreaper()  # what a child leaves behind becomes ours, to be killed
+    prctl.become_subreaper()  # orphans of a child become ours, to be killed
     woken, wake = os.pipe()
     for end in (woken, wake):
         os.set_blocking(end, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    with contextlib.suppress(ImportError):  # else each child says what is missing
+    with contextlib.suppress(ImportError):  # else each child reports what is missing
         for name in importlib.import_module(tasks).PRELOAD:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
@@ -61,29 +61,29 @@ def serve(connection: socket.socket, tasks: str) -> None:
         message, descriptors, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS)
         if not message:
             return
-        if len(descriptors) == DESCRIPTORS:  # else a late order to kill a child that has ended
-            _answer(connection, (woken, wake), descriptors, tasks)
+        if len(descriptors) == DESCRIPTORS:  # else a late kill for a child that has ended
+            _run_child(connection, (woken, wake), descriptors, tasks)
 
 
-def _answer(
+def _run_child(
     connection: socket.socket, wakes: tuple[int, int], descriptors: list[int], tasks: str
 ) -> None:
-    """Let a child work on one question, and tell its exit status."""
+    """Forks a child for one question, and sends its exit status."""
     child = os.fork()
     if child == 0:
         signal.set_wakeup_fd(-1)
         for ours in (connection.fileno(), *wakes):
             os.close(ours)
-        _work(descriptors, tasks)
+        _child_main(descriptors, tasks)
     for descriptor in descriptors:
         os.close(descriptor)
-    status = _await(connection, wakes[0], child)
+    status = _wait_child(connection, wakes[0], child)
     _kill_others()
     connection.sendall(STATUS.pack(status))
 
 
-def _await(connection: socket.socket, woken: int, child: int) -> int:
-    """The child's wait status; it is killed if the other side says so or hangs up."""
+def _wait_child(connection: socket.socket, woken: int, child: int) -> int:
+    """Returns the child's wait status; kills it if the client asks so or hangs up."""
     watched: list[Any] = [connection, woken]
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -103,7 +103,7 @@ def _await(connection: socket.socket, woken: int, child: int) -> int:
 
 
 def _kill_others() -> None:
-    """End what the child has started and left behind."""
+    """Kills the processes that the child has left behind."""
     while True:
         try:
             with open(f"/proc/self/task/{os.getpid()}/children", "rb") as stream:
@@ -117,36 +117,36 @@ def _kill_others() -> None:
             os.waitpid(pid, 0)
 
 
-def _work(descriptors: list[int], tasks: str) -> NoReturn:
-    """The child: limit itself, read the question, answer, and end without any clean-up."""
+def _child_main(descriptors: list[int], tasks: str) -> NoReturn:
+    """Runs the child: confines it, reads the question, answers, and exits without any clean-up."""
     status = 1
     try:
-        asked, answers, made = descriptors
+        question, answers, output = descriptors
         for kind in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(kind, signal.SIG_DFL)
         os.setsid()
-        with os.fdopen(asked, "rb") as stream:
+        with os.fdopen(question, "rb") as stream:
             request = wire.loads(stream.readline())
-            exchange = Exchange(request, stream.read(), answers, made)
-        _try(exchange, tasks)
+            exchange = Exchange(request, stream.read(), answers, output)
+        _run_task(exchange, tasks)
         status = 0
     finally:
         os._exit(status)
 
 
-def _try(exchange: Exchange, tasks: str) -> None:
+def _run_task(exchange: Exchange, tasks: str) -> None:
     try:
         limits = Limits.model_validate(exchange.request["limits"])
-        fence = enter(limits, exchange.request["folder"])
+        fence = confine(limits, exchange.request["folder"])
         known = importlib.import_module(tasks).TASKS
-        exchange.say(fence=fence.model_dump())
+        exchange.send(fence=fence.model_dump())
         known[exchange.request["task"]](exchange)
     except ModelyardError as error:
-        exchange.say(error={"code": error.code, "message": error.message})
+        exchange.send(error={"code": error.code, "message": error.message})
     except MemoryError:
-        exchange.say(error={"code": "memory", "message": "it takes more memory than it may"})
-    except BaseException as error:  # SystemExit too: it is the artefact's, not ours
-        exchange.say(error={"code": "raised", "message": described(error)})
+        exchange.send(error={"code": "memory", "message": "it takes more memory than it may"})
+    except BaseException as error:  # SystemExit too: the artefact raised it
+        exchange.send(error={"code": "raised", "message": described(error)})
 
 
 if __name__ == "__main__":

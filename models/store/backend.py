@@ -1,9 +1,9 @@
-"""Where versions can lie: in a folder, or in an object store that is named by a URL.
+"""Interface of a store of versions: a folder, or an object store that is named by a URL.
 
-`models.store.repository` reads and writes versions through `Store`, and knows nothing of paths and
-keys; `open_store` makes one from what ``MODELYARD_STORE`` says. A store keeps bytes and promises
-that a version is there whole or not at all; whether bytes are the published ones is checked by
-whoever asks for them. Imports no numpy, and no client of an object store before one is named.
+`models.store.repository` reads and writes versions through `Store` and knows neither paths nor
+keys; `open_store` makes one from ``MODELYARD_STORE``. A store holds a version whole or not at all;
+the caller checks that the bytes are the published ones. Imports no numpy, and no client of an
+object store before one is named.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from yard.contract import ModelRef
 from yard.errors import ConfigurationError, InvalidManifest
 from yard.settings import variable
 
-#: What a file of a version is made from.
+#: Content of a file, or the path to read it from.
 Source = bytes | Path
 
 #: The schemes that name an object store.
@@ -29,15 +29,15 @@ SCHEMES = ("s3", "gs", "az")
 _CHUNK = 2**20
 
 
-class NotThere(Exception):
-    """No version lies under the name."""
+class NoSuchVersion(Exception):
+    """The store has no version of that name."""
 
 
 class Unreadable(Exception):
-    """Something of a version cannot be read; the text says what and why."""
+    """A part of a version cannot be read; the text says which and why."""
 
 
-class Away(Unreadable):
+class StoreUnreachable(Unreadable):
     """The store does not answer at present."""
 
 
@@ -47,8 +47,8 @@ class Leftover:
 
     Attributes:
         place: Where, below the store's location.
-        size_bytes: How many.
-        why: What they are left from.
+        size_bytes: Their number.
+        why: What left them.
     """
 
     place: str
@@ -57,77 +57,77 @@ class Leftover:
 
 
 class Store(Protocol):
-    """Bytes of versions; safe for threads and for several processes."""
+    """Reads and writes the bytes of versions; safe for threads and for several processes."""
 
     @property
     def location(self) -> str:
         """The folder's absolute path, or the URL."""
 
     def refs(self, model: str | None = None) -> list[ModelRef]:
-        """The versions that have a manifest, in order; of all models, or of one.
+        """Returns the versions that have a manifest, in order; of all models, or of one.
 
         Raises:
             Unavailable: The store does not answer.
         """
 
     def holds(self, ref: ModelRef) -> bool:
-        """Whether anything lies in the version's place.
+        """True if anything lies in the version's place.
 
         Raises:
             Unavailable: The store does not answer.
         """
 
     def read(self, ref: ModelRef, file: File | None = None) -> bytes:
-        """The bytes of a file, but no more than one above what it should have.
+        """Returns the bytes of a file, at most one more than it should have.
 
         Args:
             ref: The version.
             file: One of its files; None for the manifest.
 
         Raises:
-            NotThere: There is no such version.
+            NoSuchVersion: There is no such version.
             Unreadable: It is there, but cannot be read.
         """
 
     def put(self, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
-        """Whether the version was written; not, if another was there first.
+        """Writes a version; returns False if another was there first.
 
         Raises:
-            InvalidManifest: A source is not what the manifest says; nothing is left.
+            InvalidManifest: A source differs from the manifest; nothing is left.
             OSError: It cannot be written; nothing is left.
             Unavailable: The store does not answer.
         """
 
     def delete(self, ref: ModelRef) -> int:
-        """Take a version away, at one instant for whoever looks; the bytes that were freed.
+        """Deletes a version, for all readers at one instant; returns the freed bytes.
 
         Raises:
-            NotThere: There is none.
-            OSError: It cannot be taken away.
+            NoSuchVersion: There is none.
+            OSError: It cannot be deleted.
             Unavailable: The store does not answer.
         """
 
     def leftovers(self, before: float) -> list[Leftover]:
-        """What belongs to no version and was last written before a time, in seconds since 1970.
+        """Returns leftovers last written before a time, in seconds since 1970.
 
         Raises:
             Unavailable: The store does not answer.
         """
 
     def remove(self, leftover: Leftover) -> None:
-        """Take a leftover away; nothing if it is gone already.
+        """Removes a leftover; does nothing if it is gone already.
 
         Raises:
-            OSError: It cannot be taken away.
+            OSError: It cannot be removed.
             Unavailable: The store does not answer.
         """
 
 
 def open_store(location: str) -> Store:
-    """The store that a path or URL names; nothing is read yet.
+    """Returns the store that a path or URL names; nothing is read yet.
 
     Raises:
-        ConfigurationError: It is no folder's path and no URL of an object store, or what reads
+        ConfigurationError: It is no folder's path and no URL of an object store, or the client of
             object stores is not installed.
     """
     if "://" not in location:
@@ -159,13 +159,13 @@ def _check_url(location: str) -> None:
         )
 
 
-def pour(source: Source, file: File, place: int, write: Callable[[bytes], object]) -> None:
-    """Hand ``source`` on in chunks, and check what was handed on.
+def copy_checked(source: Source, file: File, place: int, write: Callable[[bytes], object]) -> None:
+    """Passes ``source`` on in chunks, then checks size and digest of what was passed.
 
     Args:
         source: Content, or the file to read.
-        file: What it should be.
-        place: Which of the manifest's files.
+        file: The expected size and digest.
+        place: Index among the manifest's files.
         write: Takes the chunks.
 
     Raises:

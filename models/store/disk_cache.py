@@ -1,9 +1,9 @@
-"""What was read from an object store, kept in a folder of this machine under its SHA-256.
+"""Disk cache of files from an object store, named by their SHA-256.
 
-Any number of workers share the folder: a file appears by a rename, is checked whenever it is read,
-and goes when the bound is passed, the one that was read the longest time ago first. Nothing rests
-on the folder: what is broken in it is read anew, and where it cannot be written, say on a full
-disk, everything is read from the store each time.
+Any number of workers of a machine share the folder: a file appears by a rename, is checked on every
+read, and is evicted when the bound is passed, least recently read first. Nothing depends on the
+folder: a broken file is read from the store again, and where the folder cannot be written, say on a
+full disk, everything is read from the store each time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.manifest import MOST_BYTES, File
 from yard.contract import ModelRef
 from yard.settings import Settings
 
-#: What is still being written is called so; older than this, its writer has died.
+#: Prefix of files that are being written; an older one was left by a writer that died.
 DRAFT = ".draft-"
 _DRAFT_TTL_S = 3600
 
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedFile:
     """One file of the cache.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         size_bytes: Its length.
-        used_at: When it was read last, in seconds since 1970.
+        used_at: Time of the last read, in seconds since 1970.
     """
 
     path: Path
@@ -52,8 +52,8 @@ class DiskCache:
     """Files by their digest, within ``limit_bytes``; safe for threads and for processes.
 
     Args:
-        folder: Where they lie; made when something is kept.
-        limit_bytes: The bound, which is passed by what is being written at most.
+        folder: Where they lie; made with the first file.
+        limit_bytes: The bound; files being written may exceed it.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -62,7 +62,7 @@ class DiskCache:
         self._has_warned = False
 
     def read(self, file: File) -> bytes | None:
-        """The bytes of a file, checked; None if they are not here."""
+        """Returns the bytes of a file, checked; None if they are not cached."""
         path = self._path(file.sha256)
         content = _read(path, file.size_bytes)
         if content is None:
@@ -74,52 +74,54 @@ class DiskCache:
             return None
         return content
 
-    def keep(self, file: File, content: bytes) -> None:
-        """Keep bytes that were checked, if there is room; a folder that cannot be written is none.
+    def put(self, file: File, content: bytes) -> None:
+        """Caches checked bytes if they fit; does nothing where the folder cannot be written.
 
-        What was read the longest time ago makes room.
+        Evicts the least recently read files.
         """
         if len(content) <= self.limit_bytes:
             self._write(self._path(file.sha256), content)
             self.trim(besides=self._path(file.sha256))
 
     def manifest(self, location: str, ref: ModelRef) -> bytes | None:
-        """A version's manifest as it was read last; None if it is not here."""
+        """Returns a version's manifest as it was read last; None if it is not cached."""
         return _read(self._manifest_path(location, ref), MOST_BYTES)
 
-    def keep_manifest(self, location: str, ref: ModelRef, raw: bytes) -> None:
-        """Keep a version's manifest, for when the store does not answer."""
+    def put_manifest(self, location: str, ref: ModelRef, raw: bytes) -> None:
+        """Caches a version's manifest, for when the store does not answer."""
         if self.manifest(location, ref) != raw:
             self._write(self._manifest_path(location, ref), raw)
 
-    def surplus(self, besides: Path | None = None) -> list[Kept]:
-        """What is to go for the bound to hold, and what writers that died have left.
+    def surplus(self, besides: Path | None = None) -> list[CachedFile]:
+        """Returns the files to evict to keep the bound, and drafts of writers that died.
 
         Args:
-            besides: Stays whatever its age: it is about to be used.
+            besides: Never evicted: it is about to be used.
         """
-        files = sorted(self._files(), key=lambda kept: kept.used_at)
+        files = sorted(self._files(), key=lambda cached: cached.used_at)
         left_at = time.time() - _DRAFT_TTL_S
         surplus = [
-            kept for kept in files if kept.path.name.startswith(DRAFT) and kept.used_at < left_at
+            cached
+            for cached in files
+            if cached.path.name.startswith(DRAFT) and cached.used_at < left_at
         ]
-        whole = [kept for kept in files if not kept.path.name.startswith(DRAFT)]
-        used_bytes = sum(kept.size_bytes for kept in whole)
-        for kept in whole:
+        whole = [cached for cached in files if not cached.path.name.startswith(DRAFT)]
+        used_bytes = sum(cached.size_bytes for cached in whole)
+        for cached in whole:
             if used_bytes <= self.limit_bytes:
                 break
-            if kept.path != besides:
-                surplus.append(kept)
-                used_bytes -= kept.size_bytes
+            if cached.path != besides:
+                surplus.append(cached)
+                used_bytes -= cached.size_bytes
         return surplus
 
-    def trim(self, besides: Path | None = None) -> list[Kept]:
-        """Remove the `surplus`; what was removed."""
+    def trim(self, besides: Path | None = None) -> list[CachedFile]:
+        """Removes the `surplus` and returns it."""
         removed = []
-        for kept in self.surplus(besides):
-            with contextlib.suppress(OSError):  # another worker was quicker
-                kept.path.unlink()
-                removed.append(kept)
+        for cached in self.surplus(besides):
+            with contextlib.suppress(OSError):  # another worker removed it
+                cached.path.unlink()
+                removed.append(cached)
         return removed
 
     def _path(self, sha256: str) -> Path:
@@ -134,7 +136,7 @@ class DiskCache:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                with open(draft, "xb") as stream:  # not flushed to disk: it is checked when read
+                with open(draft, "xb") as stream:  # not flushed to disk: reads check it
                     stream.write(content)
                 os.replace(draft, path)
             except BaseException:
@@ -151,7 +153,7 @@ class DiskCache:
                 error.strerror or error,
             )
 
-    def _files(self) -> Iterator[Kept]:
+    def _files(self) -> Iterator[CachedFile]:
         for shelf in _entries(self.folder):
             if len(shelf.name) != 2 and shelf.name != "manifests":
                 continue
@@ -159,11 +161,11 @@ class DiskCache:
                 with contextlib.suppress(OSError):
                     found = path.lstat()
                     if stat.S_ISREG(found.st_mode):
-                        yield Kept(path, found.st_size, found.st_mtime)
+                        yield CachedFile(path, found.st_size, found.st_mtime)
 
 
 def cache_folder(settings: Settings) -> Path:
-    """The folder that is set; else the user's own for caches, or one among the temporary ones."""
+    """Returns the configured folder, the user's cache folder, or one among the temporary ones."""
     if settings.store_cache:
         return Path(settings.store_cache)
     try:
@@ -181,13 +183,13 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, most: int) -> bytes | None:
-    """A file's bytes, one above ``most`` at most, noted as used; None if they cannot be read."""
+    """Returns a file's bytes, at most one above ``most``, and updates its time; None on failure."""
     try:
         with os.fdopen(os.open(path, _OPEN), "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return None
             content = stream.read(most + 1)
-            with contextlib.suppress(OSError):  # somebody else's, or a file system to read only
+            with contextlib.suppress(OSError):  # another user's file, or a read-only file system
                 os.utime(stream.fileno())
             return content
     except OSError:

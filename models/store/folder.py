@@ -1,8 +1,8 @@
-"""Versions in a folder, local or shared: ``{root}/{model}/{version}/`` with all files of one.
+"""Store of versions in a folder, local or shared: ``{root}/{model}/{version}/``.
 
 A version is staged in a hidden folder of the same file system, checked, flushed to disk and
-renamed; it goes the same way back. Files are read through descriptors that follow no link, so that
-nothing can be swapped between the check and the use.
+renamed; deleting it goes the reverse way. Files are read through descriptors that follow no link,
+so that nothing can be swapped between the check and the use.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.store.backend import Leftover, NotThere, Source, Unreadable, pour
+from models.store.backend import Leftover, NoSuchVersion, Source, Unreadable, copy_checked
 from models.store.safe_files import open_folder, read_at
 from yard.contract import ModelRef, is_name
 from yard.errors import InvalidManifest
 
 #: Holds versions that are being written; no model's name starts with a dot.
 STAGING = ".staging"
-#: A staging folder that is older than this was left by a publisher that died.
+#: A staging folder that is older was left by a publisher that died.
 STAGING_TTL_S = 86_400
 
-#: What rename says if the target is there: a folder that is not empty.
+#: Errors of rename if the target is there: a folder that is not empty.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -36,8 +36,8 @@ class FolderStore:
     """The versions under one folder; see `models.store.backend.Store`.
 
     Args:
-        root: The folder; made when something is published.
-        now: The time in seconds since the epoch, to tell old staging folders.
+        root: The folder; made by the first publish.
+        now: The time in seconds since the epoch, for the age of staging folders.
     """
 
     def __init__(self, root: Path, now: Callable[[], float] = time.time) -> None:
@@ -50,26 +50,26 @@ class FolderStore:
         return str(self.root.absolute())
 
     def refs(self, model: str | None = None) -> list[ModelRef]:
-        """The versions that have a manifest, in order."""
+        """Returns the versions that have a manifest, in order."""
         return [
             ModelRef(name, version)
             for name in ([model] if model is not None else _names(self.root))
             for version in _names(self.root / name)
-            # os.path: what may not be looked into is no version, and must not hide the others
+            # os.path: an unreadable folder is no version, and must not hide the others
             if os.path.isfile(self.root / name / version / MANIFEST)
         ]
 
     def holds(self, ref: ModelRef) -> bool:
-        """Whether anything lies in the version's place."""
+        """True if anything lies in the version's place."""
         return os.path.lexists(self.root / ref.model / ref.version)
 
     def read(self, ref: ModelRef, file: File | None = None) -> bytes:
-        """The bytes of a file, but no more than one above what it should have."""
+        """Returns the bytes of a file, at most one more than it should have."""
         name, most = (MANIFEST, MOST_BYTES) if file is None else (file.name, file.size_bytes)
         try:
             folder = open_folder(self.root, ref.model, ref.version)
         except FileNotFoundError:
-            raise NotThere from None
+            raise NoSuchVersion from None
         except OSError as error:
             raise _unreadable("its folder", error) from None
         try:
@@ -80,51 +80,51 @@ class FolderStore:
             os.close(folder)
 
     def put(self, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
-        """Whether the version was written; not, if another was there first."""
+        """Writes a version; returns False if another was there first."""
         self._sweep()
         with self._staged() as folder:
             for place, file in enumerate(manifest.files):
-                with _created(folder / file.name) as write:
-                    pour(sources[file.name], file, place, write)
-            with _created(folder / MANIFEST) as write:
+                with _new_file(folder / file.name) as write:
+                    copy_checked(sources[file.name], file, place, write)
+            with _new_file(folder / MANIFEST) as write:
                 write(manifest.to_json())
             _flush_folder(folder)
             return self._move(folder, manifest.ref)
 
     def delete(self, ref: ModelRef) -> int:
-        """Take a version away, at one instant for whoever looks; the bytes that were freed."""
+        """Deletes a version, for all readers at one instant; returns the freed bytes."""
         try:
-            grave = self._new_name()
+            trash = self._new_name()
             model = open_folder(self.root, ref.model)
         except FileNotFoundError:
-            raise NotThere from None
+            raise NoSuchVersion from None
         try:
-            os.rename(ref.version, grave, src_dir_fd=model)
+            os.rename(ref.version, trash, src_dir_fd=model)
         except FileNotFoundError:
-            raise NotThere from None
+            raise NoSuchVersion from None
         finally:
             os.close(model)
         with suppress(OSError):  # other versions are there
             os.rmdir(self.root / ref.model)
         _flush_folder(self.root)
-        freed = _size_bytes(grave)
-        _remove(grave)
+        freed = _size_bytes(trash)
+        _remove(trash)
         return freed
 
     def leftovers(self, before: float) -> list[Leftover]:
-        """What publishers that died have left, and files that no manifest names.
+        """Returns what publishers that died have left, and files that no manifest names.
 
-        A folder without a manifest is none: no publisher leaves one, so it is somebody else's.
+        A folder without a manifest is none: no publisher leaves one, so it belongs to others.
         """
-        return [*self._staged_before(before), *self._unnamed(before)]
+        return [*self._staged_before(before), *self._unnamed_files(before)]
 
     def remove(self, leftover: Leftover) -> None:
-        """Take a leftover away; nothing if it is gone already."""
+        """Removes a leftover; does nothing if it is gone already."""
         _remove(self.root / leftover.place)
 
     def _staged_before(self, before: float) -> Iterator[Leftover]:
         staging = self.root / STAGING
-        if os.path.islink(staging):  # what it leads to is not ours
+        if os.path.islink(staging):  # its target is not ours
             return
         for name in os.listdir(staging) if staging.is_dir() else ():
             try:
@@ -135,11 +135,11 @@ class FolderStore:
                 size_bytes = _size_bytes(staging / name)
                 yield Leftover(f"{STAGING}/{name}", size_bytes, "a publish that failed")
 
-    def _unnamed(self, before: float) -> Iterator[Leftover]:
+    def _unnamed_files(self, before: float) -> Iterator[Leftover]:
         for ref in self.refs():
             try:
                 manifest = Manifest.parse(self.read(ref))
-            except (NotThere, Unreadable, InvalidManifest):  # then nobody knows what it names
+            except (NoSuchVersion, Unreadable, InvalidManifest):  # its files are unknown then
                 continue
             named = {MANIFEST, *(file.name for file in manifest.files)}
             folder = self.root / ref.model / ref.version
@@ -157,13 +157,13 @@ class FolderStore:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # gone already where it became the version
+            shutil.rmtree(folder, ignore_errors=True)  # already gone if it became the version
 
     def _new_name(self) -> Path:
-        """A place among what is being written."""
+        """Returns a new path in the staging folder."""
         staging = self.root / STAGING
         staging.mkdir(exist_ok=True)
-        if staging.is_symlink():  # what it leads to is not ours
+        if staging.is_symlink():  # its target is not ours
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(staging))
         return staging / uuid.uuid4().hex
 
@@ -174,7 +174,7 @@ class FolderStore:
             try:
                 os.rename(folder, home / ref.version)
                 break
-            except FileNotFoundError:  # the model's last version was deleted in between
+            except FileNotFoundError:  # the model's last version was just deleted
                 if attempt == 4:
                     raise
             except OSError as error:
@@ -186,14 +186,14 @@ class FolderStore:
         return True
 
     def _sweep(self) -> None:
-        """Remove what publishers that died have left."""
+        """Removes what publishers that died have left."""
         for leftover in self._staged_before(self._now() - STAGING_TTL_S):
             with suppress(OSError):
                 self.remove(leftover)
 
 
 def _names(folder: Path) -> list[str]:
-    """The entries that may name a model or a version, in order; hidden ones may not."""
+    """Returns the entries that may name a model or a version, in order; hidden ones may not."""
     try:
         return sorted(name for name in os.listdir(folder) if is_name(name))
     except (FileNotFoundError, NotADirectoryError):
@@ -206,8 +206,8 @@ def _unreadable(what: str, error: OSError) -> Unreadable:
 
 
 @contextmanager
-def _created(target: Path) -> Iterator[Callable[[bytes], object]]:
-    """What writes a new file, which is on disk when the context ends."""
+def _new_file(target: Path) -> Iterator[Callable[[bytes], object]]:
+    """Yields a function that writes a new file, which is on disk when the context ends."""
     with open(target, "xb") as stream:
         yield stream.write
         stream.flush()
@@ -215,7 +215,7 @@ def _created(target: Path) -> Iterator[Callable[[bytes], object]]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the entries of a folder last through a power cut."""
+    """Flushes the entries of a folder to disk, so that they survive a power cut."""
     descriptor = open_folder(folder)
     try:
         os.fsync(descriptor)
@@ -224,7 +224,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _size_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links are not followed."""
+    """Returns the bytes of a file, or of all files in a folder; links are not followed."""
     try:
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode):
@@ -235,7 +235,7 @@ def _size_bytes(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """A file, a link or a folder; a link's target stays."""
+    """Removes a file, a link or a folder; a link's target stays."""
     try:
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path)

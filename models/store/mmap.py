@@ -1,11 +1,11 @@
-"""Files that the workers of one machine share in memory: read-only copies of artefacts, by digest.
+"""Memory-mapped copies of artefacts, by digest, which the workers of one machine share.
 
 A worker maps the large arrays of a version instead of reading them: the kernel keeps their pages
-once, however many workers map them. What lies in a store must not be mapped, since whoever can
+once, however many workers map them. Files in a store must not be mapped, since a process that can
 write there could change bytes after they were checked. So each file is copied, once a machine, into
-a folder of this user's own, where nobody writes; it is checked there on the very descriptor that
-is mapped then. Where that cannot be had, say on a full disk, or where somebody else owns the
-folder, the worker reads the bytes as ever. Runtimes map (`models.runtimes.sklearn_joblib`,
+a folder that only this user can write; it is checked there on the very descriptor that is then
+mapped. Where that fails, say on a full disk, or because another user owns the folder, the worker
+reads the bytes into memory. Runtimes map (`models.runtimes.sklearn_joblib`,
 `models.runtimes.onnx_sharing`); the bytes come from `models.store.repository`.
 """
 
@@ -27,7 +27,7 @@ from models.store.disk_cache import DRAFT, DiskCache, cache_folder
 from yard.settings import Settings
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-#: Nobody but the owner may change what is in a folder; nobody at all what is in a file.
+#: Only the owner may write to a folder; no user may write to a file.
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o400
 _NOT_IN_FOLDER, _NOT_IN_FILE = 0o022, 0o222
 
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
-    """A copy that was checked and is open.
+class MappedFile:
+    """A checked copy, open.
 
     Attributes:
         descriptor: Of the very file that was checked.
@@ -49,25 +49,25 @@ class Mapped:
     size_bytes: int
 
     @property
-    def alias(self) -> str:
-        """A path that leads to the descriptor's file, whatever happens to `path`."""
-        alias = f"/proc/self/fd/{self.descriptor}"
-        return alias if os.path.exists(alias) else str(self.path)
+    def descriptor_path(self) -> str:
+        """Path of the descriptor's file, even if `path` is replaced."""
+        descriptor_path = f"/proc/self/fd/{self.descriptor}"
+        return descriptor_path if os.path.exists(descriptor_path) else str(self.path)
 
-    def begins(self) -> bytes:
-        """The first bytes."""
+    def head(self) -> bytes:
+        """Returns the first bytes."""
         return os.pread(self.descriptor, 16, 0)
 
 
 def open_maps(settings: Settings) -> Maps | None:
-    """Where workers map large files from; None if the settings have them read into memory."""
+    """Returns the map folder for workers; None if the settings have files read into memory."""
     if settings.map_bytes == 0:
         return None
     return Maps(mapped_copies(settings), settings.map_bytes, settings.pool_max)
 
 
 def mapped_copies(settings: Settings) -> DiskCache:
-    """The folder with the copies of this machine, within its bound."""
+    """Returns the folder with the copies of this machine, within its bound."""
     return DiskCache(cache_folder(settings) / "mapped", settings.store_cache_bytes)
 
 
@@ -75,8 +75,8 @@ class Maps:
     """The copies of one machine and user; safe for threads and for processes.
 
     Args:
-        copies: Where they lie, made when it is needed; those used the longest time ago go first.
-        least_bytes: Smaller files are not worth it.
+        copies: Where they lie, made when it is needed; least recently used go first.
+        least_bytes: Smaller files are not mapped.
         sharers: Workers that share the machine's memory: each is charged an even part of what is
             mapped, as its own bound is an even part of the memory.
     """
@@ -86,17 +86,17 @@ class Maps:
         self._folder = copies.folder
         self._least_bytes = least_bytes
         self._has_warned = False
-        #: What a mapped byte counts of a worker's own memory.
+        #: Part of a mapped byte that counts as a worker's own memory.
         self.share = 1 / max(1, sharers)
 
     @contextmanager
-    def open(self, file: File, read: Callable[[], bytes]) -> Iterator[Mapped | None]:
-        """The copy of a file, open while inside; what is mapped meanwhile stays mapped.
+    def open(self, file: File, read: Callable[[], bytes]) -> Iterator[MappedFile | None]:
+        """Yields the copy of a file, open inside the context; mappings made there outlive it.
 
         Args:
-            file: What its bytes must be.
-            read: Gives them, checked; asked only if there is no copy yet. What it raises is passed
-                on.
+            file: Its expected size and digest.
+            read: Returns its bytes, checked; called only if there is no copy yet. Its errors are
+                passed on.
 
         Returns:
             None if the file is small, or no copy can be had.
@@ -108,9 +108,9 @@ class Maps:
             if mapped is not None:
                 os.close(mapped.descriptor)
 
-    def _open(self, file: File, read: Callable[[], bytes]) -> Mapped | None:
+    def _open(self, file: File, read: Callable[[], bytes]) -> MappedFile | None:
         path = self._folder / file.sha256[:2] / file.sha256
-        mapped = self._checked(path, file)
+        mapped = self._open_checked(path, file)
         if mapped is not None:
             return mapped
         if file.size_bytes > self._copies.limit_bytes:
@@ -122,12 +122,12 @@ class Maps:
             self._warn(f"{path.parent} cannot be written: {error.strerror or error}")
             return None
         self._copies.trim(besides=path)
-        return self._checked(path, file)
+        return self._open_checked(path, file)
 
-    def _checked(self, path: Path, file: File) -> Mapped | None:
-        """The file, open, if it is ours, nobody can write to it, and its bytes are the right ones.
+    def _open_checked(self, path: Path, file: File) -> MappedFile | None:
+        """Opens a file if it is ours, no user can write to it, and its bytes are the expected ones.
 
-        One that is anything else is taken away.
+        Any other file is removed.
         """
         if not (_is_own_folder(self._folder) and _is_own_folder(path.parent)):
             return None
@@ -137,8 +137,8 @@ class Maps:
             return None
         if _is_right(descriptor, file):
             with contextlib.suppress(OSError):
-                os.utime(descriptor)  # it was used now
-            return Mapped(descriptor, path, file.size_bytes)
+                os.utime(descriptor)  # marks it as used
+            return MappedFile(descriptor, path, file.size_bytes)
         os.close(descriptor)
         with contextlib.suppress(OSError):
             path.unlink()
@@ -153,7 +153,7 @@ class Maps:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with os.fdopen(os.open(draft, flags, _FILE_MODE), "wb") as stream:
-                stream.write(content)  # not flushed to disk: it is checked when it is opened
+                stream.write(content)  # not flushed to disk: opening checks it
             os.replace(draft, path)
         except BaseException:
             with contextlib.suppress(OSError):

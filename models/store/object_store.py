@@ -1,16 +1,16 @@
-"""Versions in an object store: S3 and what speaks like it, Google's, Azure's, through obstore.
+"""Store of versions in an object store: S3 and compatible ones, Google's, Azure's, by obstore.
 
     {prefix}/{model}/{version}/manifest.json
     {prefix}/{model}/{version}/{sha256}/{file name}
 
 A store has no rename, so files lie under their digest: publishers of other bytes never touch each
-other's. The manifest comes last, and only if there is none, which the store decides; it goes first.
-So a version is there whole or not at all. A file that is not under its digest is looked for beside
-the manifest, where a folder's copy has it.
+other's. The manifest is written last, by a conditional put that fails if there is one, and deleted
+first. So a version is there whole or not at all. A file that is not under its digest is read from
+beside the manifest, where a folder's copy has it.
 
 Endpoint, region and credentials come from the variables of the store's kind (``AWS_*``,
-``GOOGLE_*``, ``AZURE_*``). What a store says goes into no message but for its status and code: the
-text may quote the request.
+``GOOGLE_*``, ``AZURE_*``). Messages quote only the status and code of a store's answer: its text
+may quote the request.
 """
 
 from __future__ import annotations
@@ -28,18 +28,25 @@ from obstore.store import ObjectStore as Client
 from obstore.store import from_url
 
 from models.manifest import MANIFEST, MOST_BYTES, File, Manifest
-from models.store.backend import Away, Leftover, NotThere, Source, Unreadable, pour
+from models.store.backend import (
+    Leftover,
+    NoSuchVersion,
+    Source,
+    StoreUnreachable,
+    Unreadable,
+    copy_checked,
+)
 from models.store.object_store_errors import ALLOW_HTTP, lacks_bucket, masked, reason_of
 from yard.contract import ModelRef, is_name
 from yard.errors import ConfigurationError, InvalidManifest, Unavailable
 
-#: How long nothing may come of a read, in seconds: a worker that loads holds its jobs up.
+#: Seconds without data before a read fails: a worker that loads holds its jobs up.
 _READ_S = 5
-#: The same of a write, whose answer comes when all of a part is there.
+#: The same for a write, whose answer comes when all of a part is there.
 _WRITE_S = 60
-#: Jobs of a version wait for a store that is gone about this long, in seconds.
+#: Seconds of retries, about: jobs of a version wait for them when the store is gone.
 _RETRY_S = 1.5
-#: What a read takes at a time.
+#: Bytes of a chunk of a read.
 _CHUNK = 8 * 2**20
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -49,9 +56,9 @@ class ObjectStore:
     """The versions under one URL; see `models.store.backend.Store`.
 
     Args:
-        reader: What speaks to the store, below the URL's prefix.
+        reader: Client of the store, below the URL's prefix.
         location: The URL, as messages show it.
-        writer: The same with time for writes.
+        writer: The same with a timeout for writes.
     """
 
     def __init__(self, reader: Client, location: str, writer: Client | None = None) -> None:
@@ -61,7 +68,7 @@ class ObjectStore:
 
     @classmethod
     def at(cls, url: str) -> ObjectStore:
-        """The store at ``url``; nothing is read yet.
+        """Returns the store at ``url``; nothing is read yet.
 
         Raises:
             ConfigurationError: The URL, or a variable of its kind, cannot be used.
@@ -79,7 +86,7 @@ class ObjectStore:
         return self._location
 
     def refs(self, model: str | None = None) -> list[ModelRef]:
-        """The versions that have a manifest, in order."""
+        """Returns the versions that have a manifest, in order."""
         found = []
         for entry in self._entries(model):
             parts = entry["path"].split("/")
@@ -88,8 +95,8 @@ class ObjectStore:
         return sorted(found, key=lambda ref: (ref.model, ref.version))
 
     def holds(self, ref: ModelRef) -> bool:
-        """Whether the version has a manifest."""
-        with self._answering():
+        """True if the version has a manifest."""
+        with self._unavailable_on_error():
             try:
                 obstore.head(self._reader, _key(ref, MANIFEST))
             except FileNotFoundError as error:
@@ -98,7 +105,7 @@ class ObjectStore:
         return True
 
     def read(self, ref: ModelRef, file: File | None = None) -> bytes:
-        """The bytes of a file, but no more than one above what it should have."""
+        """Returns the bytes of a file, at most one more than it should have."""
         try:
             if file is None:
                 return self._read(_key(ref, MANIFEST), MOST_BYTES)
@@ -108,19 +115,21 @@ class ObjectStore:
                 return self._read(_key(ref, file.name), file.size_bytes)
         except FileNotFoundError as error:
             if lacks_bucket(error):
-                raise Away(f"{self._location} cannot be read: there is no such bucket") from None
+                raise StoreUnreachable(
+                    f"{self._location} cannot be read: there is no such bucket"
+                ) from None
             if file is None:
-                raise NotThere from None
+                raise NoSuchVersion from None
             what = f"{file.name} cannot be read: {self._location} has no such object"
             raise Unreadable(what) from None
         except BaseError as error:
             what = file.name if file is not None else MANIFEST
             reason, is_away = reason_of(error)
-            kind = Away if is_away else Unreadable
+            kind = StoreUnreachable if is_away else Unreadable
             raise kind(f"{what} cannot be read: {self._location}: {reason}") from None
 
     def put(self, manifest: Manifest, sources: Mapping[str, Source]) -> bool:
-        """Whether the version was written; not, if another was there first."""
+        """Writes a version; returns False if another was there first."""
         ref = manifest.ref
         contents = [
             (_key(ref, file.sha256, file.name), _content(sources[file.name], file, place))
@@ -128,7 +137,7 @@ class ObjectStore:
         ]
         written: list[str] = []
         try:
-            with self._answering():
+            with self._unavailable_on_error():
                 for key, content in contents:
                     written.append(key)
                     obstore.put(self._writer, key, content)
@@ -143,27 +152,27 @@ class ObjectStore:
         except AlreadyExistsError:
             return self._is_ours(manifest, written)
         except Exception:
-            self._withdraw(ref, written)
+            self._undo_put(ref, written)
             raise
         return True
 
     def delete(self, ref: ModelRef) -> int:
-        """Take a version away, at one instant for whoever looks; the bytes that were freed."""
+        """Deletes a version, for all readers at one instant; returns the freed bytes."""
         if not self.holds(ref):
-            raise NotThere
+            raise NoSuchVersion
         prefix = f"{ref.model}/{ref.version}"
-        with self._answering():
+        with self._unavailable_on_error():
             obstore.delete(self._writer, _key(ref, MANIFEST))
         entries = [entry for entry in self._entries(prefix) if _is_ours(entry["path"])]
         if entries:
-            with self._answering():
+            with self._unavailable_on_error():
                 obstore.delete(self._writer, [entry["path"] for entry in entries])
         return sum(entry["size"] for entry in entries)
 
     def leftovers(self, before: float) -> list[Leftover]:
-        """Files under their digest that no manifest names; what has other keys is not ours."""
+        """Returns files under their digest that no manifest names; other keys are not ours."""
         entries = list(self._entries())
-        named = {key for ref in self._refs_of(entries) for key in self._named_by(ref)}
+        named = {key for ref in self._refs_of(entries) for key in self._named_keys(ref)}
         return [
             Leftover(entry["path"], entry["size"], "a publish or a deletion that failed")
             for entry in entries
@@ -175,15 +184,15 @@ class ObjectStore:
         ]
 
     def remove(self, leftover: Leftover) -> None:
-        """Take a leftover away; nothing if it is gone already."""
-        with self._answering():
+        """Removes a leftover; does nothing if it is gone already."""
+        with self._unavailable_on_error():
             obstore.delete(self._writer, leftover.place)
 
-    def _named_by(self, ref: ModelRef) -> list[str]:
-        """The keys that a version's manifest names; where it cannot be read, the whole version."""
+    def _named_keys(self, ref: ModelRef) -> list[str]:
+        """Returns the keys that a version's manifest names; if unreadable, the whole version."""
         try:
             manifest = Manifest.parse(self.read(ref))
-        except (NotThere, Unreadable, InvalidManifest):
+        except (NoSuchVersion, Unreadable, InvalidManifest):
             return [f"{ref.model}/{ref.version}"]
         return [_key(ref, file.sha256, file.name) for file in manifest.files]
 
@@ -201,29 +210,29 @@ class ObjectStore:
         return bytes(content[: most + 1])
 
     def _is_ours(self, manifest: Manifest, written: Sequence[str]) -> bool:
-        """Whether the manifest that is there is the one that we wrote: an answer may be lost.
+        """True if the manifest there is the one just written: the answer to a put may be lost.
 
-        If it is another's, what we wrote for it is taken away again.
+        If it is another's, the files written for ours are deleted again.
         """
         try:
             there = self.read(manifest.ref)
-        except (NotThere, Unreadable):
+        except (NoSuchVersion, Unreadable):
             return False
         if there == manifest.to_json():
             return True
-        self._withdraw(manifest.ref, written)
+        self._undo_put(manifest.ref, written)
         return False
 
-    def _withdraw(self, ref: ModelRef, written: Sequence[str]) -> None:
-        """Take away what a publish that failed has written, but nothing that a manifest names."""
-        with suppress(Unavailable, BaseError, FileNotFoundError):  # `gc` finds it
-            named = {*self._named_by(ref)} if self.holds(ref) else set()
+    def _undo_put(self, ref: ModelRef, written: Sequence[str]) -> None:
+        """Deletes the files of a failed publish, except those that a manifest names."""
+        with suppress(Unavailable, BaseError, FileNotFoundError):  # `gc` finds them
+            named = {*self._named_keys(ref)} if self.holds(ref) else set()
             surplus = [key for key in written if key not in named]
             if surplus and f"{ref.model}/{ref.version}" not in named:
                 obstore.delete(self._writer, surplus)
 
     def _entries(self, prefix: str | None = None) -> Iterator[Any]:
-        with self._answering():
+        with self._unavailable_on_error():
             for page in obstore.list(self._reader, prefix):
                 yield from page
 
@@ -232,8 +241,8 @@ class ObjectStore:
             raise Unavailable(f"the store {self._location}: there is no such bucket") from None
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Turns what obstore raises into `Unavailable`, but for what the caller asks about."""
+    def _unavailable_on_error(self) -> Iterator[None]:
+        """Turns obstore's errors into `Unavailable`, except those that the caller handles."""
         try:
             yield
         except AlreadyExistsError:
@@ -248,14 +257,14 @@ class ObjectStore:
         raise Unavailable(f"the store {self._location}: {reason_of(error)[0]}") from None
 
 
-def _client(url: str, silence_s: float) -> Client:
+def _client(url: str, read_timeout_s: float) -> Client:
     is_http_allowed = os.environ.get(ALLOW_HTTP[url.partition(":")[0]], "").lower()
     return from_url(
         url,
         client_options={
             "allow_http": is_http_allowed in ("true", "1", "yes"),
             "connect_timeout": timedelta(seconds=1),
-            "read_timeout": timedelta(seconds=silence_s),
+            "read_timeout": timedelta(seconds=read_timeout_s),
             "timeout": timedelta(hours=1),
         },
         retry_config={
@@ -275,7 +284,7 @@ def _key(ref: ModelRef, *names: str) -> str:
 
 
 def _is_ours(key: str) -> bool:
-    """Whether a key has the form of those that are written here."""
+    """True if a key has the form of those that are written here."""
     parts = key.split("/")
     if len(parts) == 3:
         return is_name(parts[0]) and is_name(parts[1]) and parts[2] == MANIFEST
@@ -288,7 +297,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _content(source: Source, file: File, place: int) -> bytes:
-    """The whole source, checked: what was checked is what is put."""
+    """Returns the whole source, checked: the checked bytes are the ones that are put."""
     parts: list[bytes] = []
-    pour(source, file, place, parts.append)
+    copy_checked(source, file, place, parts.append)
     return b"".join(parts)

@@ -1,9 +1,9 @@
-"""Versions by name: publish one, list them, read a manifest, read a file that is the published one.
+"""Versions by name: publish, list and delete them, read manifests and checked files.
 
 `models.publish.publisher` writes here, once a version; workers read bytes, commands and benchmarks
-manifests. Where the bytes lie is the store's affair (`models.store.backend`). What is read is
-checked against the manifest on the very bytes that are returned, wherever they come from; what
-comes from far away is kept in a folder of this machine. Imports no numpy.
+read manifests. Where the bytes lie is up to the store (`models.store.backend`). Bytes are checked
+against the manifest before they are returned, wherever they come from; those of an object store are
+cached in a folder of this machine. Imports no numpy.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from models.manifest import File, Manifest
 from models.store.backend import (
-    Away,
     Leftover,
-    NotThere,
+    NoSuchVersion,
     Source,
     Store,
+    StoreUnreachable,
     Unreadable,
     open_store,
 )
@@ -41,10 +41,10 @@ __all__ = ["STAGING", "STAGING_TTL_S", "Repository", "open_repository"]
 
 
 def open_repository(settings: Settings, location: str | None = None) -> Repository:
-    """The versions of the store that is set, or of the one at ``location``; nothing is read yet.
+    """Returns the configured store, or the one at ``location``; nothing is read yet.
 
     Raises:
-        ConfigurationError: It is no folder's path and no URL of an object store, or what reads
+        ConfigurationError: It is no folder's path and no URL of an object store, or the client of
             object stores is not installed.
     """
     store = open_store(location or settings.store_location)
@@ -58,8 +58,8 @@ class Repository:
 
     Args:
         store: Where they lie; a path stands for a folder.
-        now: The time in seconds since the epoch, to tell what publishers that died have left.
-        cache: Keeps what was read from the store.
+        now: The time in seconds since the epoch, for the age of leftovers.
+        cache: Caches files of the store.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Repository:
         self._store: Store = FolderStore(store, now) if isinstance(store, Path) else store
         self._now = now
         self.cache = cache
-        #: Where a worker maps large files from; None reads them into memory.
+        #: Copies from which a worker maps large files; None reads them into memory.
         self.maps: Maps | None = None
 
     @property
@@ -81,11 +81,11 @@ class Repository:
 
     @property
     def root(self) -> Path:
-        """The folder, of a store that is one."""
+        """The folder, if the store is one."""
         return Path(self._store.location)
 
     def models(self) -> list[str]:
-        """The models with at least one version, in order.
+        """Returns the models with at least one version, in order.
 
         Raises:
             Unavailable: The store does not answer.
@@ -93,7 +93,7 @@ class Repository:
         return list(dict.fromkeys(ref.model for ref in self._store.refs()))
 
     def versions(self, model: str) -> list[str]:
-        """The versions of a model, in order.
+        """Returns the versions of a model, in order.
 
         Raises:
             UnknownModel: There is none.
@@ -105,7 +105,7 @@ class Repository:
         return [ref.version for ref in known]
 
     def refs(self) -> list[ModelRef]:
-        """All versions, in order.
+        """Returns all versions, in order.
 
         Raises:
             Unavailable: The store does not answer.
@@ -113,12 +113,12 @@ class Repository:
         return self._store.refs()
 
     def manifest(self, ref: ModelRef, published: str | None = None) -> Manifest:
-        """The manifest of one version.
+        """Returns the manifest of one version.
 
         Args:
             ref: The version.
-            published: Its digest, where the caller knows it from elsewhere: if the store does not
-                answer, what was read of the version before will do, if it has this digest.
+            published: Its digest, if the caller knows it: when the store does not answer, the
+                cached manifest is returned if it has this digest.
 
         Raises:
             UnknownModel: The store has no version of the model.
@@ -127,24 +127,24 @@ class Repository:
         """
         try:
             raw = self._store.read(ref)
-        except NotThere:
-            raise self._unknown(ref) from None
-        except Away as error:
-            kept = self._kept_manifest(ref, published)
-            if kept is None:
+        except NoSuchVersion:
+            raise self._unknown_error(ref) from None
+        except StoreUnreachable as error:
+            cached = self._cached_manifest(ref, published)
+            if cached is None:
                 raise ModelUnavailable(f"{ref}: {error}") from None
-            return kept
+            return cached
         except Unreadable as error:
             raise ModelUnavailable(f"{ref}: {error}") from None
-        manifest = _parsed(ref, raw)
+        manifest = _parse_manifest(ref, raw)
         if self.cache is not None:
-            self.cache.keep_manifest(self.location, ref, raw)
+            self.cache.put_manifest(self.location, ref, raw)
         return manifest
 
     def read(
         self, ref: ModelRef, file_name: str | None = None, *, expected: Manifest | None = None
     ) -> bytes:
-        """The bytes of one file, checked against the manifest.
+        """Returns the bytes of one file, checked against the manifest.
 
         Args:
             ref: The version.
@@ -163,13 +163,13 @@ class Repository:
             raise ModelUnavailable(f"{ref}: {error.message}") from None
         content = self.cache.read(file) if self.cache is not None else None
         if content is None:
-            content = self.stored(ref, file)
+            content = self.read_from_store(ref, file)
             if self.cache is not None:
-                self.cache.keep(file, content)
+                self.cache.put(file, content)
         return content
 
-    def stored(self, ref: ModelRef, file: File) -> bytes:
-        """The bytes of one file as the store has them now, whatever is kept here; checked.
+    def read_from_store(self, ref: ModelRef, file: File) -> bytes:
+        """Returns the bytes of one file from the store itself, past the cache; checked.
 
         Raises:
             UnknownModel: The store has no version of the model.
@@ -178,18 +178,18 @@ class Repository:
         """
         try:
             content = self._store.read(ref, file)
-        except NotThere:
-            raise self._unknown(ref) from None
+        except NoSuchVersion:
+            raise self._unknown_error(ref) from None
         except Unreadable as error:
             raise ModelUnavailable(f"{ref}: {error}") from None
-        _check(ref, file, content)
+        _check_bytes(ref, file, content)
         return content
 
     def publish(self, manifest: Manifest, sources: Mapping[str, Source]) -> None:
-        """Put a version into the store, whole or not at all.
+        """Writes a version to the store, whole or not at all.
 
-        Publishing the same bytes again changes nothing; of two publishers at once one wins, and the
-        other fares as if it had come later.
+        Publishing the same bytes again changes nothing. Of two publishers at once one wins; the
+        other gets the result of having come later.
 
         Args:
             manifest: Describes every file.
@@ -201,18 +201,18 @@ class Repository:
             OSError: The store cannot be written.
             Unavailable: The store does not answer, or refuses.
         """
-        if self._is_there(manifest):
+        if self._is_published(manifest):
             return
         if sources.keys() != {file.name for file in manifest.files}:
             raise InvalidManifest(
                 f"manifest: files: names {', '.join(sorted(file.name for file in manifest.files))}"
                 f", given are {', '.join(sorted(sources))}"
             )
-        if not self._store.put(manifest, sources) and not self._is_there(manifest):
+        if not self._store.put(manifest, sources) and not self._is_published(manifest):
             raise Unavailable(f"{manifest.ref} was deleted at this moment: publish it again")
 
     def delete(self, ref: ModelRef) -> int:
-        """Take a version out of the store; the bytes that were freed.
+        """Deletes a version from the store; returns the freed bytes.
 
         Raises:
             UnknownModel: The store has no version of the model.
@@ -222,11 +222,11 @@ class Repository:
         """
         try:
             return self._store.delete(ref)
-        except NotThere:
-            raise self._unknown(ref) from None
+        except NoSuchVersion:
+            raise self._unknown_error(ref) from None
 
     def leftovers(self, age_s: float = STAGING_TTL_S) -> list[Leftover]:
-        """What belongs to no version and was not touched for so long.
+        """Returns leftovers that were last written more than ``age_s`` seconds ago.
 
         Raises:
             Unavailable: The store does not answer.
@@ -234,7 +234,7 @@ class Repository:
         return self._store.leftovers(self._now() - age_s)
 
     def remove(self, leftover: Leftover) -> None:
-        """Take a leftover away.
+        """Removes a leftover.
 
         Raises:
             OSError: The store cannot be written.
@@ -242,8 +242,12 @@ class Repository:
         """
         self._store.remove(leftover)
 
-    def _is_there(self, manifest: Manifest) -> bool:
-        """Whether the very version is published; raises `VersionExists` if another one is."""
+    def _is_published(self, manifest: Manifest) -> bool:
+        """True if this very version is published.
+
+        Raises:
+            VersionExists: Another one is.
+        """
         if not self._store.holds(manifest.ref):
             return False
         try:
@@ -262,19 +266,19 @@ class Repository:
     def _is_taken_otherwise(self, ref: ModelRef) -> bool:
         if self._store.holds(ref):
             raise VersionExists(f"something that is no version lies in the place of {ref}")
-        return False  # it was deleted in between
+        return False  # it was just deleted
 
-    def _kept_manifest(self, ref: ModelRef, published: str | None) -> Manifest | None:
+    def _cached_manifest(self, ref: ModelRef, published: str | None) -> Manifest | None:
         if self.cache is None or published is None:
             return None
         raw = self.cache.manifest(self.location, ref)
         try:
-            manifest = _parsed(ref, raw) if raw is not None else None
+            manifest = _parse_manifest(ref, raw) if raw is not None else None
         except ModelUnavailable:
             return None
         return manifest if manifest is not None and manifest.digest == published else None
 
-    def _unknown(self, ref: ModelRef) -> UnknownModel | UnknownVersion:
+    def _unknown_error(self, ref: ModelRef) -> UnknownModel | UnknownVersion:
         try:
             others = self._store.refs(ref.model)
         except Unavailable:
@@ -284,7 +288,7 @@ class Repository:
         return UnknownModel(f"the store has no version of model {ref.model!r}")
 
 
-def _parsed(ref: ModelRef, raw: bytes) -> Manifest:
+def _parse_manifest(ref: ModelRef, raw: bytes) -> Manifest:
     try:
         manifest = Manifest.parse(raw)
     except InvalidManifest as error:
@@ -294,11 +298,11 @@ def _parsed(ref: ModelRef, raw: bytes) -> Manifest:
     return manifest
 
 
-def _check(ref: ModelRef, file: File, content: bytes) -> None:
+def _check_bytes(ref: ModelRef, file: File, content: bytes) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 == file.sha256 and len(content) == file.size_bytes:
         return
-    # What is longer was read no further than one byte too many, and that is what the digest is of.
+    # A longer file was read up to one byte too many, and its digest is of those bytes.
     more = "more than the " if len(content) > file.size_bytes else ""
     raise ModelUnavailable(
         f"{ref}: {file.name} is not the published one: {more}"

@@ -1,8 +1,8 @@
-"""Reading files that somebody else may have put there: bounded, regular, and through no link.
+"""Safe reading of untrusted files: bounded, regular, and through no link.
 
-A path is opened once and what it leads to is looked at on the descriptor, so that nothing can be
-swapped between a check and the use. Stores, exported versions and what is to be published are read
-so; who calls compares what was read with what it should be.
+A path is opened once and checked on the descriptor, so that nothing can be swapped between a check
+and the use. Stores, exported versions and artefacts to be published are read this way; callers
+compare the bytes with what they should be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 
 
 def open_folder(root: Path, *names: str) -> int:
-    """A descriptor of a folder below ``root``; below it no link is followed.
+    """Returns a descriptor of a folder below ``root``; below it no link is followed.
 
     Raises:
         OSError: It is not there, is no folder, or a link is on the way.
@@ -35,7 +35,7 @@ def open_folder(root: Path, *names: str) -> int:
 
 
 def read_at(folder: int, name: str, most: int) -> bytes:
-    """The bytes of a file in an open folder, but no more than one above ``most``.
+    """Returns the bytes of a file in an open folder, at most one above ``most``.
 
     Raises:
         OSError: It is not there, a link, no regular file, or cannot be read.
@@ -45,7 +45,12 @@ def read_at(folder: int, name: str, most: int) -> bytes:
 
 
 def read_below(root: Path, names: Sequence[str], most: int) -> bytes:
-    """The bytes of a file below ``root``: the folders on the way, and its own name.
+    """Returns the bytes of a file below ``root``.
+
+    Args:
+        root: The folder to start from; it may be a link.
+        names: The folders on the way, and the file's own name; no link is followed.
+        most: The bound in bytes.
 
     Raises:
         OSError: As `open_folder`, or it is no regular file, longer than ``most``, or cannot be
@@ -60,7 +65,7 @@ def read_below(root: Path, names: Sequence[str], most: int) -> bytes:
 
 
 def read_named(path: Path, most: int) -> bytes:
-    """The bytes of a file that a person has named, who may name a link.
+    """Returns the bytes of a file named by a person; a link is followed.
 
     Raises:
         OSError: It is not there, no regular file, longer than ``most``, or cannot be read.
@@ -74,9 +79,9 @@ def _opened(path: str | Path, more: int = 0, folder: int | None = None) -> Binar
 
 
 def _whole(stream: BinaryIO, most: int) -> bytes:
-    """All of it; of one that is too long, nothing is read."""
+    """Returns all bytes; a stream that is too long is not read."""
     content = stream.read(most + 1) if _size_bytes(stream) <= most else None
-    if content is None or len(content) > most:  # it may have grown meanwhile
+    if content is None or len(content) > most:  # it may have grown
         raise OSError(f"it is longer than {most} bytes")
     return content
 

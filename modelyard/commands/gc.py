@@ -36,15 +36,15 @@ def gc(
     bound; in Redis, versions that the store has no more and that nothing uses, and metrics of
     versions that are not published.
     """
-    from models.maintenance import gc as garbage
+    from models.maintenance import find_garbage, remove_garbage
     from models.store import mapped_copies
 
     settings = Settings.load(store=store, redis_url=redis_url)
     repository = repository_of(settings)
     redis, lack = redis_or_none(settings)
     caches = [cache for cache in (repository.cache, mapped_copies(settings)) if cache is not None]
-    found = garbage.find(repository, redis, hours * 3600, caches)
-    removed, kept = (found.garbage, found.kept) if dry_run else garbage.remove(found)
+    plan = find_garbage(repository, redis, hours * 3600, caches)
+    removed, kept = (plan.garbage, plan.kept) if dry_run else remove_garbage(plan)
     if lack:
         kept = [*kept, ("redis", lack)]
     freed_bytes = sum(one.size_bytes for one in removed)

@@ -130,7 +130,7 @@ class Protocol:
         """Push a job by RQ's own client, by default onto the unversioned queue."""
         rq_queue = Queue(queue, connection=self.redis, serializer=JSONSerializer)
         options = {"result_ttl": 60, "failure_ttl": 60} | more
-        return rq_queue.enqueue(TASK, instances=[[7.0]], **options)
+        return rq_queue.enqueue(TASK_NAME, instances=[[7.0]], **options)
 
     # Workers
 

@@ -31,11 +31,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 
 from models.manifest import Manifest
 from models.optimize import compile as compiling
-from models.optimize.equivalence import answered, compare
+from models.optimize.equivalence import answer_within, compare
 from models.optimize.synthetic_rows import rows_around
 from models.publish import sandbox_tasks
 from models.publish.publisher import publish
-from models.publish.sklearn_signature import derive
+from models.publish.sklearn_signature import derive_signature
 from models.runtimes import load
 from models.runtimes.golden import check_golden
 from models.runtimes.onnx_session import OnnxModel
@@ -99,9 +99,9 @@ def test_it_is_compiled_and_answers_like_the_original(case):
     estimator, inputs, targets = CASES[case]
     estimator.fit(inputs, targets)
     example = inputs[:5] if case == "texts" else inputs[:5].tolist()
-    signature = derive(estimator, example)
+    signature = derive_signature(estimator, example)
     example = check_rows(signature, instances=example)
-    found = outcome(estimator, example, speeds=lambda models, rows: FAST)
+    found = outcome(estimator, example, measure_speeds=lambda models, rows: FAST)
     assert found.graph is not None, found.decision.reason
     assert found.decision.rows > 2_000
     assert found.decision.disagreements == 0
@@ -212,21 +212,21 @@ class Exchange:
         self.said: dict[str, Any] = {}
         self.made = b""
 
-    def say(self, **answer: Any) -> None:
+    def send(self, **answer: Any) -> None:
         self.said |= answer
 
-    def keep(self, content: bytes) -> None:
+    def write_output(self, content: bytes) -> None:
         self.made = content
 
 
 def outcome(estimator: Any, example: Any = ROWS, **patches: Any) -> compiling.CompileOutcome:
-    signature = derive(estimator, example)
+    signature = derive_signature(estimator, example)
     model = SklearnModel(estimator, signature, example, holds_threads=False)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in patches.items():
             patch.setattr(compiling, name, value)
-        trials = rows_around(estimator, signature, example)
-        return compiling.compile_estimator(estimator, model, example, trials)
+        synthetic_rows = rows_around(estimator, signature, example)
+        return compiling.compile_estimator(estimator, model, example, synthetic_rows)
 
 
 FOREST = RandomForestClassifier(5, random_state=0).fit(X, LABELS)
@@ -247,11 +247,11 @@ def test_a_form_that_answers_one_row_otherwise_is_not_used():
 
 def test_a_form_that_is_not_faster_is_not_used():
     rates = {"original": {"1": 10.0, "64": 10.0}, "candidate": {"1": 10.2, "64": 10.2}}
-    found = outcome(FOREST, speeds=lambda models, rows: rates)
+    found = outcome(FOREST, measure_speeds=lambda models, rows: rates)
     assert found.graph is None
     assert "which is no gain" in found.decision.reason
     slower = {"original": {"1": 10.0, "64": 10.0}, "candidate": {"1": 99.0, "64": 7.0}}
-    assert outcome(FOREST, speeds=lambda models, rows: slower).graph is None
+    assert outcome(FOREST, measure_speeds=lambda models, rows: slower).graph is None
     assert outcome(FOREST).graph is not None
 
 
@@ -271,13 +271,13 @@ def test_single_precision_is_not_used_where_it_cannot_hold_what_the_original_tak
 
 
 def test_the_same_estimator_gives_the_same_bytes():
-    signature = derive(FOREST, ROWS)
+    signature = derive_signature(FOREST, ROWS)
     once, twice = (compiling.convert(FOREST, signature, "float32", is_text=False) for _ in range(2))
     assert once == twice
 
 
 def test_rows_are_made_at_the_very_numbers_where_trees_decide():
-    signature = derive(FOREST, ROWS)
+    signature = derive_signature(FOREST, ROWS)
     rows: Any = np.array(rows_around(FOREST, signature, ROWS))
     thresholds = {
         float(value) for tree in FOREST.estimators_ for value in tree.tree_.threshold.tolist()
@@ -290,9 +290,9 @@ def test_the_original_answers_what_it_can_of_the_rows():
     encoder = make_pipeline(OneHotEncoder(handle_unknown="error"), Ridge())
     colours = np.array([["red"], ["green"], ["blue"]] * 10, dtype=object)
     encoder.fit(colours, np.arange(30))
-    signature = derive(encoder, [["red"]])
+    signature = derive_signature(encoder, [["red"]])
     model = SklearnModel(encoder, signature, [["red"]], holds_threads=False)
-    asked, answers = answered(model, [["red"], ["mauve"], ["blue"]])
+    asked, answers = answer_within(model, [["red"], ["mauve"], ["blue"]])
     assert asked == [["red"], ["blue"]]
     assert len(answers["predictions"]) == 2
 
@@ -307,11 +307,11 @@ def test_what_a_child_finds_is_said_before_it_compiles():
     exchange: Any = Exchange(
         raw.getvalue(), format="joblib", example=ROWS, feature_names=None, compiles=True
     )
-    sandbox_tasks.inspect(exchange)
+    sandbox_tasks.describe_artefact(exchange)
     assert list(exchange.said) == ["found", "progress", "compiled"]
     assert exchange.said["found"]["kind"] == "RandomForestClassifier"
     json.dumps(exchange.said)
-    signature = derive(FOREST, ROWS)
+    signature = derive_signature(FOREST, ROWS)
     assert OnnxModel(exchange.made, signature, ROWS).predict(ROWS)["predictions"] == (
         FOREST.predict(X[:5]).tolist()
     )

@@ -16,7 +16,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path):
         "import sys, pathlib; from models.store.disk_cache import DiskCache; "
         "from models.manifest import File; content = b'x' * 10000; "
         "cache = DiskCache(pathlib.Path(sys.argv[1]), 10**6); "
-        "cache.keep(File.of('m', content), content)"
+        "cache.put(File.of('m', content), content)"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "cache")],

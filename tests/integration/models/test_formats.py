@@ -29,7 +29,7 @@ from models.formats import detect, onnx_check
 from models.optimize.compile import convert
 from models.publish import examine
 from models.publish.publisher import publish
-from models.publish.sklearn_signature import derive
+from models.publish.sklearn_signature import derive_signature
 from models.runtimes import load
 from models.runtimes.golden import check_golden
 from models.store.repository import Repository
@@ -49,7 +49,7 @@ def as_joblib(compress: Any = 0) -> bytes:
 
 
 def as_onnx(estimator: Any = MODEL, type_: Any = "float32") -> bytes:
-    return convert(estimator, derive(estimator, ROWS), type_, is_text=False)
+    return convert(estimator, derive_signature(estimator, ROWS), type_, is_text=False)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def store(tmp_path: Path) -> Repository:
 def test_every_way_to_write_a_pickle_is_known_and_served(store, tmp_path, content, said):
     path = tmp_path / "model.onnx"  # a suffix is a wish
     path.write_bytes(content)
-    assert detect.read(path).said == said
+    assert detect.read_artefact(path).description == said
     manifest = publish(store, None, path, "m", "v1", ROWS, compile=False)
     assert (manifest.format, manifest.runtime) == ("joblib", "sklearn")
     loaded = load(manifest, store)
@@ -91,7 +91,7 @@ def test_every_way_to_write_a_pickle_is_known_and_served(store, tmp_path, conten
 def test_a_skops_file_is_published_compiled_or_not_and_served(store, tmp_path, estimator):
     path = tmp_path / "model.pkl"
     path.write_bytes(skops.io.dumps(estimator.fit(X, Y)))
-    assert detect.read(path).said == "skops"
+    assert detect.read_artefact(path).description == "skops"
     plain = publish(store, None, path, "m", "v1", ROWS, compile=False)
     assert (plain.format, plain.runtime) == ("skops", "skops")
     assert "skops" in plain.libraries
@@ -110,7 +110,7 @@ def test_of_a_file_that_is_too_long_nothing_is_read(tmp_path, monkeypatch):
     with path.open("wb") as stream:
         stream.truncate(2**43)  # takes no room on disk
     with pytest.raises(ConfigurationError, match="longer than"):
-        detect.read(path)
+        detect.read_artefact(path)
 
 
 def test_a_skops_file_may_hold_what_pipelines_on_data_frames_are_made_of(store, tmp_path):
@@ -188,20 +188,20 @@ def test_other_folders_are_refused_with_the_reason(tmp_path, described, said):
     (tmp_path / "MLmodel").write_text(described)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(MODEL))
     with pytest.raises(ConfigurationError) as caught:
-        detect.read(tmp_path)
+        detect.read_artefact(tmp_path)
     assert said in caught.value.message
 
 
 def test_a_folder_without_a_description_is_no_model(tmp_path):
     with pytest.raises(ConfigurationError, match="has no MLmodel; it is no MLflow model"):
-        detect.read(tmp_path)
+        detect.read_artefact(tmp_path)
 
 
 def test_without_pyyaml_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     (tmp_path / "MLmodel").write_text("flavors: {}")
     with pytest.raises(ConfigurationError, match=r"pip install 'modelyard\[convert\]'"):
-        detect.read(tmp_path)
+        detect.read_artefact(tmp_path)
 
 
 def savez() -> bytes:
@@ -230,13 +230,16 @@ def test_anything_else_is_refused_and_named(tmp_path, content, said):
     path = tmp_path / "model.joblib"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
-        detect.read(path)
+        detect.read_artefact(path)
     assert said in caught.value.message
 
 
 @given(st.binary(max_size=400))
 def test_no_bytes_raise_anything_else(content):
-    for look in (lambda: detect.source_of(content, "x"), lambda: onnx_check.inspect(content)):
+    for look in (
+        lambda: detect.detect_artefact(content, "x"),
+        lambda: onnx_check.inspect_onnx(content),
+    ):
         with contextlib.suppress(ConfigurationError):
             look()
 
@@ -247,7 +250,7 @@ def test_a_broken_graph_is_refused_or_read_and_nothing_else(place, noise):
     place %= len(raw)
     raw[place : place + len(noise)] = noise
     with contextlib.suppress(ConfigurationError):
-        onnx_check.inspect(bytes(raw))
+        onnx_check.inspect_onnx(bytes(raw))
 
 
 ONNX = as_onnx()
@@ -255,7 +258,7 @@ ONNX = as_onnx()
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"gone\.joblib: No such file"):
-        detect.read(tmp_path / "gone.joblib")
+        detect.read_artefact(tmp_path / "gone.joblib")
 
 
 def test_the_same_bytes_again_change_nothing_and_other_bytes_are_refused(store, tmp_path):
@@ -291,9 +294,9 @@ def test_where_a_runtimes_library_is_missing_the_extra_is_named(store, tmp_path,
 
 def test_the_process_that_opens_is_started_again_when_it_is_gone(store, tmp_path):
     publish(store, None, MODEL, "m", "v1", ROWS, compile=False)
-    template = examine.SANDBOX._template
-    assert template is not None
-    template.process.kill()
-    template.process.wait()
+    server_process = examine.SANDBOX._server_process
+    assert server_process is not None
+    server_process.process.kill()
+    server_process.process.wait()
     publish(store, None, MODEL, "m", "v2", ROWS, compile=False)
     assert store.versions("m") == ["v1", "v2"]

@@ -306,7 +306,7 @@ def test_weights_in_other_files_are_found_wherever_they_hide(store, tmp_path):
     hidden.append(helper.make_node("Constant", [], ["y"], sparse_value=sparse))
     for node in hidden:
         with pytest.raises(ConfigurationError, match="external data"):
-            onnx_check.inspect(graph([node]))
+            onnx_check.inspect_onnx(graph([node]))
 
 
 # M4: an ONNX file takes all memory or never ends.

@@ -51,7 +51,7 @@ def copy_of(maps: Maps) -> Path:
 
 def content_of(maps: Maps, get=read) -> bytes | None:
     with maps.open(FILE, get) as mapped:
-        return None if mapped is None else Path(mapped.alias).read_bytes()
+        return None if mapped is None else Path(mapped.descriptor_path).read_bytes()
 
 
 def test_a_file_is_copied_once_and_found_by_its_digest(maps: Maps):
@@ -107,7 +107,7 @@ def test_what_is_open_stays_what_was_checked_when_the_copy_is_replaced(maps: Map
         other = mapped.path.with_name("other")
         other.write_bytes(CONTENT[::-1])
         other.replace(mapped.path)
-        assert Path(mapped.alias).read_bytes() == CONTENT
+        assert Path(mapped.descriptor_path).read_bytes() == CONTENT
 
 
 def test_small_files_and_those_beyond_the_bound_are_not_copied(tmp_path: Path):
@@ -201,7 +201,7 @@ def test_the_file_is_never_written_whatever_the_model_does(wide, maps: Maps):
     raw = manifest.file()
     with maps.open(raw, unread) as mapped:
         assert mapped is not None
-        assert hashlib.sha256(Path(mapped.alias).read_bytes()).hexdigest() == raw.sha256
+        assert hashlib.sha256(Path(mapped.descriptor_path).read_bytes()).hexdigest() == raw.sha256
 
 
 def test_a_compressed_artefact_is_read_into_memory(tmp_path: Path, maps: Maps):

@@ -200,7 +200,7 @@ def test_a_broken_manifest_makes_its_version_unavailable(filled, url, raw):
 def test_large_files_come_whole(store):
     content = os.urandom(21 * 2**20)
     store.publish(manifest_of(content), {"model.joblib": content})
-    assert store.stored(IRIS_V1, manifest_of(content).file()) == content
+    assert store.read_from_store(IRIS_V1, manifest_of(content).file()) == content
 
 
 # The folder that it is read through

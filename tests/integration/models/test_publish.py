@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[imp
 
 from models.manifest import Manifest
 from models.publish.publisher import publish, register_store
-from models.publish.sklearn_signature import derive
+from models.publish.sklearn_signature import derive_signature
 from models.store.repository import Repository
 from modelyard.cli import main
 from yard import local
@@ -77,7 +77,7 @@ def published(redis: FakeRedis, model: str = "iris") -> dict[str, Any]:
 
 
 def types(estimator: Any, example: list[Any], **options: Any) -> list[tuple[str, str]]:
-    signature = derive(estimator, example, **options)
+    signature = derive_signature(estimator, example, **options)
     return [(column.name, column.type) for column in signature.inputs]
 
 
@@ -219,7 +219,7 @@ def test_names_are_those_given_else_those_fitted_else_numbered(estimator):
 @pytest.mark.parametrize("names", [["a"], list("abcde"), list("aabc")])
 def test_names_that_do_not_fit_are_refused(estimator, names):
     with pytest.raises(InvalidInput, match="feature_names"):
-        derive(estimator, ROWS, names)
+        derive_signature(estimator, ROWS, names)
 
 
 def test_cells_are_of_32_bits_where_the_estimator_takes_no_more():
@@ -241,7 +241,7 @@ def test_cells_are_of_32_bits_where_the_estimator_takes_no_more():
     ],
 )
 def test_the_kind_of_estimator_is_told(estimator, task):
-    signature = derive(estimator.fit(X, Y), ROWS)
+    signature = derive_signature(estimator.fit(X, Y), ROWS)
     assert signature.task == task
     assert signature.classes == ((0, 1, 2) if task == "classifier" else None)
 
@@ -262,10 +262,14 @@ SAID = ["+", "-"] * 3
 )
 def test_a_text_model_has_one_input_called_text(vectorizer):
     model = make_pipeline(vectorizer, LogisticRegression()).fit(TEXTS, SAID)
-    signature = derive(model, ["good"])
+    signature = derive_signature(model, ["good"])
     assert [(column.name, column.type) for column in signature.inputs] == [("text", "string")]
     assert signature.classes == ("+", "-")
-    assert derive(model, [["good"]]) == derive(model, [{"text": "good"}]) == signature
+    assert (
+        derive_signature(model, [["good"]])
+        == derive_signature(model, [{"text": "good"}])
+        == signature
+    )
 
 
 def test_the_outcome_of_a_search_is_a_text_model_too(store):
@@ -276,7 +280,7 @@ def test_the_outcome_of_a_search_is_a_text_model_too(store):
 
 
 def test_a_classifier_without_probabilities_has_one_output():
-    signature = derive(LinearSVC().fit(X, Y), ROWS)
+    signature = derive_signature(LinearSVC().fit(X, Y), ROWS)
     assert signature.output_names == ("predictions",)
     assert signature.classes == (0, 1, 2)
 

@@ -20,7 +20,7 @@ from models.optimize import int8_weights
 from models.optimize.compile import convert
 from models.publish.publisher import publish
 from models.publish.quantizer import quantize
-from models.publish.sklearn_signature import derive
+from models.publish.sklearn_signature import derive_signature
 from models.runtimes import load
 from models.runtimes.golden import check_golden
 from models.runtimes.onnx_session import OnnxModel
@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> Repository:
 def published(store: Repository, estimator: Any, type_: Any = "float32") -> Manifest:
     """The estimator's graph as ``digits@v1``, whether it is faster here or not."""
     path = store.root.parent / "graph.onnx"
-    path.write_bytes(convert(estimator, derive(estimator, ROWS), type_, is_text=False))
+    path.write_bytes(convert(estimator, derive_signature(estimator, ROWS), type_, is_text=False))
     return publish(store, None, path, "digits", "v1", ROWS)
 
 
@@ -100,9 +100,9 @@ def test_where_nothing_shrinks_nothing_is_made(store, estimator):
 
 
 def test_what_shrinks_too_little_or_answers_otherwise_is_not_kept(monkeypatch, network):
-    signature = derive(network, ROWS)
+    signature = derive_signature(network, ROWS)
     raw = convert(network, signature, "float32", is_text=False)
-    small = int8_weights.quantized(raw)
+    small = int8_weights.quantize_weights(raw)
     model = OnnxModel(small, signature, ROWS)
     assert int8_weights._fault((len(raw), len(small)), 1.0, model) == ""
     assert "does not shrink enough" in int8_weights._fault((len(raw), len(raw) - 9), 1.0, model)

@@ -40,7 +40,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.murmurhash import murmurhash3_32
 
 from models.manifest import File, Golden, Manifest, Tolerance, build
-from models.publish.sklearn_signature import derive
+from models.publish.sklearn_signature import derive_signature
 from models.runtimes import batch_invariance, labels, load, registry, threads
 from models.runtimes.memory_size import measure
 from models.runtimes.sklearn_joblib import SklearnModel, open_joblib
@@ -65,7 +65,7 @@ def model_of(estimator: Any, example: list[Any] | None = None) -> SklearnModel:
     """A copy of the estimator as a worker would have it."""
     copy = open_joblib(dumped(estimator))
     rows = [[row] if isinstance(row, str) else row for row in example or ROWS[::50]]
-    return SklearnModel(copy, derive(copy, rows), rows, holds_threads=False)
+    return SklearnModel(copy, derive_signature(copy, rows), rows, holds_threads=False)
 
 
 def manifest_of(raw: bytes, signature: Signature, **changes: Any) -> Manifest:
@@ -95,7 +95,7 @@ def regression() -> Any:
 
 def stored(store: Repository, estimator: Any, raw: bytes | None = None, **changes: Any) -> Manifest:
     raw = dumped(estimator) if raw is None else raw
-    signature = changes.pop("signature", None) or derive(estimator, ROWS[:2])
+    signature = changes.pop("signature", None) or derive_signature(estimator, ROWS[:2])
     manifest = manifest_of(raw, signature, **changes)
     store.publish(manifest, {"model.joblib": raw})
     return manifest
@@ -158,7 +158,7 @@ BATCHED = [
 def test_a_row_answers_the_same_alone_and_in_any_batch(estimator):
     rows = DIGITS.tolist()
     model = model_of(estimator.fit(DIGITS, DIGIT), rows[:3])
-    assert model.alignment.is_exact
+    assert model.batch_invariance.is_exact
     together = model.predict(rows)
     for size in (1, 2, 3, 7, 8, 9, 64):
         for start in (0, 5, 100):
@@ -200,7 +200,7 @@ class Centred(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-le
 
 
 def test_a_model_whose_rows_depend_on_each_other_is_found_out():
-    found = model_of(Centred().fit(X, Y)).alignment
+    found = model_of(Centred().fit(X, Y)).batch_invariance
     assert not found.is_exact
     assert not found.is_batchable
 
@@ -221,11 +221,11 @@ def test_a_slow_model_is_not_tried_at_length_at_each_load(monkeypatch):
         asked.append(group)
         return {"predictions": [0.0] * len(rows)}
 
-    found = batch_invariance.find_batch_invariance(predict, ROWS, fills=True, is_batchable=True)
+    found = batch_invariance.find_batch_invariance(predict, ROWS, pads=True, is_batchable=True)
     assert asked == [1, 1]
     assert found.group == batch_invariance.GROUP
     assert batch_invariance.find_batch_invariance(
-        predict, ROWS, fills=True
+        predict, ROWS, pads=True
     ).is_exact  # but when published
 
 
@@ -605,7 +605,7 @@ def test_a_model_that_does_not_answer_its_example_is_unavailable(store, regressi
 
 
 def test_a_version_that_is_not_in_the_store_is_unavailable(store, regression):
-    manifest = manifest_of(b"", derive(regression, ROWS[:1]))
+    manifest = manifest_of(b"", derive_signature(regression, ROWS[:1]))
     with pytest.raises(ModelUnavailable, match="no version of model 'iris'"):
         load(manifest, store)
 

@@ -37,29 +37,29 @@ def filled(cache: DiskCache, *names: str) -> list[File]:
     for place, name in enumerate(names):
         content = name.encode().ljust(300)
         files.append(File.of(name, content))
-        cache.keep(files[-1], content)
+        cache.put(files[-1], content)
         os.utime(path_of(cache, files[-1]), (place, place))
     return files
 
 
 def test_what_was_kept_is_read_back(cache):
     assert cache.read(FILE) is None
-    cache.keep(FILE, CONTENT)
+    cache.put(FILE, CONTENT)
     assert cache.read(FILE) == CONTENT
 
 
 @pytest.mark.parametrize("content", [b"", b"the weight", b"THE WEIGHTS", b"the weights and more"])
 def test_broken_bytes_are_never_given_out_and_go(cache, content):
-    cache.keep(FILE, CONTENT)
+    cache.put(FILE, CONTENT)
     path_of(cache, FILE).write_bytes(content)
     assert cache.read(FILE) is None
     assert kept(cache) == []
-    cache.keep(FILE, CONTENT)
+    cache.put(FILE, CONTENT)
     assert cache.read(FILE) == CONTENT
 
 
 def test_a_link_in_a_files_place_is_not_followed(cache, tmp_path):
-    cache.keep(FILE, CONTENT)
+    cache.put(FILE, CONTENT)
     (tmp_path / "elsewhere").write_bytes(CONTENT)
     path_of(cache, FILE).unlink()
     path_of(cache, FILE).symlink_to(tmp_path / "elsewhere")
@@ -67,7 +67,7 @@ def test_a_link_in_a_files_place_is_not_followed(cache, tmp_path):
 
 
 def test_a_pipe_in_a_files_place_does_not_hang_the_reader(cache):
-    cache.keep(FILE, CONTENT)
+    cache.put(FILE, CONTENT)
     path_of(cache, FILE).unlink()
     os.mkfifo(path_of(cache, FILE))
     assert cache.read(FILE) is None
@@ -83,7 +83,7 @@ def test_what_was_read_the_longest_time_ago_makes_room(cache):
 def test_what_is_larger_than_the_bound_is_not_kept(cache):
     filled(cache, "a", "b")
     content = b"x" * 1001
-    cache.keep(File.of("large", content), content)
+    cache.put(File.of("large", content), content)
     assert len(kept(cache)) == 2
 
 
@@ -92,7 +92,7 @@ def test_what_is_about_to_be_used_stays(cache):
     large = File.of("large", content)
     for file in filled(cache, "a", "b", "c"):
         os.utime(path_of(cache, file), (2e9 * 2, 2e9 * 2))  # by the clock of another machine
-    cache.keep(large, content)
+    cache.put(large, content)
     assert kept(cache) == [large.sha256]
 
 
@@ -119,8 +119,8 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_no_error(tmp_path, cap
     (tmp_path / "cache").write_bytes(b"a file")
     cache = DiskCache(tmp_path / "cache", 1000)
     with caplog.at_level(logging.WARNING):
-        cache.keep(FILE, CONTENT)
-        cache.keep(FILE, CONTENT)
+        cache.put(FILE, CONTENT)
+        cache.put(FILE, CONTENT)
     assert len(caplog.records) == 1
     assert "cannot be written" in caplog.text
     assert cache.read(FILE) is None
@@ -134,7 +134,7 @@ def test_many_may_write_and_trim_at_once(tmp_path):
 
     def work() -> None:
         for file, content in zip(files, contents, strict=True):
-            cache.keep(file, content)
+            cache.put(file, content)
             read = cache.read(file)  # another may have evicted it
             if read not in (None, content):
                 wrong.append(content)
@@ -149,7 +149,7 @@ def test_many_may_write_and_trim_at_once(tmp_path):
 
 
 def test_a_manifest_is_kept_for_its_store_and_version(cache):
-    cache.keep_manifest("s3://a", IRIS_V1, b"{}")
+    cache.put_manifest("s3://a", IRIS_V1, b"{}")
     assert cache.manifest("s3://a", IRIS_V1) == b"{}"
     assert cache.manifest("s3://b", IRIS_V1) is None
 

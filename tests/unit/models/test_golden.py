@@ -99,12 +99,12 @@ def test_libraries_of_another_version_are_named_with_both_versions():
 
 def test_a_long_answer_is_recorded_for_as_many_rows_as_there_is_room_for():
     row = [0.123456789] * 1000
-    few = golden.record({"predictions": [row] * 50}, Tolerance())
+    few = golden.record_golden({"predictions": [row] * 50}, Tolerance())
     assert few is not None
     assert 0 < few.count < 50
     assert len(json.dumps(few.outputs)) < 2 * golden.MOST_BYTES
-    assert golden.record({"predictions": [row * 100]}, Tolerance()) is None
-    assert golden.record(ANSWERS, KNOWN.tolerance) == KNOWN
+    assert golden.record_golden({"predictions": [row * 100]}, Tolerance()) is None
+    assert golden.record_golden(ANSWERS, KNOWN.tolerance) == KNOWN
 
 
 @pytest.mark.parametrize(

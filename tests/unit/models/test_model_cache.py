@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from models.runtimes.model_cache import Failed, ModelCache
+from models.runtimes.model_cache import FailedLoad, ModelCache
 from tests.helpers.stand_ins import IRIS
 from tests.helpers.waiting import wait_until
 from yard.contract.values import ModelRef, Signature
@@ -183,9 +183,9 @@ def test_what_failed_is_told_with_the_reason_and_when_it_is_tried_again():
     with pytest.raises(ModelUnavailable):
         use(cache, A)
     loader.clock.now += 0.25
-    assert cache.failed() == {A: Failed("broken", 0.75)}
+    assert cache.failed() == {A: FailedLoad("broken", 0.75)}
     loader.clock.now += 60
-    assert cache.failed() == {A: Failed("broken", 0.0)}  # until it is tried again
+    assert cache.failed() == {A: FailedLoad("broken", 0.0)}  # until it is tried again
     loader.errors.clear()
     use(cache, A)
     assert cache.failed() == {}
@@ -420,7 +420,7 @@ def test_threads_that_use_models_at_random_keep_every_promise():
             future.result(60)
     assert broken == []
     assert not cache._state.holders
-    assert not cache._state.crowded
+    assert not cache._state.waiting_for_room
 
 
 LIMIT = 20

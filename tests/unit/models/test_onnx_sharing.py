@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.runtimes.onnx_sharing import share, thin
+from models.runtimes.onnx_sharing import configure_session, share_weights
 from yard.errors import ConfigurationError
 
 onnx = pytest.importorskip("onnx")
@@ -55,7 +55,7 @@ def answers(raw: bytes, x: Any, folder: Path | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if folder is not None:
-        share(options, folder)
+        configure_session(options, folder)
     session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})[0]
 
@@ -65,7 +65,7 @@ def test_a_thin_model_answers_like_the_whole_one(form: str, tmp_path: Path):
     dtype, raw = FORMS[form]
     whole = model(dtype, raw)
     (tmp_path / "copy").write_bytes(whole)
-    small = thin(whole, "copy")
+    small = share_weights(whole, "copy")
     assert small.shared_bytes == WEIGHTS.astype(dtype).nbytes
     assert len(small.model) < 5_000
     x = RANDOM.normal(size=(3, ROWS)).astype(dtype)
@@ -80,29 +80,29 @@ def test_the_weights_come_from_the_file(tmp_path: Path):
     zeros = whole.replace(WEIGHTS.tobytes(), np.zeros_like(WEIGHTS).tobytes())
     (tmp_path / "copy").write_bytes(zeros)
     x = np.ones((1, ROWS))
-    assert answers(thin(whole, "copy").model, x, tmp_path).tolist() == [[1.0] * COLUMNS]
+    assert answers(share_weights(whole, "copy").model, x, tmp_path).tolist() == [[1.0] * COLUMNS]
 
 
 def test_a_mapped_file_need_not_be_read_into_memory(tmp_path: Path):
     path = tmp_path / "copy"
     path.write_bytes(model(np.float32, True))
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as raw:
-        assert thin(raw, "copy") == thin(path.read_bytes(), "copy")
+        assert share_weights(raw, "copy") == share_weights(path.read_bytes(), "copy")
 
 
 def test_small_weights_stay_in_the_model():
     whole = model(np.float64, True, WEIGHTS[:10, :10])
-    assert thin(whole, "copy").shared_bytes == 0
-    assert thin(whole, "copy").model == whole
+    assert share_weights(whole, "copy").shared_bytes == 0
+    assert share_weights(whole, "copy").model == whole
 
 
 def test_weights_of_a_type_that_their_form_does_not_fit_stay_in_the_model():
     made = onnx.load_from_string(model(np.float64, False))
     made.graph.initializer[0].data_type = onnx.TensorProto.FLOAT
-    assert thin(made.SerializeToString(), "copy").shared_bytes == 0
+    assert share_weights(made.SerializeToString(), "copy").shared_bytes == 0
 
 
 @pytest.mark.parametrize("cut", [1, 100, 10_000, 480_000])
 def test_a_broken_file_is_refused(cut: int):
     with pytest.raises(ConfigurationError, match="no model's protobuf"):
-        thin(model(np.float64, True)[:-cut], "copy")
+        share_weights(model(np.float64, True)[:-cut], "copy")

@@ -195,7 +195,7 @@ def test_of_many_publishers_at_once_one_wins(store):
 
 def test_publishers_of_the_same_bytes_at_once_are_all_content(store, monkeypatch):
     looked = threading.Barrier(4)
-    look = Repository._is_there
+    look = Repository._is_published
     first = threading.local()
 
     def look_together(self: Repository, manifest: Manifest) -> bool:
@@ -205,7 +205,7 @@ def test_publishers_of_the_same_bytes_at_once_are_all_content(store, monkeypatch
             looked.wait()
         return found
 
-    monkeypatch.setattr(Repository, "_is_there", look_together)
+    monkeypatch.setattr(Repository, "_is_published", look_together)
     with ThreadPoolExecutor(4) as threads:
         done = [
             threads.submit(store.publish, manifest_of(), {"model.joblib": CONTENT})
