@@ -27,7 +27,7 @@ _COMMON = """
 import os, signal, subprocess, sys, threading, time
 from pathlib import Path
 import click
-from producer import signals
+from yard.platform import signals
 
 def note(text):
     with open("journal.txt", "a") as file:
@@ -51,12 +51,29 @@ def wait_for_term(name, stop):
     note(name + " stopped, redis " + answers())
 
 def answers():
-    from producer import connect
+    from yard.broker import connections
     try:
-        with connect.fast(os.environ["MODELYARD_REDIS_URL"]) as redis:
+        with connections.fast(os.environ["MODELYARD_REDIS_URL"]) as redis:
             return str(redis.ping())
     except Exception as error:
         return type(error).__name__
+"""
+
+#: Has Python load the stand-ins as the modules of our commands.
+_FINDER = """
+import sys
+from importlib.util import spec_from_file_location
+from pathlib import Path
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        package, _, module = name.rpartition(".")
+        file = Path(__file__).with_name("command_" + module + ".py")
+        if package == "modelyard.commands" and file.exists():
+            return spec_from_file_location(name, file)
+
+sys.meta_path.insert(0, Finder)
 """
 
 _GATEWAY = (
@@ -121,14 +138,14 @@ def up(tmp_path: Path) -> Iterator[RunningYard]:
         find_server()
     except ConfigurationError as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(error.message)
-    packages = tmp_path / "packages"
-    for package, code in {"gateway": _GATEWAY, "worker": _POOL, "models": _EXAMPLES}.items():
-        (packages / package).mkdir(parents=True)
-        (packages / package / "__init__.py").touch()
-        (packages / package / "cli.py").write_text(code)
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    (commands / "sitecustomize.py").write_text(_FINDER)
+    for module, code in {"gateway": _GATEWAY, "pool": _POOL, "publish": _EXAMPLES}.items():
+        (commands / f"command_{module}.py").write_text(code)
     here = tmp_path / "here"
     here.mkdir()
-    paths = [str(packages)] + ([] if extras.is_installed() else [str(extras.root())])
+    paths = [str(commands)] + ([] if extras.is_installed() else [str(extras.root())])
     with running_yard(here, {"PYTHONPATH": os.pathsep.join(paths)}) as found:
         yield found
 
