@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 
 #: Our packages beside `modelyard`.
@@ -48,8 +49,11 @@ def drop_current_folder() -> None:
     is_command = sys.argv[:1] == ["-m"] and any(
         word.removeprefix("-m").partition(".")[0] == "modelyard" for word in sys.orig_argv
     )
-    if is_command and not sys.flags.safe_path and sys.path and sys.path[0] != _ROOT:
-        del sys.path[0]
+    if not is_command or sys.flags.safe_path or sys.path[:1] == [_ROOT]:
+        return
+    with suppress(OSError):  # the current folder is gone
+        if sys.path[:1] == [os.getcwd()]:
+            del sys.path[0]
 
 
 def _location(name: str) -> str | None:

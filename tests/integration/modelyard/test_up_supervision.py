@@ -59,23 +59,6 @@ def answers():
         return type(error).__name__
 """
 
-#: Has Python load the stand-ins as the modules of our commands.
-_FINDER = """
-import sys
-from importlib.util import spec_from_file_location
-from pathlib import Path
-
-class Finder:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        package, _, module = name.rpartition(".")
-        file = Path(__file__).with_name("command_" + module + ".py")
-        if package == "modelyard.commands" and file.exists():
-            return spec_from_file_location(name, file)
-
-sys.meta_path.insert(0, Finder)
-"""
-
 _GATEWAY = (
     _COMMON
     + """
@@ -138,14 +121,17 @@ def up(tmp_path: Path) -> Iterator[RunningYard]:
         find_server()
     except ConfigurationError as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(error.message)
-    commands = tmp_path / "commands"
-    commands.mkdir()
-    (commands / "sitecustomize.py").write_text(_FINDER)
-    for module, code in {"gateway": _GATEWAY, "pool": _POOL, "publish": _EXAMPLES}.items():
-        (commands / f"command_{module}.py").write_text(code)
+    packages = tmp_path / "packages"
+    stand_ins = {"gateway": _GATEWAY, "pool": _POOL, "publish": _EXAMPLES}
+    (packages / "commands").mkdir(parents=True)
+    for name, code in stand_ins.items():
+        (packages / "commands" / f"{name}.py").write_text(code)
+    first = f"__path__.insert(0, {str(packages / 'commands')!r})"
+    hook = f"import modelyard.commands\nmodelyard.commands.{first}\n"
+    (packages / "sitecustomize.py").write_text(hook)
     here = tmp_path / "here"
     here.mkdir()
-    paths = [str(commands)] + ([] if extras.is_installed() else [str(extras.root())])
+    paths = [str(packages)] + ([] if extras.is_installed() else [str(extras.root())])
     with running_yard(here, {"PYTHONPATH": os.pathsep.join(paths)}) as found:
         yield found
 
