@@ -132,3 +132,9 @@ def test_every_import_in_the_docs_works():
 
 def test_every_name_of_ours_in_docstrings_and_comments_is_there():
     assert offenders(SOURCES, dangling_names) == ""
+
+
+def test_the_glossary_has_each_word_once_in_order():
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)[1:]
+    assert words == sorted(set(words))
