@@ -108,7 +108,10 @@ def resolves(name: str) -> bool:
     for count in range(len(parts), 0, -1):
         path = extras.root().joinpath(*parts[:count])
         if path.is_dir() or path.with_suffix(".py").is_file():
-            module = import_module(".".join(parts[:count]))
+            try:
+                module = import_module(".".join(parts[:count]))
+            except ImportError:
+                return False
             return has_attributes(module, parts[count:])
     return False
 
