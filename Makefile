@@ -40,7 +40,7 @@ chaos: $(VENV)/dev.stamp ## Break all that can break, at random, for half an hou
 	@$(PY) -m pytest tests/chaos
 	@$(PY) -m tests.chaos $(ARGS)
 
-lint: $(VENV)/dev.stamp ## Check style, types, imports, made pages, and what is deployed.
+lint: $(VENV)/dev.stamp ## Check style, types, imports, made pages, and deploy/.
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
@@ -60,7 +60,7 @@ format: $(VENV)/dev.stamp ## Put the code into the common form.
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-docs: $(VENV)/dev.stamp ## Write the settings page and the manifest's schema anew.
+docs: $(VENV)/dev.stamp ## Write the settings page and the manifest's schema.
 	@$(PY) docs/write_settings.py
 	@$(PY) docs/write_manifest_schema.py
 
@@ -70,7 +70,7 @@ bench: $(VENV)/dev.stamp ## Measure, side by side with peers; ARGS=--quick for a
 wheel: $(VENV)/dev.stamp ## Build the wheel into dist/.
 	@$(VENV)/bin/hatchling build -t wheel
 
-lock: ## Choose versions anew within pyproject.toml's bounds; ARGS=--upgrade for the newest.
+lock: ## Choose versions within pyproject.toml's bounds; ARGS=--upgrade for the newest.
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install 'uv~=0.13.8'
 	@mkdir -p locks
@@ -81,7 +81,7 @@ clean: ## Remove what is made here; data and models stay.
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@rm -f .coverage .coverage.*
 
-# No addresses of indexes in the files: a lock says what, not where from.
+# No addresses of indexes in the files: a lock pins what is installed, not its origin.
 COMPILE = build/lock/bin/uv pip compile --quiet pyproject.toml --universal --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header $(ARGS)
 

@@ -1,9 +1,9 @@
-"""The command line: one group, whose commands are imported only when they are called.
+"""The command line: one click group that imports a command only when it is called.
 
-`modelyard --help` shows what there is from the table here, in a tenth of a second, without Redis,
-Flask or NumPy. Another distribution adds a command by an entry point of the group
-``modelyard.commands``. Whatever a command raises leaves here as one line on stderr and a status: 1
-for what went wrong, 2 for what was asked wrongly or is not installed.
+`modelyard --help` is printed from the table here, in a tenth of a second, without Redis, Flask or
+NumPy. Another distribution adds a command by an entry point of the group ``modelyard.commands``.
+An exception of a command becomes one line on stderr and an exit status: 1 for a failure, 2 for a
+usage error or a missing installation.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ENTRY_POINTS = "modelyard.commands"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A command of ours: its section in the help, a summary, its home, the extra that it needs."""
+class Builtin:
+    """A command of ours: its section in the help, a summary, ``module:attribute``, its extra."""
 
     section: str
     summary: str
@@ -37,75 +37,84 @@ class Known:
     extra: str | None = None
 
 
-COMMANDS: Mapping[str, Known] = {
-    "up": Known("Run", "Everything on this machine: Redis, gateway, workers.", "up.supervisor:up"),
-    "gateway": Known("Run", "The HTTP gateway.", "commands.gateway:gateway", "gateway"),
-    "pool": Known("Run", "A pool of workers.", "commands.pool:pool", "worker"),
-    "publish": Known(
+COMMANDS: Mapping[str, Builtin] = {
+    "up": Builtin(
+        "Run", "Everything on this machine: Redis, gateway, workers.", "up.supervisor:up"
+    ),
+    "gateway": Builtin("Run", "The HTTP gateway.", "commands.gateway:gateway", "gateway"),
+    "pool": Builtin("Run", "A pool of workers.", "commands.pool:pool", "worker"),
+    "publish": Builtin(
         "Models",
         "Publish a fitted estimator as a version of a model.",
         "commands.publish:publish",
         "worker",
     ),
-    "quantize": Known(
+    "quantize": Builtin(
         "Models",
-        "Make a smaller version of a network, weights in 8 bits.",
+        "Make a smaller version of a network, with 8-bit weights.",
         "commands.publish:quantize",
         "worker",
     ),
-    "examples": Known(
+    "examples": Builtin(
         "Models", "Publish the example models.", "commands.publish:examples", "worker"
     ),
-    "models": Known("Models", "List models and their versions.", "commands.routes:models"),
-    "route": Known("Models", "Show how a model's traffic splits.", "commands.routes:route"),
-    "activate": Known(
+    "models": Builtin("Models", "List models and their versions.", "commands.routes:models"),
+    "route": Builtin("Models", "Show how a model's traffic splits.", "commands.routes:route"),
+    "activate": Builtin(
         "Models", "Send a model's traffic to one version.", "commands.routes:activate"
     ),
-    "weights": Known("Models", "Split a model's traffic.", "commands.routes:weights"),
-    "alias": Known("Models", "Let a name stand for a version.", "commands.routes:alias"),
-    "rollback": Known("Models", "Go back to a model's last route.", "commands.routes:rollback"),
-    "inspect": Known(
-        "Versions", "Show all that is known of a version.", "commands.versions:inspect", "worker"
-    ),
-    "verify": Known(
+    "weights": Builtin("Models", "Split a model's traffic.", "commands.routes:weights"),
+    "alias": Builtin("Models", "Give a version a second name.", "commands.routes:alias"),
+    "rollback": Builtin("Models", "Restore a model's previous route.", "commands.routes:rollback"),
+    "inspect": Builtin(
         "Versions",
-        "Compare versions with what was published.",
+        "Show a version: manifest, traffic, workers.",
+        "commands.versions:inspect",
+        "worker",
+    ),
+    "verify": Builtin(
+        "Versions",
+        "Compare versions with their manifests.",
         "commands.versions:verify",
         "worker",
     ),
-    "export": Known(
+    "export": Builtin(
         "Versions",
         "Write a version to a tar file or a folder.",
         "commands.transfer:export",
         "worker",
     ),
-    "import": Known(
+    "import": Builtin(
         "Versions",
         "Publish what `export` has written.",
         "commands.transfer:import_version",
         "worker",
     ),
-    "retire": Known(
-        "Versions", "Let a version get no new jobs.", "commands.lifecycle:retire", "worker"
+    "retire": Builtin(
+        "Versions", "Take a version out of service.", "commands.lifecycle:retire", "worker"
     ),
-    "delete": Known(
+    "delete": Builtin(
         "Versions", "Delete a version for good.", "commands.lifecycle:delete", "worker"
     ),
-    "gc": Known("Versions", "Remove what no version needs.", "commands.gc:gc", "worker"),
-    "submit": Known("Jobs", "Queue a job, and wait for it if asked to.", "commands.jobs:submit"),
-    "result": Known("Jobs", "Show a job.", "commands.jobs:result"),
-    "cancel": Known("Jobs", "Cancel a job that has not ended.", "commands.jobs:cancel"),
-    "jobs": Known("Jobs", "List the latest jobs.", "commands.jobs:jobs"),
-    "doctor": Known("Help", "Find what is wrong with this set-up.", "doctor.report:doctor"),
-    "completion": Known("Help", "Print a shell's completion script.", "cli:completion"),
+    "gc": Builtin(
+        "Versions", "Remove files and keys that no version needs.", "commands.gc:gc", "worker"
+    ),
+    "submit": Builtin("Jobs", "Queue a job, and wait for it if asked to.", "commands.jobs:submit"),
+    "result": Builtin("Jobs", "Show a job.", "commands.jobs:result"),
+    "cancel": Builtin("Jobs", "Cancel a job that has not ended.", "commands.jobs:cancel"),
+    "jobs": Builtin("Jobs", "List the latest jobs.", "commands.jobs:jobs"),
+    "doctor": Builtin(
+        "Help", "Check this set-up, with a remedy for each fault.", "doctor.report:doctor"
+    ),
+    "completion": Builtin("Help", "Print a shell's completion script.", "cli:completion"),
 }
 
-#: Commands that drain when they are told to stop, and so never die of a signal while they start.
+#: Commands that drain on a signal, and so must not die of one while they start.
 _DRAINING = ("up", "gateway", "pool")
 
 
 class Failure(click.ClickException):
-    """An error as the command line shows it: one line, and the exit status."""
+    """An error of the command line: one line and an exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(" ".join(message.split()))
@@ -117,7 +126,7 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """The group that looks its commands up in the tables."""
+    """A click group that finds its commands in `COMMANDS` and in the entry points."""
 
     @cached_property
     def targets(self) -> dict[str, str]:
@@ -126,7 +135,7 @@ class Commands(click.Group):
         return added | {name: f"modelyard.{known.target}" for name, known in COMMANDS.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, those that the table knows first."""
+        """Names of all commands, ours first."""
         return [name for name in COMMANDS if name in self.targets] + sorted(
             self.targets.keys() - COMMANDS.keys()
         )
@@ -144,7 +153,7 @@ class Commands(click.Group):
         if cmd_name in _DRAINING:
             signals.hold()
         else:
-            signals.release()  # whoever started this may have held them for a command that drains
+            signals.release()  # the parent may have held them for a command that drains
         try:
             command: click.Command = getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
@@ -152,7 +161,7 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what it raises becomes a `Failure`."""
+        """Run a command and turn its exceptions into `Failure`."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -163,7 +172,7 @@ class Commands(click.Group):
             raise _failure(ctx.invoked_subcommand or "", error) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands by section, from the table: nothing is imported."""
+        """List the commands by section, from the table: nothing is imported."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             known = COMMANDS.get(name)
@@ -176,7 +185,7 @@ class Commands(click.Group):
                 formatter.write_dl(rows)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names that begin so, from the table, and options."""
+        """Commands that begin with ``incomplete``, from the table, and options."""
         names = [
             CompletionItem(name, help=COMMANDS[name].summary if name in COMMANDS else None)
             for name in self.list_commands(ctx)
@@ -186,7 +195,7 @@ class Commands(click.Group):
 
 
 def _failure(name: str, error: Exception) -> Failure:
-    """One line for whatever a command raised."""
+    """One line for an exception of a command."""
     if isinstance(error, ModelyardError):
         return Failure(error.message)
     if isinstance(error, ModuleNotFoundError):

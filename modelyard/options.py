@@ -1,7 +1,7 @@
-"""What the client commands share: their common options, a client to use, tables, one JSON document.
+"""Options, client and output that the commands share.
 
-Text that others wrote into Redis passes through `plain` on its way to a terminal, so that no escape
-sequence gets there.
+Text that other processes wrote into Redis passes through `plain` on its way to a terminal, so that
+no escape sequence gets there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: What to do about an error, by its code, where the message alone does not tell.
+#: Error code -> a remedy, added to the message.
 _ADVICE = {
     "unknown_model": "`modelyard models` lists what is published",
     "unknown_version": "`modelyard models` lists what is published",
@@ -37,7 +37,7 @@ _ADVICE = {
 
 
 def common(command: Command) -> Command:
-    """Adds the options that every client command has: ``--redis-url`` and ``--json``."""
+    """Add ``--redis-url`` and ``--json``, the options of every client command."""
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document, named as over HTTP."
     )
@@ -48,14 +48,14 @@ def common(command: Command) -> Command:
 
 
 def workers(command: Command) -> Command:
-    """Adds ``--min`` and ``--max``, for `pool_settings`."""
+    """Add ``--min`` and ``--max``, for `pool_settings`."""
     least = click.option("--min", "pool_min", type=click.IntRange(0), help="Workers at least. [1]")
     most = click.option("--max", "pool_max", type=click.IntRange(1), help="Workers at most. [2]")
     return least(most(command))
 
 
 def pool_settings(pool_min: int | None, pool_max: int | None, **flags: Any) -> Settings:
-    """The settings, with a maximum that is raised to a minimum that was given alone.
+    """Settings for a pool; a minimum that is given alone raises the maximum to it.
 
     Raises:
         UsageError: The minimum is above the maximum.
@@ -72,7 +72,7 @@ def pool_settings(pool_min: int | None, pool_max: int | None, **flags: Any) -> S
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help: how it is called."""
+    """Examples for the end of a command's help."""
     return "\n".join(
         ["\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {x}" for x in lines)]
     )
@@ -80,7 +80,7 @@ def examples(*lines: str) -> str:
 
 @contextmanager
 def open_client(redis_url: str | None) -> Iterator[Client]:
-    """A client for one command; errors leave it with what to do about them."""
+    """A client for one command; adds a remedy to the message of an error."""
     from producer.client import Client
     from yard.broker import redis_reachable
     from yard.settings import Settings
@@ -99,12 +99,12 @@ def open_client(redis_url: str | None) -> Iterator[Client]:
 
 
 def print_json(value: Any) -> None:
-    """Print ``value`` as one document."""
+    """Print ``value`` as one JSON document."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print aligned columns under their headers; numbers to the right."""
+    """Print aligned columns under their headers; numbers are aligned right."""
     cells = [[plain(_text(value)) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     is_number = [
@@ -120,7 +120,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def plain(text: str) -> str:
-    """``text`` in one line, without characters that a terminal would act on."""
+    """``text`` in one line; characters that a terminal would act on become ``?``."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

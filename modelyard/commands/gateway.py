@@ -1,4 +1,4 @@
-"""``modelyard gateway``: the HTTP front of the yard."""
+"""``modelyard gateway``: runs the HTTP gateway, or checks that it serves."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import click
 @click.command(epilog="Example: modelyard gateway --port 8080 --processes 2")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on. [127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on. [8000]")
-@click.option("--processes", type=click.IntRange(1, 64), help="Processes. [1]")
+@click.option("--processes", type=click.IntRange(1, 64), help="Gateway processes. [1]")
 @click.option(
     "--threads",
     type=click.IntRange(4, 4096),
-    help="Calls that are not about jobs which one process works on at once. [32]",
+    help="Calls that one process works on at once, those about jobs aside. [32]",
 )
 @click.option("--redis-url", metavar="URL", help="Redis to use; by default the running yard's.")
 @click.option(
@@ -35,7 +35,7 @@ def gateway(
     """Serve the HTTP API: submit jobs, wait for them, see and change routes.
 
     The address has /docs to browse the API, /healthz, /readyz and /metrics. SIGTERM or Ctrl-C
-    stops: requests that wait for a job get an answer within 5 s, and their jobs live on.
+    stops it: requests that wait for a job get an answer within 5 s, and their jobs live on.
     """
     from yard.settings import Settings
 

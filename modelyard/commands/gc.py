@@ -1,4 +1,4 @@
-"""``modelyard gc``: remove what no version needs any more."""
+"""``modelyard gc``: removes files and keys that no version needs any more."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     default=24.0,
     show_default=True,
     metavar="HOURS",
-    help="Leave alone in the store what was written since: a publish may be in progress.",
+    help="Keep files of the store that are younger: a publish may be in progress.",
 )
 @common
 def gc(
     dry_run: bool, hours: float, store: str | None, redis_url: str | None, as_json: bool
 ) -> None:
-    """Remove what no version needs: of failed publishes, of the cache folder, of lost versions.
+    """Remove files and keys that no version needs.
 
-    In the store, what publishers that failed have left, and files that no manifest names; in this
-    machine's folders with copies of a store by URL and of what workers map, what is above their
-    bound; in Redis, versions that the store has no more and that nothing uses, and metrics of
-    versions that are not published.
+    In the store: files of failed publishes, and files that no manifest names. On this machine:
+    copies of a store by URL, and files that workers map, above their bound. In Redis: versions
+    that are no longer in the store and that nothing uses, and metrics of versions that are not
+    published.
     """
     from models.maintenance import find_garbage, remove_garbage
     from models.store import mapped_copies
 
     settings = Settings.load(store=store, redis_url=redis_url)
     repository = repository_of(settings)
-    redis, lack = redis_or_none(settings)
+    redis, redis_problem = redis_or_none(settings)
     caches = [cache for cache in (repository.cache, mapped_copies(settings)) if cache is not None]
     plan = find_garbage(repository, redis, hours * 3600, caches)
     removed, kept = (plan.garbage, plan.kept) if dry_run else remove_garbage(plan)
-    if lack:
-        kept = [*kept, ("redis", lack)]
+    if redis_problem:
+        kept = [*kept, ("redis", redis_problem)]
     freed_bytes = sum(one.size_bytes for one in removed)
     if as_json:
         return print_json(

@@ -1,7 +1,7 @@
-"""Commands for clients: submit a job, look at it, wait for it, cancel it, list the latest.
+"""Commands for clients: submit a job, show it, wait for it, cancel it, list the latest.
 
-What is printed is a job as ``GET /v1/jobs/{id}`` answers it, as a table or, with ``--json``, whole.
-A job that failed makes the exit status 1.
+They print a job as text or, with ``--json``, as ``GET /v1/jobs/{id}`` returns it. The exit status
+of a failed job is 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from producer.client import Client
     from yard.contract import Job
 
-#: Rows of a result that the table shows; ``--json`` shows all.
+#: Most rows of a result in a table; ``--json`` prints all.
 _MOST_ROWS = 20
 
 _STATUSES = ("queued", "started", "finished", "failed", "canceled")
@@ -33,7 +33,7 @@ _wait = click.option(
     flag_value=30.0,
     default=None,
     type=click.FloatRange(min=0),
-    help="Wait until the job has ended, at most 30 s, or as long as said. Put it last.",
+    help="Wait until the job has ended, at most SECONDS, or 30 s. Put it last.",
 )
 
 
@@ -47,12 +47,12 @@ _wait = click.option(
 @click.argument("model")
 @click.argument("body", metavar="JSON")
 @_wait
-@click.option("--version", help="A version or an alias, in place of what the route says.")
+@click.option("--version", help="A version or an alias, instead of the one that the route chooses.")
 @click.option("--routing-key", help="The same key gets the same version while the route stands.")
 @click.option(
     "--deadline-ms",
     type=click.IntRange(min=1, max=2**40),
-    help="Not started within this many milliseconds, the job fails.",
+    help="Fail the job if it has not started within this many milliseconds.",
 )
 @click.option("--idempotency-key", help="The same key and JSON give the same job.")
 @click.option(
@@ -110,10 +110,14 @@ def cancel(job_id: str, redis_url: str | None, as_json: bool) -> None:
     "statuses",
     type=click.Choice(_STATUSES),
     multiple=True,
-    help="Only jobs that stand so; repeat it.",
+    help="Only jobs with this status; repeat it.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many."
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="At most this many.",
 )
 @common
 def jobs(
@@ -135,7 +139,12 @@ def jobs(
 
 
 def _read_body(text: str, limit: int) -> dict[str, Any]:
-    """The members of the submitted body, from what was given as JSON."""
+    """Parse the JSON argument into the members of a request.
+
+    Raises:
+        TooLarge: It has more than ``limit`` bytes.
+        BadParameter: It is no request.
+    """
     from yard.contract import JOB_ARGUMENTS, wire
 
     raw = _read_source(text, limit)
@@ -173,11 +182,11 @@ def _read_source(text: str, limit: int) -> bytes:
 
 
 def _print_job(client: Client, job_id: str, wait_s: float | None, as_json: bool) -> None:
-    """Print the job as it is, or as it ended.
+    """Print a job, after waiting for its end if ``wait_s`` is given.
 
     Raises:
-        Timeout: After that, if it did not end in time.
-        JobFailed: After that, if it failed or was canceled.
+        Timeout: Printed, but it did not end in time.
+        JobFailed: Printed, but it failed or was canceled.
     """
     if wait_s is None:
         job = client.get(job_id)
@@ -216,7 +225,7 @@ def _print_text(job: Job) -> None:
 
 
 def _print_result(outputs: dict[str, Any]) -> None:
-    """One line for each row, one column for each output."""
+    """Print one line for each row, one column for each output."""
     classes = outputs.get("classes")
     columns = {
         name: values
@@ -234,7 +243,7 @@ def _print_result(outputs: dict[str, Any]) -> None:
 
 
 def _cell(found: list[Any], classes: Any) -> str:
-    """One row of one output; a value for each class is shown with its name."""
+    """One row of one output as text; a value per class is shown with the class' name."""
     from yard.contract import wire
 
     if not found:

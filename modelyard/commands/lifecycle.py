@@ -1,7 +1,7 @@
-"""``modelyard retire`` and ``modelyard delete``: a version's end.
+"""``modelyard retire`` and ``modelyard delete``: the end of a version.
 
-Redis decides, at one instant, whether it may end (`yard.registry.lifecycle`); only then the store
-is touched, and not before the workers have let go of what they had loaded.
+One Redis script decides whether the version may end (`yard.registry.lifecycle`). Only then its
+files are deleted, once the workers have unloaded it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from yard.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
-#: How long workers get to let go of a deleted version, in seconds: they say what they have loaded
-#: every two.
+#: Seconds to wait until workers have unloaded a deleted version; they report what they have loaded
+#: every two seconds.
 _UNLOAD_S = 10.0
 
 
@@ -50,9 +50,10 @@ def retire(
     redis_url: str | None,
     as_json: bool,
 ) -> None:
-    """Let a version get no new jobs. Jobs that are queued finish; then workers unload it.
+    """Take a version out of service: queued jobs finish, new ones are refused.
 
-    Refused while it is active, weighted or aliased. It stays in the store: --undo brings it back.
+    Workers unload it after its last job. Refused while it is active, weighted or aliased. It stays
+    in the store: --undo brings it back.
     """
     from yard.broker import redis_reachable
     from yard.registry import lifecycle
@@ -114,7 +115,7 @@ def delete(
     redis, repository = redis_of(settings), repository_of(settings)
     _ask(ref, repository.location, yes=yes)
     was_registered = _unregister(redis, ref, force=force)
-    if was_registered and not _is_let_go(redis, ref):
+    if was_registered and not _wait_for_unload(redis, ref):
         click.echo(f"a worker is busy and has {ref} loaded still; it will let go of it", err=True)
     try:
         freed_bytes = repository.delete(ref)
@@ -129,7 +130,7 @@ def delete(
 
 @contextmanager
 def _advised() -> Iterator[None]:
-    """Says what to do about a version that is in use."""
+    """Add a remedy to the error of a version that is in use."""
     try:
         yield
     except VersionInUse as error:
@@ -138,10 +139,10 @@ def _advised() -> Iterator[None]:
 
 
 def _ask(ref: ModelRef, location: str, *, yes: bool) -> None:
-    """Let a person confirm; a program says so beforehand.
+    """Ask for confirmation, unless ``--yes`` was given.
 
     Raises:
-        UsageError: Nobody is there to ask.
+        UsageError: Standard input is no terminal.
         Abort: The answer was no.
     """
     if yes:
@@ -152,10 +153,10 @@ def _ask(ref: ModelRef, location: str, *, yes: bool) -> None:
 
 
 def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
-    """Whether it was in the catalogue, which it is not now.
+    """Take the version out of the catalogue; False if it was not there.
 
     Raises:
-        VersionInUse: Something needs it.
+        VersionInUse: A route, an alias or a job needs it.
     """
     from yard.broker import redis_reachable
     from yard.registry import lifecycle
@@ -168,8 +169,8 @@ def _unregister(redis: Redis, ref: ModelRef, *, force: bool) -> bool:
     return True
 
 
-def _is_let_go(redis: Redis, ref: ModelRef) -> bool:
-    """Whether no worker has it loaded, or runs a job of it; waits for it a while."""
+def _wait_for_unload(redis: Redis, ref: ModelRef) -> bool:
+    """Wait until no worker has the version loaded or runs its jobs; False after `_UNLOAD_S`."""
     from yard.broker import redis_reachable
     from yard.cluster import read_presence
     from yard.contract import keys

@@ -1,4 +1,4 @@
-"""``modelyard pool``: run workers on this machine."""
+"""``modelyard pool``: runs workers on this machine, or checks that a pool works."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from modelyard.options import pool_settings, workers
 @click.command(epilog="Example: modelyard pool --min 1 --max 4")
 @workers
 @click.option("--model", "pattern", default="*", show_default=True, help="Only models that match.")
-@click.option("--store", metavar="FOLDER|URL", help="Where the artefacts lie. [store]")
+@click.option("--store", metavar="FOLDER|URL", help="The artefact store. [store]")
 @click.option("--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]")
-@click.option("--check", "is_check", is_flag=True, help="Only say whether a pool here works.")
+@click.option(
+    "--check",
+    "is_check",
+    is_flag=True,
+    help="Start nothing: exit 0 if a pool here works, 1 if not.",
+)
 @click.option("--name", help="With --check: this pool, wherever it runs.")
 def pool(
     pool_min: int | None,
@@ -25,12 +30,13 @@ def pool(
 ) -> None:
     """Run workers that load models when they are first needed and predict in batches.
 
-    Starts between --min and --max workers, replaces those that die and returns their jobs, and lets
-    idle ones go. SIGTERM or Ctrl-C drains: workers end their batch and leave. A second one kills.
+    Keeps between --min and --max workers running, by the work that waits; replaces those that die
+    and returns their jobs to the queue. SIGTERM or Ctrl-C drains: workers finish their batch and
+    exit. A second one kills.
 
-    With --check it runs nothing: the exit status is 0 if a pool of this host, or the one that is
-    named, has completed a look at the queues within the last seconds, else 1, with the reason. It
-    is meant for the health checks of containers.
+    With --check nothing is run: the exit status is 0 if a pool of this host, or the one given by
+    --name, has looked at the queues within the last seconds, else 1, with the reason. It is meant
+    for the health checks of containers.
     """
     if is_check:
         return _check(redis_url, name)
@@ -58,10 +64,10 @@ def pool(
 
 
 def _check(redis_url: str | None, name: str | None) -> None:
-    """Return if the pool that is asked about works; imports little, for it is called often.
+    """Print one pool that works; imports little, because health checks run it often.
 
     Raises:
-        click.ClickException: It does not.
+        click.ClickException: None works.
     """
     import socket
 

@@ -1,8 +1,8 @@
-"""``modelyard publish``, ``quantize`` and ``examples``: versions get into the store from here.
+"""``modelyard publish``, ``quantize`` and ``examples``: put versions into the store.
 
 All write the store first and Redis second, through `models.publish.publisher`,
 `models.publish.quantizer` and `models.examples.examples`, which are imported only when a command
-runs. What goes wrong is raised, and `modelyard.cli` makes a line and an exit status of it.
+runs. Errors are raised; `modelyard.cli` turns them into a line and an exit status.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _ARTEFACT = click.Path(exists=True, path_type=Path)
 
 
-def _tell(line: str) -> None:
+def _progress(line: str) -> None:
     click.echo(line, err=True)
 
 
@@ -83,8 +83,8 @@ def _tell(line: str) -> None:
     callback=_example,
     required=True,
     metavar="ROWS.json",
-    help="Rows that it answers, [[5.1, 3.5, 1.4, 0.2]], or objects by feature name; they tell the "
-    "types of its inputs, and each worker tries it on them.",
+    help="Rows to predict, [[5.1, 3.5, 1.4, 0.2]], or objects by feature name. They give the "
+    "types of the inputs, and each worker tries the version on them.",
 )
 @click.option("--note", default="", help="A sentence for people.")
 @click.option(
@@ -93,23 +93,25 @@ def _tell(line: str) -> None:
     multiple=True,
     callback=_metrics,
     metavar="NAME=NUMBER",
-    help="What was measured of it; may be given several times.",
+    help="A measured quality of it, for the manifest; repeat it.",
 )
 @activating
-@click.option("--no-compile", is_flag=True, help="Serve it as it is; look for no faster form.")
+@click.option(
+    "--no-compile", is_flag=True, help="Serve it as it is: do not look for a faster form."
+)
 @click.option(
     "--memory-mib",
     type=click.IntRange(min=256),
     default=4096,
     show_default=True,
-    help="Memory that the process which opens it may take, beside what its length calls for.",
+    help="Memory limit of the process that opens it, added to what its size needs.",
 )
 @click.option(
     "--timeout-s",
     type=click.IntRange(min=1),
     default=120,
     show_default=True,
-    help="Seconds after which that process is ended.",
+    help="Seconds after which that process is killed.",
 )
 @common
 def publish(
@@ -131,9 +133,9 @@ def publish(
     """Publish FILE as a VERSION of MODEL.
 
     FILE is a scikit-learn estimator that joblib, pickle or skops has written, an ONNX file, or a
-    model folder of MLflow; which of these is told by its content. It is opened in a process of its
-    own, tried on the example, compiled to ONNX if that answers the same and is faster, stored and
-    made known to the running yard. A version never changes: publishing the same file again is
+    model folder of MLflow; the format is detected by its content. It is opened in a process of its
+    own, tried on the example, compiled to ONNX if that gives the same answers and is faster, stored
+    and registered in the running yard. A version never changes: publishing the same file again is
     harmless, another file needs another version.
 
     Opening a file of joblib or pickle RUNS ITS CODE, here and in every worker: publish only what
@@ -141,7 +143,7 @@ def publish(
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
-    _tell(f"opening {file} and trying it on the example")
+    _progress(f"opening {file} and trying it on the example")
     from models.publish import publish as publish_version
     from models.sandbox import Limits
     from modelyard.commands import publish_report
@@ -159,7 +161,7 @@ def publish(
         warm_s=0.0 if no_wait else settings.warm_s,
         compile=not no_compile,
         limits=Limits(memory_bytes=memory_mib * 2**20, cpu_s=timeout_s, wall_s=float(timeout_s)),
-        progress=_tell,
+        progress=_progress,
     )
     if as_json:
         print_json(manifest.model_dump(mode="json"))
@@ -191,9 +193,9 @@ def quantize(
 ) -> None:
     """Make NEW_VERSION of a VERSION of MODEL, with its weights in 8 bits.
 
-    It is made only where it helps: the file shrinks by a fifth or more, and 98 of 100 rows are
-    answered alike. Networks shrink to about a quarter; trees, linear models and texts do not, and
-    then nothing is made and the exit status is 1.
+    It is made only where it helps: the file shrinks by a fifth or more, and 98 of 100 rows get the
+    same answer. Networks shrink to about a quarter; trees, linear models and text models do not,
+    and then nothing is made and the exit status is 1.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
@@ -201,7 +203,14 @@ def quantize(
     from modelyard.commands import publish_report
 
     found = quantize_version(
-        repository, redis, model, version, new_version, rows=rows, note=note, progress=_tell
+        repository,
+        redis,
+        model,
+        version,
+        new_version,
+        rows=rows,
+        note=note,
+        progress=_progress,
     )
     if as_json:
         print_json(found.to_dict())
@@ -213,14 +222,14 @@ def quantize(
 
 @click.command(epilog=usage("modelyard examples --if-empty"))
 @click.option(
-    "--if-empty", is_flag=True, help="Only if the store has no models; else make known what it has."
+    "--if-empty", is_flag=True, help="Only if the store has no models; else register what it has."
 )
 @common
 def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: bool) -> None:
     """Publish the example models: iris v1 and v2, diabetes v1, sentiment v1.
 
-    They are trained here, from data that comes with scikit-learn, in a second. Those that are there
-    already are left as they are; v1 gets the traffic where no version is active.
+    They are trained here, from data that comes with scikit-learn, in a second. Published ones stay
+    as they are; v1 becomes active where no version is.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
@@ -237,7 +246,7 @@ def _examples(repository: Repository, redis: Redis, *, is_wanted: bool) -> list[
     if is_wanted:
         from models.examples import publish_examples
 
-        refs = publish_examples(repository, redis, _tell)
+        refs = publish_examples(repository, redis, _progress)
         return [str(ref) for ref in refs]
     from models.examples import activate_examples
     from models.publish import register_store

@@ -1,4 +1,4 @@
-"""What publishing found, in lines for people; programs get the manifest itself."""
+"""Reports of publishing for people; programs get the manifest itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from models.manifest import Manifest
 from models.publish import QuantizeReport
 
-#: Input names that are shown.
+#: Most names that are shown.
 _NAMES = 6
 
 
 def published(manifest: Manifest, *, is_active: bool) -> str:
-    """A block about a version that was published."""
+    """The report on a published version."""
     size = f"{manifest.size_bytes:,} bytes in {_files(manifest)}"
     lines = [f"published {manifest.ref}, {size}, digest {manifest.digest[:12]}"]
     lines += [f"  {name:<9}{said}" for name, said in _lines(manifest)]
@@ -23,7 +23,7 @@ def published(manifest: Manifest, *, is_active: bool) -> str:
 
 
 def quantized(report: QuantizeReport) -> str:
-    """A block about a version with weights of 8 bits, or why there is none."""
+    """The report on a version with weights of 8 bits, or the reason why none was made."""
     made = report.manifest
     head = f"published {made.ref}" if made else "nothing was made"
     lines = [

@@ -1,7 +1,7 @@
-"""Commands for operators: what is published, and which version gets the traffic.
+"""Commands for operators: list the models, show and change their routes.
 
-The keys of a route may as well be set by hand with ``redis-cli``; these commands write the same
-keys, refuse what could not be obeyed, and show the route that is in force afterwards.
+The keys of a route can also be set by hand with ``redis-cli``. These commands write the same keys,
+refuse invalid values, and show the route that is in force afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NO_WAIT = click.option(
     "--no-wait",
     is_flag=True,
-    help="Do not wait until the pools have loaded the version: its first jobs may.",
+    help="Do not wait until the pools have loaded the version: its first jobs may have to.",
 )
 
 
@@ -52,7 +52,7 @@ def models(redis_url: str | None, as_json: bool) -> None:
 @click.argument("model")
 @common
 def route(model: str, redis_url: str | None, as_json: bool) -> None:
-    """Show how a model's traffic splits, and what is wrong with its keys."""
+    """Show how a model's traffic splits, and problems of its keys."""
     from yard.cluster import read_presence
     from yard.routing import cold_versions, read_route
 
@@ -72,9 +72,9 @@ def route(model: str, redis_url: str | None, as_json: bool) -> None:
 def activate(model: str, version: str, no_wait: bool, redis_url: str | None, as_json: bool) -> None:
     """Send all of a model's traffic to one version, from the next job on.
 
-    First every pool loads the version and lets it answer its example; if one cannot, or not within
-    MODELYARD_WARM_S, the route stays as it is. Weights are cleared. Jobs that are queued already
-    finish on the version that they were accepted for. The same by hand, which waits for nothing:
+    First every pool loads the version and tries it on its example; if one fails, or takes longer
+    than MODELYARD_WARM_S, the route stays as it is. Weights are cleared. Queued jobs finish on the
+    version that they were accepted for. The same by hand, without waiting:
     redis-cli SET modelyard:active:MODEL VERSION.
     """
     from yard.routing import RouteChange
@@ -101,7 +101,7 @@ def weights(
 ) -> None:
     """Split a model's traffic between versions in proportion to their weights.
 
-    Those with a weight above zero are loaded by every pool first, as `modelyard activate` does.
+    First every pool loads the versions with a weight above zero, as with `modelyard activate`.
     """
     from yard.routing import RouteChange
 
@@ -122,12 +122,12 @@ def weights(
 @click.argument("model")
 @click.argument("name")
 @click.argument("version", required=False)
-@click.option("--delete", is_flag=True, help="Take the alias away.")
+@click.option("--delete", is_flag=True, help="Remove the alias.")
 @common
 def alias(
     model: str, name: str, version: str | None, delete: bool, redis_url: str | None, as_json: bool
 ) -> None:
-    """Let a name stand for a version, for jobs that ask for it by that name."""
+    """Give a version a second name, for jobs that ask for it by that name."""
     from yard.routing import read_route, set_alias
 
     if delete == (version is not None):
@@ -143,9 +143,9 @@ def alias(
 @_NO_WAIT
 @common
 def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) -> None:
-    """Put back the route that a model had before its present one.
+    """Restore the route that a model had before its present one.
 
-    Its versions are loaded by every pool first, as `modelyard activate` does.
+    First every pool loads its versions, as with `modelyard activate`.
     """
     from yard.routing import routes
 
@@ -154,18 +154,18 @@ def rollback(model: str, no_wait: bool, redis_url: str | None, as_json: bool) ->
 
 
 def _flip(client: Client, change: RouteChange, no_wait: bool, as_json: bool) -> None:
-    """Warm, change the route, and show both."""
+    """Warm the versions up, change the route, and show both."""
     from yard.routing import flip_route
 
     warm_s = 0.0 if no_wait else client.settings.warm_s
-    known, warmth = flip_route(client.redis, change, warm_s, _Patience())
+    known, warmth = flip_route(client.redis, change, warm_s, _Sleeper())
     _print_route(known, as_json, {"warm": warmth.to_dict()})
     if not as_json:
-        click.echo(_said(warmth))
+        click.echo(_warmth_line(warmth))
 
 
-class _Patience:
-    """Passes the time, and says after about a second what it is for."""
+class _Sleeper:
+    """Sleeps, and prints the reason once after about a second."""
 
     def __init__(self) -> None:
         self._waited_s = 0.0
@@ -177,7 +177,7 @@ class _Patience:
         time.sleep(seconds)
 
 
-def _said(warmth: WarmupResult) -> str:
+def _warmth_line(warmth: WarmupResult) -> str:
     named = ", ".join(warmth.versions)
     return {
         "warm": f"warm: the pools had {named} loaded before the flip ({warmth.waited_s:.1f} s)",
@@ -215,7 +215,7 @@ def _table_row(version: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _print_route(known: Route, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
-    """Show a route, and in JSON what else there is to say of it."""
+    """Print a route; ``more`` is added to the JSON."""
     if as_json:
         return print_json(known.to_dict() | dict(more or {}))
     decided_by = {

@@ -1,4 +1,4 @@
-"""What the commands on versions share: their options, the store and the Redis to use."""
+"""Options, store and Redis of the commands on versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def common(command: Command) -> Command:
-    """Adds ``--store``, ``--redis-url`` and ``--json``."""
+    """Add ``--store``, ``--redis-url`` and ``--json``."""
     store = click.option(
         "--store", metavar="FOLDER|URL", help="The store.  [default: the running yard's]"
     )
@@ -32,7 +32,7 @@ def common(command: Command) -> Command:
 
 
 def activating(command: Command) -> Command:
-    """Adds ``--activate`` and ``--no-wait``."""
+    """Add ``--activate`` and ``--no-wait``."""
     activate = click.option(
         "--activate",
         is_flag=True,
@@ -45,7 +45,7 @@ def activating(command: Command) -> Command:
 
 
 def version(command: Command) -> Command:
-    """Adds the arguments MODEL and VERSION."""
+    """Add the arguments MODEL and VERSION."""
     model = click.argument("model", callback=check_argument)
     return model(click.argument("version", callback=check_argument)(command))
 
@@ -53,10 +53,10 @@ def version(command: Command) -> Command:
 def check_argument(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> str | None:
-    """A name, or None where none was given.
+    """Check a name; None where none was given.
 
     Raises:
-        BadParameter: It is outside the alphabet.
+        BadParameter: It has characters that a name cannot have.
     """
     try:
         return None if value is None else check_name(str(parameter.name), value)
@@ -65,10 +65,10 @@ def check_argument(
 
 
 def repository_of(settings: Settings) -> Repository:
-    """The store that is set, else that of the running yard, whose workers look there.
+    """Open the store that is set, else that of the running yard.
 
     Raises:
-        ConfigurationError: It is no store.
+        ConfigurationError: It is neither a folder nor the URL of an object store.
     """
     from yard import local
 
@@ -78,10 +78,10 @@ def repository_of(settings: Settings) -> Repository:
 
 
 def redis_of(settings: Settings) -> Redis:
-    """The Redis that has the catalogue; it was asked, and answers.
+    """Connect to the Redis with the catalogue, and check that it answers.
 
     Raises:
-        ConfigurationError: None is set and no yard runs, or it is no Redis that will do.
+        ConfigurationError: None is set and no yard runs, or the server is not supported.
         Unavailable: It does not answer.
     """
     from yard import local
@@ -93,7 +93,7 @@ def redis_of(settings: Settings) -> Redis:
 
 
 def redis_or_none(settings: Settings) -> tuple[Redis | None, str]:
-    """The same, for what can do without; and why there is none."""
+    """Like `redis_of`, for commands that can do without; returns the reason if there is none."""
     try:
         return redis_of(settings), ""
     except (ConfigurationError, Unavailable) as error:
@@ -101,7 +101,7 @@ def redis_or_none(settings: Settings) -> tuple[Redis | None, str]:
 
 
 def overview_of(redis: Redis, ref: ModelRef) -> dict[str, Any] | None:
-    """A version as ``GET /v1/models`` has it, with its model's route; None if it is not there.
+    """A version as in ``GET /v1/models``, with its model's route; None if it is not published.
 
     Raises:
         Unavailable: Redis does not answer.

@@ -1,4 +1,4 @@
-"""``modelyard export`` and ``modelyard import``: carry a version from one store to another."""
+"""``modelyard export`` and ``modelyard import``: copy a version from one store to another."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def import_version(
     redis_url: str | None,
     as_json: bool,
 ) -> None:
-    """Publish a version that `modelyard export` has written, under the name that it had.
+    """Publish a version that `modelyard export` has written, under its old name.
 
     Every file is compared with the manifest; nothing is opened here. A worker that loads a joblib
     or pickle file RUNS ITS CODE: import only what you trust.
@@ -81,7 +81,7 @@ def import_version(
         raise
     check_catalogue(redis, manifest.ref, manifest.file(), repository.location)
     repository.publish(manifest, contents)
-    stored = repository.manifest(manifest.ref)  # an earlier one, where it was there already
+    stored = repository.manifest(manifest.ref)  # the older one, if it was there already
     register(redis, stored, activate=activate, warm_s=0.0 if no_wait else settings.warm_s)
     if as_json:
         return print_json(stored.model_dump(mode="json"))

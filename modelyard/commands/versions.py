@@ -1,7 +1,7 @@
-"""``modelyard inspect`` and ``modelyard verify``: what a version is, and whether it still is.
+"""``modelyard inspect`` and ``modelyard verify``: show a version, compare it with its manifest.
 
-What is printed comes from the manifest in the store and from the catalogue in Redis; where one of
-them does not answer, the other is shown, and the lack of the one is said.
+They read the manifest in the store and the catalogue in Redis. Where one of them does not answer,
+the other is shown, with the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from models.manifest import Manifest
     from models.store import Repository
 
-#: Inputs, and numbers of a list, that the table shows; ``--json`` shows all.
+#: Most entries of a list in the text; ``--json`` prints all.
 _MOST = 8
 
 
@@ -41,16 +41,16 @@ _MOST = 8
 def inspect(
     model: str, version: str, store: str | None, redis_url: str | None, as_json: bool
 ) -> None:
-    """Show all that is known of a version: its manifest, its traffic, and where it is loaded."""
+    """Show a version: its manifest, its traffic, and the workers that have it loaded."""
     settings = Settings.load(store=store, redis_url=redis_url)
     ref, repository = ModelRef(model, version), repository_of(settings)
-    redis, lack = redis_or_none(settings)
+    redis, redis_problem = redis_or_none(settings)
     known = overview_of(redis, ref) if redis is not None else None
     manifest, problem = _manifest(repository, ref, is_known=known is not None)
     if as_json:
-        print_json(_document(repository, ref, manifest, problem, known, lack))
+        print_json(_document(repository, ref, manifest, problem, known, redis_problem))
     else:
-        for name, value in _facts(repository, ref, manifest, problem, known, lack):
+        for name, value in _facts(repository, ref, manifest, problem, known, redis_problem):
             click.echo(f"{name:<12} {plain(value)}".rstrip())
     if manifest is None:
         sys.exit(1)
@@ -59,7 +59,7 @@ def inspect(
 def _manifest(
     repository: Repository, ref: ModelRef, *, is_known: bool
 ) -> tuple[Manifest | None, str]:
-    """The manifest in the store, or why there is none.
+    """The manifest in the store, or the reason why there is none.
 
     Raises:
         NotFound: Neither the store nor the catalogue has the version.
@@ -80,7 +80,7 @@ def _document(
     manifest: Manifest | None,
     problem: str,
     known: dict[str, Any] | None,
-    lack: str,
+    redis_problem: str,
 ) -> dict[str, Any]:
     traffic = ("state", "active", "share", "aliases", "queue", "queue_depth", "loaded")
     return {
@@ -89,10 +89,10 @@ def _document(
         "store": repository.location,
         "manifest": None if manifest is None else manifest.model_dump(mode="json"),
         "size_bytes": None if manifest is None else manifest.size_bytes,
-        "registered": None if lack else known is not None,
+        "registered": None if redis_problem else known is not None,
         **{name: known[name] if known else None for name in traffic},
         "weight": known["route"]["weights"].get(ref.version) if known else None,
-        "problems": [text for text in (problem, lack) if text],
+        "problems": [text for text in (problem, redis_problem) if text],
     }
 
 
@@ -102,7 +102,7 @@ def _facts(
     manifest: Manifest | None,
     problem: str,
     known: dict[str, Any] | None,
-    lack: str,
+    redis_problem: str,
 ) -> Iterator[tuple[str, str]]:
     yield "version", str(ref)
     if problem:
@@ -110,8 +110,8 @@ def _facts(
     if manifest is not None:
         yield from _facts_of(manifest)
     yield "store", repository.location
-    if lack:
-        yield "registered", f"unknown: {lack}"
+    if redis_problem:
+        yield "registered", f"unknown: {redis_problem}"
     elif known is None:
         yield "registered", "no: publish it again, or start a yard on this store"
     else:
@@ -181,10 +181,10 @@ def verify(
     redis_url: str | None,
     as_json: bool,
 ) -> None:
-    """Read every file of the versions again and compare it, and ask for the published answers.
+    """Compare versions with their manifests: every file, and the published answers.
 
-    Of all versions, of one model's, or of one. Exit status 0 if all is well, 1 if something is
-    wrong. Opening a joblib or pickle file RUNS ITS CODE; only bytes that are the published ones are
+    All versions, those of one model, or one. Exit status 0 if all is well, 1 if something is wrong.
+    Opening a joblib or pickle file RUNS ITS CODE; only files whose bytes are the published ones are
     opened, and --no-open opens none.
     """
     settings = Settings.load(store=store, redis_url=redis_url)

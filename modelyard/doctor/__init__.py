@@ -1,1 +1,1 @@
-"""`modelyard doctor`: what is wrong with a set-up, and what to do about it."""
+"""`modelyard doctor`: checks of a set-up, each with a remedy."""

@@ -1,7 +1,7 @@
-"""What can be wrong with a set-up, one function for each thing, for `modelyard doctor`.
+"""Checks of a set-up, one function each, for `modelyard doctor`.
 
-Each looks at one thing, changes nothing, and gives a `Check`: well or not, what was seen, and, if
-not well, what to do. None raises for what it finds; what Redis raises is caught by the caller.
+Each changes nothing and returns a `Check`: the verdict, the finding and, if something is wrong, a
+remedy. None raises for a finding; the caller catches the errors of Redis.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from yard.registry import catalog, read_states
 from yard.routing import read_route
 from yard.settings import PREFIX, Settings, variable
 
-#: Bytes of a manifest that are read at most.
+#: Most bytes of a manifest that are read.
 _MANIFEST_BYTES = 2**20
 
-#: What a store by URL gets to be read, in seconds.
+#: Time limit for reading a store by URL, in seconds.
 _REMOTE_S = 60
 _REMOTE_HINT = f"check {variable('store')}, and the store's own variables, as AWS_ENDPOINT_URL"
 
-#: Things of one kind that a check names; the rest is counted.
+#: Most findings that a check names; the rest is counted.
 _MOST = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: Which.
-        ok: Whether it is well.
-        detail: What was seen.
-        hint: What to do about it, where there is something to do.
+        name: Its subject, for example ``redis``.
+        ok: True if nothing is wrong.
+        detail: The finding.
+        hint: The remedy; may be empty.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Check:
 
 
 def check_variables(environ: Mapping[str, str]) -> Check:
-    """Whether every ``MODELYARD_*`` variable is one that there is."""
+    """Every ``MODELYARD_*`` variable belongs to a setting."""
     known = [variable(name) for name in Settings.model_fields]
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
     if not unknown:
@@ -74,7 +74,7 @@ def check_variables(environ: Mapping[str, str]) -> Check:
 
 
 def check_extras() -> Check:
-    """Which extras are installed; a client needs none, so none is wrong."""
+    """Lists the installed extras; never wrong, for a client needs none."""
     lacking = {extra: names for extra in extras.MODULES if (names := extras.missing(extra))}
     have = [extra for extra in extras.MODULES if extra not in lacking]
     detail = f"installed: {', '.join(have) or 'none'}"
@@ -85,7 +85,7 @@ def check_extras() -> Check:
 
 
 def check_embedded() -> Check:
-    """Whether `modelyard up` has a server to start."""
+    """`modelyard up` finds a Redis server to start."""
     try:
         return Check("redis server", True, str(find_server()))
     except ConfigurationError as error:
@@ -93,7 +93,7 @@ def check_embedded() -> Check:
 
 
 def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
-    """Whether Redis is new enough, keeps what it is told, and never drops a key by itself."""
+    """Redis is new enough, keeps an append-only file, and evicts no key."""
     try:
         check_server(redis)
     except ModelyardError as error:
@@ -121,26 +121,26 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
 
 
 def _check_results(redis: Redis) -> Check:
-    """What Redis sets aside for a result; never wrong, only dear."""
+    """Bytes that Redis sets aside for a result; never wrong, only wasteful."""
     try:
         setting: Any = redis.config_get("stream-node-max-bytes")
         size = int(setting["stream-node-max-bytes"])
     except (RedisError, KeyError, ValueError):  # a managed Redis may refuse CONFIG
         return Check("results", True, "what Redis sets aside for each cannot be read")
-    is_dear = size == 0 or size > 2 * RESULT_NODE_BYTES
+    is_wasteful = size == 0 or size > 2 * RESULT_NODE_BYTES
     return Check(
         "results",
         True,
         f"Redis sets aside {min(size, 4096) or 4096} bytes for each",
         f"less memory and more jobs a second: redis-cli CONFIG SET stream-node-max-bytes "
         f"{RESULT_NODE_BYTES}"
-        if is_dear
+        if is_wasteful
         else "",
     )
 
 
 def check_gateway(host: str, port: int) -> Check:
-    """Whether a gateway answers, and is ready."""
+    """A gateway answers and is ready."""
     where = endpoint.address(host, port)
     status, detail = endpoint.ask_ready(host, port, timeout_s=2.0)
     if status == 200:
@@ -151,7 +151,7 @@ def check_gateway(host: str, port: int) -> Check:
 
 
 def check_workers(redis: Redis) -> Check:
-    """Whether pools and their workers are alive, by Redis' clock, and every pool does its work."""
+    """A pool is alive, by Redis' clock, and none is stuck."""
     present = read_presence(redis)
     names = [_with_release(pool) for pool in present.pools]
     stuck = [pool for pool in present.pools if pool.is_stuck]
@@ -170,7 +170,7 @@ def _with_release(pool: PoolInfo) -> str:
 
 
 def check_crashes(redis: Redis) -> Check:
-    """Whether a version kills its workers, one after the other."""
+    """No version is in a crash loop."""
     loops = [
         f"{one.queue}: {one.row} workers in a row died ({exit_cause(one.status)}), "
         + (f"held back for {one.held_s:.0f} s more" if one.held_s else "to be tried again")
@@ -182,9 +182,9 @@ def check_crashes(redis: Redis) -> Check:
 
 
 def check_store(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
-    """Whether every version in the store is whole; with it, each whole version's digest.
+    """Every version in the store is whole; returned with each whole version's digest.
 
-    Of a store by URL the manifests are read, and no file: that is `modelyard verify`'s.
+    Of a store by URL only the manifests are read; `modelyard verify` reads the files.
     """
     if "://" in location:
         return _check_remote(location)
@@ -192,7 +192,7 @@ def check_store(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
 
 
 def _check_remote(location: str) -> tuple[Check, dict[tuple[str, str], str]]:
-    """What `modelyard verify --quick` says, which has what it takes to read such a store."""
+    """Asks `modelyard verify --quick` in a process of its own, which can read such a store."""
     command = ["verify", "--quick", "--json", "--store", location]
     try:
         done = subprocess.run(
@@ -238,7 +238,11 @@ def _check_folder(store: Path) -> tuple[Check, dict[tuple[str, str], str]]:
 
 
 def _digest_of(folder: Path) -> str:
-    """The digest in a version's manifest, its files having been read and compared."""
+    """The digest in a version's manifest, after its files have been read and compared.
+
+    Raises:
+        ValueError: A file differs from what was published.
+    """
     with (folder / "manifest.json").open("rb") as file:
         manifest = wire.loads(file.read(_MANIFEST_BYTES))
     for known in manifest["files"]:
@@ -252,7 +256,7 @@ def _digest_of(folder: Path) -> str:
 
 
 def check_catalogue(redis: Redis, stored: Mapping[tuple[str, str], str]) -> Check:
-    """Whether Redis and the store agree on which versions there are."""
+    """Redis and the store have the same versions."""
     published = {
         (model, version): str(entry.manifest.get("digest"))
         for model in catalog.model_names(redis)
@@ -274,7 +278,7 @@ def check_catalogue(redis: Redis, stored: Mapping[tuple[str, str], str]) -> Chec
 
 
 def check_routes(redis: Redis) -> Check:
-    """Whether each model's keys can be obeyed, and route its traffic somewhere."""
+    """Each model's route keys are valid and give its traffic a version."""
     faults = []
     names = catalog.model_names(redis)
     for model in names:
@@ -291,7 +295,7 @@ def check_routes(redis: Redis) -> Check:
 
 
 def check_quarantine(redis: Redis) -> Check:
-    """Whether something was pushed that nobody could read."""
+    """The quarantine is empty: every push was a readable job."""
     length = _length(redis, keys.QUARANTINE)
     if not length:
         return Check("quarantine", True, "empty")
@@ -300,11 +304,11 @@ def check_quarantine(redis: Redis) -> Check:
 
 
 def check_queues(redis: Redis) -> Check:
-    """Whether every job that waits has a version that will run it."""
+    """Every job that waits has a version that will run it."""
     waiting, faults = 0, []
     prefix = keys.PREFIXES["queue"]
     published = {model: catalog.read_versions(redis, model) for model in catalog.model_names(redis)}
-    ending = read_states(redis)  # what is on the queue of a deleted version, workers fail
+    ending = read_states(redis)  # workers fail the jobs of a deleted version
     for key in sorted(redis.scan_iter(match=f"{prefix}*", count=1000)):
         name = bytes(key).decode("utf-8", "replace").removeprefix(prefix)
         length = _length(redis, key)
@@ -324,7 +328,7 @@ def check_queues(redis: Redis) -> Check:
 
 
 def _length(redis: Redis, key: bytes | str) -> int | None:
-    """The length of a list, 0 if it is not there, None if the key is something else."""
+    """Length of a list, 0 if the key is absent, None if it has another type."""
     try:
         return int(redis.llen(key))
     except ResponseError:

@@ -1,8 +1,8 @@
-"""`modelyard doctor`: what is wrong with this set-up, and what to do about it.
+"""`modelyard doctor`: runs the checks and prints the report.
 
-Looks at the installation, the store, Redis, the gateway, the workers and what is in the keys, in
-this order, and goes on as far as it can. Programs read ``--json``, also to find the running yard's
-Redis.
+Checks the settings, the extras, the store, Redis with the workers and the keys, and the gateway, in
+this order. Without Redis the checks that need it are left out. Programs read ``--json``, also to
+find the running yard's Redis.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
-from modelyard.doctor import checks as inspection
+from modelyard.doctor import checks
 from modelyard.doctor.checks import Check
 from yard import local
 from yard.broker import connections
@@ -34,13 +34,13 @@ _LIBRARIES = ("redis", "rq", "pydantic", "click", "orjson", "flask", "granian", 
 
 @dataclass(slots=True)
 class Report:
-    """What the doctor found.
+    """Findings of one run.
 
     Attributes:
-        redis_url: The Redis that was looked at, in full; None if there is none to be found.
+        redis_url: The Redis that was checked, with its password; None if none was found.
         store: Absolute path, or URL, of the artefact store.
         data: Absolute path of the data folder.
-        versions: What runs here: Python, Modelyard, libraries, the Redis server.
+        versions: Version of Python, Modelyard, each library and the Redis server.
         checks: In the order in which they were made.
     """
 
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if nothing is wrong."""
         return all(check.ok for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,14 +67,14 @@ class Report:
         }
 
 
-def examine(settings: Settings) -> Report:
-    """Look at everything; raises nothing for what is wrong."""
+def run_checks(settings: Settings) -> Report:
+    """Run all checks; none raises for a finding."""
     data = Path(settings.data).absolute()
     running = local.running(data)
     store = running.store if running else settings.store_location
     report = Report(None, store, str(data), _versions())
-    report.checks += [inspection.check_variables(os.environ), inspection.check_extras()]
-    stored, digests = inspection.check_store(store)
+    report.checks += [checks.check_variables(os.environ), checks.check_extras()]
+    stored, digests = checks.check_store(store)
     report.checks.append(stored)
     try:
         report.redis_url = local.redis_url(settings)
@@ -83,27 +83,25 @@ def examine(settings: Settings) -> Report:
     except (ModelyardError, RedisError) as error:
         report.checks.append(_no_redis(error))
         if settings.redis_url is None and running is None:
-            report.checks.append(inspection.check_embedded())
-    report.checks.append(inspection.check_gateway(*_gateway(running, settings)))
+            report.checks.append(checks.check_embedded())
+    report.checks.append(checks.check_gateway(*_gateway(running, settings)))
     return report
 
 
 def _look_at_redis(
     redis: Redis, report: Report, stored: dict[tuple[str, str], str]
 ) -> Iterator[Check]:
-    redis_checks = list(
-        inspection.check_redis(redis, connections.redact_url(report.redis_url or ""))
-    )
+    redis_checks = list(checks.check_redis(redis, connections.redact_url(report.redis_url or "")))
     yield from redis_checks
     if not redis_checks[0].ok:
         return
     report.versions["redis-server"] = ".".join(map(str, connections.server_version(redis)))
-    yield inspection.check_workers(redis)
-    yield inspection.check_crashes(redis)
-    yield inspection.check_catalogue(redis, stored)
-    yield inspection.check_routes(redis)
-    yield inspection.check_quarantine(redis)
-    yield inspection.check_queues(redis)
+    yield checks.check_workers(redis)
+    yield checks.check_crashes(redis)
+    yield checks.check_catalogue(redis, stored)
+    yield checks.check_routes(redis)
+    yield checks.check_quarantine(redis)
+    yield checks.check_queues(redis)
 
 
 def _no_redis(error: Exception) -> Check:
@@ -113,7 +111,7 @@ def _no_redis(error: Exception) -> Check:
 
 
 def _gateway(running: local.Yard | None, settings: Settings) -> tuple[str, int]:
-    """Where the gateway should be: the running yard's, else the settings'."""
+    """Host and port of the running yard's gateway, else those of the settings."""
     parts = urlsplit(running.gateway if running else "")
     return (parts.hostname or settings.host, parts.port or settings.port)
 
@@ -149,11 +147,11 @@ def as_text(report: Report) -> str:
 @click.option("--data", metavar="FOLDER", help="The data folder of `modelyard up`.")
 @click.pass_context
 def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:
-    """Find what is wrong with this set-up, and say what to do about it.
+    """Check this set-up and print a remedy for each fault.
 
     Exit status 0 if all is well, 1 if something is wrong.
     """
-    report = examine(Settings.load(None, **flags))
+    report = run_checks(Settings.load(None, **flags))
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
     else:

@@ -1,4 +1,4 @@
-"""What `modelyard up` shows once it is ready: addresses, and lines that can be pasted."""
+"""The text that `modelyard up` prints once it is ready: addresses and commands to paste."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from yard.registry import PublishedVersion
 def banner(
     address: str, url: str, logs: Path, known: Sequence[PublishedVersion], took_s: float
 ) -> str:
-    """The text for a yard at ``address`` whose Redis is at ``url``.
+    """Returns the text for a yard at ``address`` whose Redis is at ``url``.
 
     Args:
         address: ``http://127.0.0.1:8000``.
         url: Of Redis; its password is not shown.
         logs: Folder of the logs.
-        known: The published versions; one of them is in the line to try.
+        known: The published versions; the line to try asks one of them.
         took_s: Seconds that the start took.
     """
     rows = [
@@ -39,7 +39,7 @@ def banner(
 
 
 def try_lines(address: str, known: Sequence[PublishedVersion]) -> list[tuple[str, str]]:
-    """A ``curl`` line with the first row of a version's example: `iris`, if it is there."""
+    """A ``curl`` line with the first row of a version's example; of ``iris``, if published."""
     for entry in sorted(known, key=lambda entry: (entry.ref.model != "iris", entry.ref)):
         rows = entry.manifest.get("example")
         if isinstance(rows, list) and rows:
@@ -51,7 +51,7 @@ def try_lines(address: str, known: Sequence[PublishedVersion]) -> list[tuple[str
 
 
 def redis_cli(url: str) -> str:
-    """The ``redis-cli`` command that reaches the Redis at ``url``."""
+    """The ``redis-cli`` command that connects to ``url``, without its password."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return shlex.join(["redis-cli", "-s", unquote(parts.path)])
@@ -59,7 +59,7 @@ def redis_cli(url: str) -> str:
 
 
 def _flip_lines(known: Sequence[PublishedVersion]) -> list[tuple[str, Any]]:
-    """How to send a model's traffic to another version, if one has two."""
+    """A command that sends a model's traffic to another version, if a model has two."""
     by_model: dict[str, list[str]] = {}
     for entry in known:
         by_model.setdefault(entry.ref.model, []).append(entry.ref.version)

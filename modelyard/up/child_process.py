@@ -1,8 +1,8 @@
-"""Child processes that are commands of ours: started tied, watched, stopped with all they started.
+"""Child processes of `modelyard up`: commands of ours that it starts, watches and stops.
 
-Each child is the leader of a process group, so that a Ctrl-C at the terminal reaches the parent
-alone and the parent chooses the order; and it gets a SIGTERM when the parent dies, however that
-happens.
+Each child leads a process group of its own, so that a Ctrl-C at the terminal reaches the parent
+alone and the parent chooses the order of stopping. The kernel sends it a SIGTERM when the parent
+dies.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 
 from yard.platform import pdeathsig, signals
 
-#: A log that is longer than this at a start is set aside (one is kept) and begun anew.
+#: Bytes of a log above which a start renames it (one is kept) and begins a new one.
 _LOG_BYTES = 16 * 2**20
 
-#: Waits before a child that died is started again: from the first, doubled each time, to the last.
+#: Exponential backoff between restarts: first and longest delay.
 FIRST_DELAY_S, LAST_DELAY_S = 0.5, 10.0
 
-#: A child that has run for this long has recovered: its next death is a first one again.
+#: Seconds of running after which a child has recovered: the backoff begins again.
 _RECOVERED_S = 30.0
 
 
 class Child:
-    """One command, through all the processes that it takes.
+    """One command and its restarts, each a new process.
 
     Args:
         arguments: The command and its options, without the program.
         environ: Its environment, see `yard.platform.environment.child_environment`.
-        keeps: Descriptors that it holds open as long as it lives.
+        keeps: Descriptors that it inherits, so that they stay open while it lives.
 
     Attributes:
         name: The command, for messages: ``gateway``.
         log: The file that it appends to.
-        restart_at: When it is to be started again (monotonic seconds), or None.
+        restart_at: Monotonic time of the planned restart, in seconds, or None.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Child:
         self.name = name
         self.log = log
         self.restart_at: float | None = None
-        # -P: a folder `models` or `worker` where the user stands is not ours.
+        # -P: a folder `models` or `worker` in the current folder is not ours.
         self._argv = [sys.executable, "-P", "-m", "modelyard.cli", *arguments]
         self._environ = environ
         self._keeps = keeps
@@ -69,11 +69,11 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process."""
+        """True while there is a process."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it, from the main thread."""
+        """Start the process; only from the main thread, whose end would end the child."""
         self.restart_at, self._is_swept = None, False
         self._started_at = time.monotonic()
         _set_aside(self.log)
@@ -89,7 +89,7 @@ class Child:
             )
 
     def plan_restart(self) -> float:
-        """Choose when to start it again, having died; the wait in seconds."""
+        """Schedule the restart of a child that died; returns the delay in seconds."""
         self.sweep(signal.SIGTERM)
         now = time.monotonic()
         if now - self._started_at > _RECOVERED_S:
@@ -99,21 +99,21 @@ class Child:
         return delay_s
 
     def sweep(self, number: signal.Signals) -> None:
-        """Signal what a child that has just ended left in its group; only once.
+        """Signal the processes that an ended child left in its group; only once.
 
-        Later, the number may be that of another group.
+        Later, the id may be that of another group.
         """
         if self._process is not None and not self.is_running and not self._is_swept:
             self._is_swept = True
             _signal_group(self._process.pid, number)
 
     def terminate(self) -> None:
-        """Ask the child, and not those that it answers for, to drain."""
+        """Send SIGTERM to the child alone: it drains, and stops its own children."""
         if self._process is not None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """Kill it, and everything that it started, at once."""
+        """Kill the child and all its descendants at once."""
         if self._process is None or not self.is_running:
             return
         below = list(descendants(self._process.pid))
@@ -126,7 +126,7 @@ class Child:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """The processes below ``pid``, those nearest first; none where the kernel does not tell."""
+    """Descendants of ``pid``, children before grandchildren; none without ``/proc``."""
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             below = [int(child) for child in listing.read_text().split()]

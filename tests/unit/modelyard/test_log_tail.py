@@ -43,22 +43,22 @@ def test_a_tail_shows_what_came_since_it_last_looked(tmp_path):
     log = tmp_path / "log"
     log.write_text("error: old\n")
     tail = Tail(log)
-    assert tail.news() == []
+    assert tail.new_warnings() == []
     with log.open("a") as file:
         file.write("error: one\nfine\nerror: tw")
         file.flush()
-        assert tail.news() == ["error: one"]
+        assert tail.new_warnings() == ["error: one"]
         file.write("o\n")
         file.flush()
-    assert tail.news() == ["error: two"]
-    assert tail.news() == []
+    assert tail.new_warnings() == ["error: two"]
+    assert tail.new_warnings() == []
 
 
 def test_a_flood_is_counted_not_shown(tmp_path):
     log = tmp_path / "log"
     tail = Tail(log)
     log.write_text("error: again\n" * 100)
-    shown = tail.news()
+    shown = tail.new_warnings()
     assert len(shown) == MOST_LINES + 1
     assert shown[-1] == f"... and {100 - MOST_LINES} more like these, see {log}"
 
@@ -68,7 +68,7 @@ def test_a_log_that_was_begun_anew_is_read_from_its_start(tmp_path):
     log.write_text("error: a long old line that was there before\n")
     tail = Tail(log)
     log.write_text("error: new\n")
-    assert tail.news() == ["error: new"]
+    assert tail.new_warnings() == ["error: new"]
 
 
 def test_the_last_line_says_why_a_child_ended(tmp_path):
