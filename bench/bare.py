@@ -1,4 +1,4 @@
-"""What processes reach that do nothing but predict: no queue, no Redis, no result.
+"""The rate of processes that do nothing but predict: no queue, no Redis, no result.
 
 The ceiling of what a second worker can add on this machine: two processes that only compute share
 its memory and caches, and on some machines its cores.

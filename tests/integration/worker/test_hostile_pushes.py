@@ -338,7 +338,7 @@ class TestFields:
         job = wait_until(lambda: job if (job := client.get("attack")).error else None)
         assert code(job) == "invalid_job"
 
-    @pytest.mark.leaks_keys  # entries that are set aside have no time to live
+    @pytest.mark.leaks_keys  # a job that is set aside gets no time to live
     @pytest.mark.parametrize("status", BAD_STATUSES)
     def test_a_job_that_says_it_has_ended_or_begun_is_set_aside(self, redis, client, pool, status):
         push_job(redis, QUEUE, "attack", status=status)
