@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.yard import ROW
 
-#: How long each process predicts, in seconds.
+#: Seconds for which each process predicts.
 _LASTS_S = 2.0
 
 

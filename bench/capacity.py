@@ -22,14 +22,14 @@ from bench.progress import say
 from bench.report import Section, Table
 from bench.yard import Yard, open_yard, wait_until, worker
 
-#: How Redis keeps what it is told: `appendonly` and `appendfsync`.
+#: Persistence of Redis: `appendonly` and `appendfsync`.
 _PERSISTENCE = {
     "no file": ("no", "no"),
     "everysec": ("yes", "everysec"),
     "always": ("yes", "always"),
 }
 
-#: What our clients, workers and pools send by themselves; all else is run by scripts.
+#: Commands that our clients, workers and pools send themselves; scripts run all others.
 _FROM_CLIENTS = ("evalsha", "eval", "blpop", "subscribe", "ping", "xread", "script|load")
 _TTL_S = 2
 _CORE_US = 1e6

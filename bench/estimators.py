@@ -80,5 +80,5 @@ ESTIMATORS: Mapping[str, Callable[[], Fitted]] = {
     ),
     "texts, 8,000 words": _texts,
 }
-#: What a trial looks at.
+#: The models of a quick run.
 FEW = ("iris v1, regression", FOREST, "texts, 8,000 words")

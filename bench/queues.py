@@ -23,7 +23,7 @@ from bench.yard import Yard, open_yard, wait_until
 
 _RATIO = 20
 _MOST_S = 300.0
-#: What a worker may still have in its hands when its queue is empty takes less, in seconds.
+#: Seconds that suffice for the jobs that a worker still has when its queue is empty.
 _HANDS_S = 0.3
 
 _TEXT = """\

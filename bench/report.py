@@ -13,10 +13,10 @@ from pathlib import Path
 
 from modelyard.up.redis_server import find_server
 
-#: What the tables call ours.
+#: Name of our system in the tables.
 OURS = "Modelyard"
 
-#: What Modelyard's own side of the comparison is made of.
+#: Packages that Modelyard's own side of the comparison is made of.
 _LIBRARIES = ("rq", "redis", "hiredis", "orjson", "scikit-learn", "numpy", "flask", "granian")
 
 _HEAD = """\

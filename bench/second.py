@@ -17,8 +17,8 @@ from bench.measure import Spread, ratio
 from bench.report import Goal, Table
 from yard.contract.values import ModelRef
 
-#: What a second worker is to bring where the model is the cost. That is where the machine has the
-#: cores for it, beside what Redis needs for two.
+#: Ratio that a second worker is to reach where the model is the cost. That is where the machine has
+#: the cores for it, beside what Redis needs for two.
 _RATIO = 1.7
 
 _COLUMNS = (
