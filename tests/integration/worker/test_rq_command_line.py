@@ -24,7 +24,7 @@ from rq.suspension import resume
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client, Handle
+from producer import Client, Handle
 from tests.helpers import ROOT, estimators
 from tests.helpers.pools import RunningPool, running_pool
 from tests.helpers.protocol import QUEUE

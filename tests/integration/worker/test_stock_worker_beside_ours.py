@@ -19,7 +19,7 @@ from rq.serializers import JSONSerializer
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer.client import Client
+from producer import Client
 from tests.helpers import ROOT, estimators
 from tests.helpers.pools import RunningPool, running_pool
 from tests.helpers.redis_server import patient
