@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measured(parts: Sequence[str], quick: bool) -> Iterator[tuple[Section, bool]]:
-    """What each part says, and whether it came to its end; it is printed when it has."""
+    """The report of each part, printed when it is made, and whether the part succeeded."""
     for part in parts:
         started, is_good = time.monotonic(), True
         try:

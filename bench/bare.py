@@ -1,4 +1,4 @@
-"""What processes reach that do nothing but predict: no queue, no Redis, no result.
+"""The rate of processes that do nothing but predict: no queue, no Redis, no result.
 
 The ceiling of what a second worker can add on this machine: two processes that only compute share
 its memory and caches, and on some machines its cores.
@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.yard import ROW
 
-#: How long each process predicts, in seconds.
+#: Seconds for which each process predicts.
 _LASTS_S = 2.0
 
 

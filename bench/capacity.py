@@ -1,4 +1,4 @@
-"""How far one Redis carries: its processor time, commands, memory and disk for each job.
+"""Capacity of one Redis: its processor time, commands, memory and disk for each job.
 
 Redis runs commands on one core, so what a job costs it is how many jobs a second a yard can have at
 most, however many gateways and pools there are. A job that travels with 63 others shares calls with
@@ -22,14 +22,14 @@ from bench.progress import say
 from bench.report import Section, Table
 from bench.yard import Yard, open_yard, wait_until, worker
 
-#: How Redis keeps what it is told: `appendonly` and `appendfsync`.
+#: Persistence of Redis: `appendonly` and `appendfsync`.
 _PERSISTENCE = {
     "no file": ("no", "no"),
     "everysec": ("yes", "everysec"),
     "always": ("yes", "always"),
 }
 
-#: What our clients, workers and pools send by themselves; all else is run by scripts.
+#: Commands that our clients, workers and pools send themselves; scripts run all others.
 _FROM_CLIENTS = ("evalsha", "eval", "blpop", "subscribe", "ping", "xread", "script|load")
 _TTL_S = 2
 _CORE_US = 1e6
@@ -51,7 +51,7 @@ Without the buffers of connections; an ended job with its result, until that exp
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     together: int
@@ -65,7 +65,7 @@ QUICK = Sizes(rounds=1, together=4_000, alone=200, stored=5_000)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What jobs of one way cost Redis, each.
+    """Cost of one job to Redis, for jobs that travel one way.
 
     Attributes:
         redis_us: Processor time, in microseconds.
@@ -83,7 +83,7 @@ class Cost:
 
     @property
     def jobs_s(self) -> float:
-        """What one core of Redis carries of them."""
+        """Jobs a second that one core of Redis carries."""
         return _CORE_US / self.redis_us
 
 
@@ -96,7 +96,7 @@ class Turn:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard:
         systems = {name: partial(_turn, yard, name, sizes) for name in _PERSISTENCE}

@@ -40,7 +40,7 @@ worker has alone, with the model, when it has answered; the fork server's is cou
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     answers: int
@@ -52,7 +52,7 @@ QUICK = Sizes(rounds=1, answers=3)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one pool showed.
+    """Figures of one pool.
 
     Attributes:
         ms: Of each first answer.
@@ -66,7 +66,7 @@ class Turn:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard, gateway(yard) as port:
         repository = Repository(yard.settings.store_path)
@@ -108,7 +108,7 @@ def _turn(yard: Yard, port: int, ref: ModelRef, forks: bool, answers: int) -> Tu
 
 
 def _is_at_zero(yard: Yard, pool: Process, forks: bool) -> bool:
-    """No worker is there, not even one that leaves: the pool has its fork server, or nobody."""
+    """True if no worker is there, not even one that leaves: only the fork server, if any."""
     pool.check()
     children = psutil.Process(pool.pid).children()
     return not yard.redis.exists(keys.WORKERS) and len(children) == int(forks)

@@ -1,4 +1,4 @@
-"""Rounds in which every system has its turn: a slow moment of the machine hits all alike."""
+"""Rounds in which every system runs once: a slow moment of the machine hits all alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Contest(Generic[T]):
-    """What came of it.
+    """The outcome of a contest.
 
     Attributes:
         turns: For each system that ran to the end, its turns in order.
@@ -25,7 +25,7 @@ class Contest(Generic[T]):
     missing: dict[str, str]
 
     def note(self) -> str:
-        """Who is missing and why; empty if nobody is."""
+        """The missing systems with the reasons; empty if there are none."""
         return "\n".join(f"- Missing: {name}: {why}" for name, why in self.missing.items())
 
 
@@ -35,7 +35,7 @@ def take_turns(
     systems: Mapping[str, Callable[[], T]],
     told: Callable[[T], str],
 ) -> Contest[T]:
-    """Let each system have one turn a round; the first is ours, which may not fail.
+    """Run each system once a round; the first is ours, which may not fail.
 
     Args:
         what: What is measured, for the line about each round.

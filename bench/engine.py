@@ -54,13 +54,13 @@ _Held = Mapping[int, Mapping[str, list[list[float]]]]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured.
+    """Amounts of the measurement.
 
     Attributes:
-        rounds: How often each worker drains.
+        rounds: Number of drains of each worker.
         ours: Jobs of ours, and of the floor.
         stock: Jobs of RQ's worker.
-        held: How often it is looked at how long scripts take.
+        held: Number of looks at the time that scripts take.
     """
 
     rounds: int
@@ -75,7 +75,7 @@ QUICK = Sizes(rounds=1, ours=4_000, stock=200, held=1)
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What was measured with one size of batch: our drains and the floor's jobs a second."""
+    """Figures of one size of batch: our drains and the floor's jobs a second."""
 
     ours: list[Drained]
     floor: list[float]
@@ -94,7 +94,7 @@ class _Batch:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     batches = {size: _Batch([], []) for size in _BATCHES}
     stock: list[float] = []
@@ -252,7 +252,7 @@ def _goals(
 
 
 def _scripts(batch: int) -> int:
-    """How many claim and end a batch."""
+    """Number of scripts that claim and end a batch."""
     return ceil(batch / MOST_CLAIMED) + ceil(batch / CHUNK)
 
 

@@ -56,12 +56,12 @@ def python_of(name: str) -> Path:
 
 
 def installed(name: str) -> bool:
-    """Whether a peer's environment is there, whatever it was made for."""
+    """True if a peer's environment is there, for any pins."""
     return (_FOLDER / name / "stamp").exists()
 
 
 def versions(name: str) -> str:
-    """What is compared of the peer, in the versions that are installed."""
+    """The packages of the peer that are named in reports, with their installed versions."""
     pins = _text(name).partition(_NEEDS)[0].splitlines()
     names = [line.partition("==")[0].partition("[")[0] for line in pins if "==" in line]
     site = next((_FOLDER / name / "lib").glob("python*/site-packages"))
@@ -96,7 +96,7 @@ def _call(*argv: str) -> None:
 
 
 def _digest(name: str) -> str:
-    """Tells whether what is installed is what is wanted."""
+    """The stamp of an environment with today's pins; another one is out of date."""
     wanted = "\n".join([_text(name), *_model_pins(), sys.version])
     return hashlib.sha256(wanted.encode()).hexdigest()
 

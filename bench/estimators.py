@@ -1,4 +1,4 @@
-"""What data scientists bring: fitted on the spot, each with the rows that it is asked about."""
+"""Models as data scientists bring them: fitted on the spot, each with rows to predict."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _example(name: str, version: str) -> Fitted:
 
 
 def iris_forest(trees: int) -> RandomForestClassifier:
-    """What ``iris`` v2 is with 100 trees, with so many."""
+    """A model as ``iris`` v2, which has 100 trees, with another number of trees."""
     data = load_iris()
     forest = RandomForestClassifier(trees, random_state=_SEED)
     return forest.fit(data.data, data.target_names[data.target])
@@ -80,5 +80,5 @@ ESTIMATORS: Mapping[str, Callable[[], Fitted]] = {
     ),
     "texts, 8,000 words": _texts,
 }
-#: What a trial looks at.
+#: The models of a quick run.
 FEW = ("iris v1, regression", FOREST, "texts, 8,000 words")

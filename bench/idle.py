@@ -30,7 +30,7 @@ _PEERS = [peer for peer in PEERS if "8 threads" not in peer.name or "Dramatiq" i
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     jobs: int
@@ -41,7 +41,7 @@ QUICK = Sizes(rounds=1, jobs=100)
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard:
         systems = {OURS: lambda: _ours(yard, sizes.jobs)}

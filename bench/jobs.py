@@ -127,7 +127,7 @@ def _cpu_s(processes: Sequence[Process]) -> float:
 
 
 def _ended(yard: Yard, queues: set[str]) -> int:
-    """How many jobs of these queues have ended."""
+    """Number of jobs of these queues that have ended."""
     pipe = yard.redis.pipeline(transaction=False)
     for queue in queues:
         pipe.zcard(keys.key("finished", queue))

@@ -1,6 +1,6 @@
 """The load on an HTTP server: ``wrk`` where it is on the PATH, else clients of our own on asyncio.
 
-Both keep so many connections busy, each with one request at a time, and tell answers a second and
+Both keep so many connections busy, each with one request at a time, and give answers a second and
 percentiles of the latency. One run uses one of them for all servers.
 """
 
@@ -25,7 +25,7 @@ _MARGIN_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a server answered under load.
+    """A server's answers under load.
 
     Attributes:
         answers_s: Answers a second.
@@ -39,7 +39,7 @@ class Load:
 
 
 def generator() -> str:
-    """What makes the load, for the report."""
+    """The program that makes the load, for the report."""
     if shutil.which("wrk") is None:
         return "clients on asyncio (`bench/load.py`)"
     said = subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout
@@ -47,7 +47,7 @@ def generator() -> str:
 
 
 def load(url: str, body: bytes, clients: int, seconds: float) -> Load:
-    """Post ``body`` over ``clients`` connections for so long.
+    """Post ``body`` over ``clients`` connections for a while.
 
     Raises:
         RuntimeError: Not all answers were right.

@@ -1,4 +1,4 @@
-"""What is read off: spreads of rounds, percentiles, and what Redis says of its own work."""
+"""Statistics: spreads of rounds, percentiles, and the counters of Redis."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a Redis server has done up to now.
+    """Work of a Redis server since its start.
 
     Attributes:
         cpu_s: Processor time of its process, in seconds.
@@ -71,7 +71,7 @@ class Work:
         return cls(float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]), calls)
 
     def since(self, before: Work) -> Work:
-        """What was done after ``before``."""
+        """The work after ``before``."""
         calls = {name: count - before.calls.get(name, 0) for name, count in self.calls.items()}
         return Work(self.cpu_s - before.cpu_s, {name: n for name, n in calls.items() if n})
 

@@ -57,7 +57,7 @@ its own, for which Redis, as it is set here, sets 512 bytes aside (4 KiB by defa
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     served: int
@@ -70,26 +70,26 @@ QUICK = Sizes(rounds=1, served=75_000, waiting=10_000)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a process holds, in bytes."""
+    """Memory of a process, in bytes."""
 
     uss: int
     rss: int
 
     @classmethod
     def by(cls, pid: int) -> Held:
-        """What the process holds now."""
+        """The memory of the process now."""
         info = psutil.Process(pid).memory_full_info()
         return cls(info.uss, info.rss)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What Redis holds.
+    """Memory of Redis.
 
     Attributes:
         waiting: Bytes for each waiting job.
         ended: Bytes for each ended job, with its result.
-        left: What is left when results have expired, as a part of what the waiting jobs took.
+        left: Memory that is left when results have expired, as a part of that of the waiting jobs.
     """
 
     waiting: float
@@ -98,7 +98,7 @@ class Stored:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard(result_ttl_s=_TTL_S) as yard:
         stored = in_redis(yard, sizes.waiting)
@@ -150,7 +150,7 @@ def serving(yard: Yard) -> Held:
 
 
 def growth(yard: Yard, count: int) -> list[Held]:
-    """What a worker holds after each chunk of so many jobs."""
+    """The memory of a worker after each chunk of jobs."""
     with _worker(yard) as process:
         held = []
         for _ in range(0, count, _CHUNK):
@@ -160,7 +160,7 @@ def growth(yard: Yard, count: int) -> list[Held]:
 
 
 def in_redis(yard: Yard, count: int) -> Stored:
-    """What jobs take in Redis in the course of their lives."""
+    """The memory that jobs take in Redis in the course of their lives."""
     with _worker(yard) as process:
         _forget(yard)
         base = _used(yard)

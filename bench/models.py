@@ -50,7 +50,7 @@ loaded it. A worker from nothing: from its start as a process to the first answe
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     names: Sequence[str]
@@ -94,7 +94,7 @@ class _Cold:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     measured: dict[str, _Measured] = {}
     with open_yard(has_examples=False) as yard:
@@ -160,7 +160,7 @@ def _drained(
     """Rows a second of one worker that takes up to ``size`` one-row jobs at a time.
 
     Returns:
-        In all, and of the time that the worker spent on predicting, as its jobs tell.
+        In all, and of the time that the worker spent on predicting, by the timings of its jobs.
     """
     requests = [
         Request(ref.model, instances=[rows[place % len(rows)]], version=ref.version)
@@ -254,7 +254,7 @@ def _speed_table(where: str, rates: Mapping[str, Mapping[str, _Rates]]) -> Table
 
 
 def _decision_table(measured: Mapping[str, _Measured]) -> Table:
-    """What publishing decided; where it is no, both columns above are the original."""
+    """The decision of publishing; where it is no, both columns above are the original."""
     rows = []
     for name, of in measured.items():
         compiled = of.manifest.compiled

@@ -1,8 +1,8 @@
-"""What a load costs at least: the workers that someone would run who knew it all beforehand.
+"""The least cost of a load: the workers of an oracle that knows it all beforehand.
 
 The oracle has whole workers, ready the second that they are needed and gone the second that they
-are not, each busy all the time and with full batches. Nobody who has to see a load before acting on
-it can do as well; it is what the pool's worker-seconds are compared with.
+are not, each busy all the time and with full batches. A pool has to see a load before it acts, and
+cannot do as well; its worker-seconds are compared with the oracle's.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def workers(
 
 
 def _busy(jobs: float, pace: Pace, batch_jobs: int) -> float:
-    """What so many jobs keep busy, in seconds of one worker."""
+    """Seconds of one worker that so many jobs keep busy."""
     return jobs * (pace.rows * pace.row_s + pace.batch_s / batch_jobs)

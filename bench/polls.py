@@ -28,10 +28,10 @@ _TAKEN_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """What was seen while clients waited.
+    """Figures of a gateway while clients wait.
 
     Attributes:
-        clients: How many.
+        clients: Their number.
         connections: The gateway's connections to Redis.
         p50_ms: Half of the answers of ``/healthz`` took less, each on a new connection.
         p99_ms: All but one in a hundred took less.

@@ -23,7 +23,7 @@ from bench.yard import Yard, open_yard, wait_until
 
 _RATIO = 20
 _MOST_S = 300.0
-#: What a worker may still have in its hands when its queue is empty takes less, in seconds.
+#: Seconds that suffice for the jobs that a worker still has when its queue is empty.
 _HANDS_S = 0.3
 
 _TEXT = """\
@@ -37,7 +37,7 @@ a job, in scripts or not."""
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     ours: int
@@ -51,12 +51,12 @@ QUICK = Sizes(rounds=1, ours=4_000, stock=200, peers=300)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one system did in one round.
+    """Figures of one system in one round.
 
     Attributes:
         jobs_s: Jobs drained a second.
         commands: Redis' commands for each job.
-        submitted_s: Jobs submitted a second, one by one; 0.0 where `bench.submit` tells.
+        submitted_s: Jobs submitted a second, one by one; 0.0 where `bench.submit` has them.
     """
 
     jobs_s: float
@@ -65,7 +65,7 @@ class Turn:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard:
         systems = {OURS: lambda: _turn_of(drain_ours(yard, sizes.ours), sizes.ours)}

@@ -1,4 +1,4 @@
-"""What a part of the benchmark says, and how it reads: goals first, then ratios and figures."""
+"""The report of a part of the benchmark: goals first, then ratios and figures."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from modelyard.up.redis_server import find_server
 
-#: What the tables call ours.
+#: Name of our system in the tables.
 OURS = "Modelyard"
 
-#: What Modelyard's own side of the comparison is made of.
+#: Packages that Modelyard's own side of the comparison is made of.
 _LIBRARIES = ("rq", "redis", "hiredis", "orjson", "scikit-learn", "numpy", "flask", "granian")
 
 _HEAD = """\
@@ -81,13 +81,13 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one part has to say.
+    """The report of one part.
 
     Attributes:
         title: Of the section.
         text: How it was measured.
         tables: The figures.
-        goals: What was promised of them.
+        goals: The goals for the figures.
         charts: For the picture.
     """
 
@@ -149,7 +149,7 @@ def software() -> str:
 
 
 def _cpu() -> str:
-    """The processor's name, where the kernel tells."""
+    """The processor's name, where the kernel has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

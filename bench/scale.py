@@ -47,7 +47,7 @@ one worker, which has loaded them all."""
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured: rounds, and the part of all jobs."""
+    """Amounts of the measurement: rounds, and the part of all jobs."""
 
     rounds: int
     part: float
@@ -58,7 +58,7 @@ QUICK = Sizes(rounds=1, part=0.15)
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard:
         say("scale: publishing copies")

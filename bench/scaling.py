@@ -68,7 +68,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Jobs a second for each version, second by second, and what is told of it."""
+    """Jobs a second for each version, second by second, and a description."""
 
     name: str
     rates: Mapping[str, Sequence[float]]
@@ -81,7 +81,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pool made of a load.
+    """A pool under a load.
 
     Attributes:
         load: The load.
@@ -149,7 +149,7 @@ def sawtooth(scale: float) -> Load:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell; what was seen is left as JSON and as a picture."""
+    """Measure and report; the observations are left as JSON and as a picture."""
     scale = 0.4 if quick else 1.0
     seen = []
     for load in (steps(scale), sawtooth(scale)):
@@ -257,7 +257,7 @@ def _moment(text: bytes) -> float:
 
 
 def _told(seen: Seen) -> dict[str, Any]:
-    """What is left as JSON: second by second, and the figures."""
+    """The JSON that is left: second by second, and the figures."""
     by_second: dict[int, list[float]] = {}
     for at, wait in seen.waits:
         by_second.setdefault(int(at), []).append(wait)

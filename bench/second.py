@@ -1,4 +1,4 @@
-"""What a second worker adds to one, and whether the model, the queue or the cores are the reason.
+"""The gain of a second worker, and its bound: the model, the queue or the cores.
 
 Two workers do twice what one does only while there are cores for both and for Redis. Where the
 model is all of the cost, that is nearly so; where the queue is a part of it, Redis takes what the
@@ -17,8 +17,8 @@ from bench.measure import Spread, ratio
 from bench.report import Goal, Table
 from yard.contract.values import ModelRef
 
-#: What a second worker is to bring where the model is the cost. That is where the machine has the
-#: cores for it, beside what Redis needs for two.
+#: Ratio that a second worker is to reach where the model is the cost. That is where the machine has
+#: the cores for it, beside what Redis needs for two.
 _RATIO = 1.7
 
 _COLUMNS = (
@@ -80,12 +80,12 @@ class Measured:
 
     @property
     def second(self) -> Spread:
-        """How many times one worker two are."""
+        """Rate of two workers, as a multiple of one's."""
         return ratio(_speed(self.two), _speed(self.one))
 
     @property
     def second_bare(self) -> Spread:
-        """How many times one bare process two are."""
+        """Rate of two bare processes, as a multiple of one's."""
         return ratio(_speed(self.two_bare), _speed(self.one_bare))
 
     @property
@@ -104,7 +104,7 @@ class Measured:
 
     @property
     def is_model_the_cost(self) -> bool:
-        """Whether the goal is about this case."""
+        """True if the goal is about this case."""
         return self.cores_allow.median >= _RATIO
 
     def cells(self) -> list[str]:
@@ -134,7 +134,7 @@ def workers_table(measured: Sequence[Measured]) -> Table:
 
 
 def workers_goal(measured: Sequence[Measured]) -> Goal:
-    """Whether two workers are worth it wherever the model is the cost."""
+    """The goal that a second worker pays wherever the model is the cost."""
     counted = [one for one in measured if one.is_model_the_cost]
     return Goal(
         "two workers, where the model is the cost",

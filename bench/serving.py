@@ -50,7 +50,7 @@ client's answer."""
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     seconds: float
@@ -66,7 +66,7 @@ Turn = dict[int, Load]
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard:
         systems = {

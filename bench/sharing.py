@@ -41,7 +41,7 @@ then."""
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured: hidden units, of which each takes 8 kB, and rounds of starting."""
+    """Amounts of the measurement: hidden units of 8 kB each, and rounds of starting."""
 
     hidden: int
     rounds: int
@@ -53,12 +53,12 @@ QUICK = Sizes(hidden=3_000, rounds=2)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the workers of one run hold.
+    """Memory of the workers of one run.
 
     Attributes:
         uss: Bytes that each has to itself, in the middle.
         pss: Bytes of all together, what is shared counted once.
-        load_ms: What the slowest load took.
+        load_ms: Time of the slowest load, in milliseconds.
     """
 
     uss: float
@@ -67,7 +67,7 @@ class Held:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard(lease_s=10.0) as yard:
         published = {form: _publish(yard, form, sizes.hidden) for form in _FORMS}
@@ -135,7 +135,7 @@ def _worker(yard: Yard, pattern: str, **settings: object) -> Iterator[Process]:
 
 
 def _held(yard: Yard, model: str, count: int, *, maps: bool = True) -> Held:
-    """What so many workers hold that have all loaded version v1 of a model."""
+    """The memory of workers that have all loaded version v1 of a model."""
     settings = {"batch_jobs": 1} | ({} if maps else {"map_bytes": 0})
     with ExitStack() as stack:
         processes = [stack.enter_context(_worker(yard, model, **settings)) for _ in range(count)]

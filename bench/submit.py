@@ -40,7 +40,7 @@ client waits for; what threads submit at the same time shares one."""
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Amounts of the measurement."""
 
     rounds: int
     each: int
@@ -60,7 +60,7 @@ class Turn:
 
 
 def run(quick: bool) -> Section:
-    """Measure and tell."""
+    """Measure and report."""
     sizes = QUICK if quick else FULL
     with open_yard() as yard:
         systems = {

@@ -1,7 +1,7 @@
-"""The picture of loads that change: what came, how many workers there were, how long jobs waited.
+"""The picture of changing loads: arrivals, numbers of workers, and waits of jobs.
 
 Drawn by hand in SVG from the JSON that `bench.scaling` leaves; ``python -m bench.timeline
-build/bench/scaling.json docs/autoscaling.svg`` draws it anew.
+build/bench/scaling.json docs/autoscaling.svg`` draws it again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Timeline:
 
     @classmethod
     def of(cls, told: Mapping[str, Any], target_s: float) -> Timeline:
-        """From what `bench.scaling` has told."""
+        """The timeline of the JSON that `bench.scaling` has left."""
         title = (
             f"{told['load'].capitalize()}: {told['cost']:.2f} x the oracle's worker-seconds, "
             f"{told['starts']} starts, {told['stops']} stops"

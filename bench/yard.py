@@ -1,4 +1,4 @@
-"""What every benchmark stands on: a Redis of its own, a store, and processes that go with it.
+"""The ground of every benchmark: a Redis of its own, a store, and processes that end with it.
 
 A measurement of draining goes like this for all systems: the worker starts and answers one job, so
 that it has loaded the model; it is frozen (SIGSTOP); jobs are queued; it is thawed, and that moment
@@ -204,14 +204,14 @@ def publish_examples(settings: Settings, redis: Redis) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on."""
+    """A loopback port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(redis: Redis) -> bool:
-    """Whether the server is up."""
+    """True if the server is up."""
     try:
         return bool(redis.ping())
     except RedisError:

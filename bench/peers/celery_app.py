@@ -41,5 +41,5 @@ def submit(row: list[float]) -> Any:
 
 
 def result(ticket: Any) -> Any:
-    """Its result; the client is told of it by Redis, it does not poll."""
+    """Its result; Redis notifies the client, which does not poll."""
     return ticket.get(timeout=60)

@@ -22,14 +22,14 @@ class App(Protocol):
     """A peer's application, as the driver sees it."""
 
     def submit(self, row: list[float]) -> Any:
-        """Queue a job; what tells it from others, or an awaitable of that."""
+        """Queue a job; returns its identity, or an awaitable of that."""
 
     def result(self, ticket: Any) -> Any:
         """Wait for its result, which is that of `bench.peers.iris.predict`, or an awaitable."""
 
 
 class Driver:
-    """Does as it is told; each method is an order."""
+    """Carries out orders; each method is one."""
 
     def __init__(self, app: App) -> None:
         self._app = app

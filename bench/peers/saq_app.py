@@ -1,4 +1,4 @@
-"""saq on Redis, predicting on the event loop; the client is told by publish and subscribe."""
+"""saq on Redis, predicting on the event loop; publish and subscribe notify the client."""
 
 # mypy: disable-error-code="import-not-found"
 

@@ -29,7 +29,7 @@ from yard import local
 from yard.broker import connections
 from yard.contract import keys
 from yard.errors import ConfigurationError
-from yard.platform import StopSignals, child_environment, exit_cause
+from yard.platform import StopSignals, child_environment, exit_cause, signals
 from yard.registry import catalog
 from yard.settings import Settings
 
@@ -88,6 +88,7 @@ class Up:
                 _say("Stopped.")
             finally:
                 self._stop()
+                signals.hold()  # one more Ctrl-C must not end this by a signal while it exits
 
     def _pause(self, timeout_s: float) -> None:
         self.signals.wait(timeout_s)

@@ -25,7 +25,7 @@ from models.store.repository import Repository
 from producer.client import Client
 from tests.helpers import estimators
 from tests.helpers.pools import RunningPool, running_pool
-from tests.helpers.protocol import QUEUE, call, push_job
+from tests.helpers.protocol import QUEUE, Protocol, call
 from tests.helpers.redis_server import RedisServer, patient
 from tests.helpers.refusals import BAD_ENTRIES, BAD_STATUSES
 from tests.helpers.waiting import wait_until
@@ -112,16 +112,16 @@ def proof(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def attack(redis: Redis, client: Client, proof: Path) -> Callable[..., Job]:
+def attack(protocol: Protocol, client: Client, proof: Path) -> Callable[..., Job]:
     """Pushes a job among good ones: how it ended, once, with everything as it was."""
 
     def attack(job_id: str = "attack", **fields: Any) -> Job:
-        push_job(redis, QUEUE, job_id, **fields)
+        protocol.push(job_id, **fields)
         assert_good_jobs_finish(client)
         job = wait_until(
             lambda: found if (found := client.get(job_id)).status.is_terminal else None
         )
-        assert redis.xlen(keys.key("results", job_id)) == 1
+        assert protocol.results(job_id) == 1
         assert not proof.exists()
         return job
 
@@ -137,11 +137,12 @@ def code(job: Job) -> str:
     return job.error.code if job.error else job.status.value
 
 
-def aside(redis: Redis) -> list[dict[str, Any]]:
+def aside(protocol: Protocol) -> list[dict[str, Any]]:
     """The entries that were set aside, with their reasons, the last first."""
-    entries: Any = redis.lrange(keys.QUARANTINE, 0, -1)
-    assert redis.hget(keys.METRICS, "jobs_quarantined_total") == str(len(entries)).encode()
-    return [wire.loads(entry) for entry in entries]
+    entries = protocol.quarantined()
+    counted = protocol.redis.hget(keys.METRICS, "jobs_quarantined_total")
+    assert counted == str(len(entries)).encode()
+    return entries
 
 
 class TestPickles:
@@ -226,20 +227,20 @@ class TestIds:
     """A6: an entry that is no id is set aside."""
 
     @pytest.mark.parametrize(("entry", "reason"), BAD_ENTRIES.values(), ids=BAD_ENTRIES)
-    def test_entries_that_are_no_ids(self, redis, client, pool, entry, reason):
+    def test_entries_that_are_no_ids(self, client, protocol, pool, entry, reason):
         growth = growth_of(pool)
-        redis.rpush(keys.key("queue", QUEUE), entry)
+        protocol.push_entries(entry)
         assert_good_jobs_finish(client)
-        (found,) = aside(redis)
+        (found,) = aside(protocol)
         assert (found["queue"], found["reason"]) == (QUEUE, reason)
         assert len(found["id"]) <= 200
         assert growth() < MOST_GROWTH
 
-    def test_an_id_whose_key_is_no_hash(self, redis, client, pool):
+    def test_an_id_whose_key_is_no_hash(self, redis, client, protocol, pool):
         redis.set(keys.key("job", "odd"), "not a hash", ex=60)
-        redis.rpush(keys.key("queue", QUEUE), "odd")
+        protocol.push_entries("odd")
         assert_good_jobs_finish(client)
-        assert aside(redis)[0]["reason"] == "its key is no hash"
+        assert aside(protocol)[0]["reason"] == "its key is no hash"
 
     def test_a_queue_that_is_no_list_does_not_keep_others_from_being_served(
         self, redis, client, pool
@@ -272,9 +273,9 @@ class TestIds:
         redis.srem(keys.MODELS, b"\xff", "../x", "unpublished")
         assert client.submit("other", instances=[[1.0]]).wait(60)["predictions"] == [1.0]
 
-    def test_a_result_that_is_there_before_its_job_has_run(self, redis, client, pool):
+    def test_a_result_that_is_there_before_its_job_has_run(self, redis, client, protocol, pool):
         redis.set(keys.key("results", "odd"), "not a stream")
-        push_job(redis, QUEUE, "odd")
+        protocol.push("odd")
         assert_good_jobs_finish(client)
         job = wait_until(lambda: found if (found := client.get("odd")).status.is_terminal else None)
         assert job["predictions"] == [1.0]
@@ -331,19 +332,21 @@ class TestFields:
         assert code(job) == "invalid_job"
         assert job.error.message
 
-    def test_a_payload_that_is_missing(self, redis, client, pool):
+    def test_a_payload_that_is_missing(self, redis, client, protocol, pool):
         redis.hset(keys.key("job", "attack"), mapping={"status": "queued", "origin": QUEUE})
-        redis.rpush(keys.key("queue", QUEUE), "attack")
+        protocol.push_entries("attack")
         assert_good_jobs_finish(client)
         job = wait_until(lambda: job if (job := client.get("attack")).error else None)
         assert code(job) == "invalid_job"
 
-    @pytest.mark.leaks_keys  # entries that are set aside have no time to live
+    @pytest.mark.leaks_keys  # a job that is set aside gets no time to live
     @pytest.mark.parametrize("status", BAD_STATUSES)
-    def test_a_job_that_says_it_has_ended_or_begun_is_set_aside(self, redis, client, pool, status):
-        push_job(redis, QUEUE, "attack", status=status)
+    def test_a_job_that_says_it_has_ended_or_begun_is_set_aside(
+        self, client, protocol, pool, status
+    ):
+        protocol.push("attack", status=status)
         assert_good_jobs_finish(client)
-        assert aside(redis)[0]["id"] == "attack"
+        assert aside(protocol)[0]["id"] == "attack"
 
 
 class TestBombs:
@@ -362,12 +365,12 @@ class TestBombs:
         assert code(job) == "invalid_job"
         assert growth() < MOST_GROWTH
 
-    def test_many_at_once(self, redis, client, pool):
+    def test_many_at_once(self, client, protocol, pool):
         growth = growth_of(pool)
         data = bomb(b"\0")
         ids = [f"bomb-{n}" for n in range(64)]
         for job_id in ids:
-            push_job(redis, QUEUE, job_id, data=data)
+            protocol.push(job_id, data=data)
         assert_good_jobs_finish(client)
         wait_until(lambda: all(client.get(i).status is JobStatus.FAILED for i in ids), 60)
         assert growth() < MOST_GROWTH
@@ -380,14 +383,14 @@ class TestBombs:
         assert growth() < MOST_GROWTH
 
 
-def test_all_kinds_at_once_and_good_jobs_among_them(redis, client, pool, proof):
+def test_all_kinds_at_once_and_good_jobs_among_them(redis, client, protocol, pool, proof):
     """As they come in practice: in the same batches."""
-    pushes: list[Callable[[int], None]] = [
-        lambda n: push_job(redis, QUEUE, f"a{n}", data=pickle.dumps(Toucher(proof))),
-        lambda n: push_job(redis, QUEUE, f"b{n}", data=call("os.system")),
-        lambda n: push_job(redis, QUEUE, f"c{n}", timeout="abc", status="weird"),
-        lambda n: redis.rpush(keys.key("queue", QUEUE), f"no job {n}") and None,
-        lambda n: push_job(redis, QUEUE, f"d{n}", data=zlib.compress(b"\0" * 10**7)),
+    pushes: list[Callable[[int], object]] = [
+        lambda n: protocol.push(f"a{n}", data=pickle.dumps(Toucher(proof))),
+        lambda n: protocol.push(f"b{n}", data=call("os.system")),
+        lambda n: protocol.push(f"c{n}", timeout="abc", status="weird"),
+        lambda n: protocol.push_entries(f"no job {n}"),
+        lambda n: protocol.push(f"d{n}", data=zlib.compress(b"\0" * 10**7)),
     ]
     growth = growth_of(pool)
 
@@ -401,7 +404,7 @@ def test_all_kinds_at_once_and_good_jobs_among_them(redis, client, pool, proof):
         assert_good_jobs_finish(client)
     pusher.join()
     wait_until(lambda: not redis.exists(keys.key("queue", QUEUE)), 60)
-    assert len(aside(redis)) == 20
+    assert len(aside(protocol)) == 20
     assert not proof.exists()
     assert growth() < MOST_GROWTH
 

@@ -1,9 +1,7 @@
-"""RQ's own worker on a queue of ours, and RQ's own command line while our workers run."""
+"""RQ's own worker on a queue of ours, beside one of our pools."""
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,19 +12,14 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Queue
-from rq.job import Job as RqJob
 from rq.registry import (
-    CanceledJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
     StartedJobRegistry,
 )
 from rq.serializers import JSONSerializer
 
 from models.publish.publisher import publish
 from models.store.repository import Repository
-from producer import Client, Handle
+from producer import Client
 from tests.helpers import ROOT, estimators
 from tests.helpers.pools import RunningPool, running_pool
 from tests.helpers.redis_server import patient
@@ -82,25 +75,6 @@ def rq_argv(url: str, command: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "rq.cli", command, "--url", url, *arguments]
 
 
-@pytest.fixture
-def rq(redis_url: str) -> Callable[..., str]:
-    """Runs a command of RQ's: what it prints."""
-
-    def run(command: str, *arguments: str) -> str:
-        done = subprocess.run(
-            rq_argv(redis_url, command, *arguments),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=clean_environ() | {"PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
-
-
 @contextmanager
 def stock_worker(url: str, store: Path, log: Path, *options: str) -> Iterator[None]:
     """``rq worker`` on the version's queue."""
@@ -152,68 +126,3 @@ def test_a_stock_workers_clean_up_leaves_our_batches_alone(
         job = slow.wait(60)
     assert job["predictions"] == [estimators.SLOW]
     assert job.attempts == 1
-
-
-class TestCommandLine:
-    def test_rq_info_shows_queues_workers_and_registries(self, client, redis, start, rq):
-        pool = start()
-        ((name, _),) = pool.workers(redis).items()
-        client.submit("echo", instances=[[1.0]]).wait(60)
-        shown = rq("info", "--raw")
-        assert f"queue {QUEUE} 0" in shown
-        assert re.search(rf"worker {name} .* idle {QUEUE}, echo\. jobs: 1 finished", shown)
-        assert QUEUE in rq("info", "--by-queue")
-
-    def test_rq_suspend_and_resume_reach_our_workers(self, client, redis, start, rq):
-        start()
-        rq("suspend")
-        handle = client.submit("echo", instances=[[1.0]])
-        wait_until(lambda: redis.hget(_worker(redis), "state") == b"suspended", 60)
-        assert handle.get().status is JobStatus.QUEUED
-        rq("resume")
-        assert handle.wait(60)["predictions"] == [1.0]
-
-    def test_rq_empty_takes_what_waits(self, client, redis, start, rq):
-        start()
-        rq("suspend")
-        handle = client.submit("echo", instances=[[1.0]])
-        rq("empty", QUEUE)
-        rq("resume")
-        assert redis.llen(keys.key("queue", QUEUE)) == 0
-        assert client.submit("echo", instances=[[2.0]]).wait(60)["predictions"] == [2.0]
-        assert not redis.exists(keys.key("results", handle.id))
-
-    def test_rq_requeue_runs_a_failed_job_again(self, client, redis, start, rq):
-        start()
-        failed = client.submit("echo", instances=[[estimators.RAISE]])
-        assert failed.wait(60).status is JobStatus.FAILED
-        rq("requeue", "--queue", QUEUE, "--serializer", "json", failed.id)
-        wait_until(lambda: failed.get().attempts == 2 and failed.get().status.is_terminal, 60)
-        assert redis.ttl(keys.key("job", failed.id)) > 0
-
-    def test_registries_and_jobs_are_read_by_rq(self, client, redis, start):
-        start()
-        ended: dict[str, Handle] = {
-            "finished": client.submit("echo", instances=[[1.0]]),
-            "failed": client.submit("echo", instances=[[estimators.RAISE]]),
-        }
-        for handle in ended.values():
-            handle.wait(60)
-        slow = client.submit("echo", instances=[[estimators.SLOW]])
-        wait_until(lambda: slow.get().status is JobStatus.STARTED, 60)
-        options: Any = {"connection": redis, "serializer": JSONSerializer}
-        assert slow.id in StartedJobRegistry(QUEUE, **options).get_job_ids()
-        slow.cancel()
-        assert ended["finished"].id in FinishedJobRegistry(QUEUE, **options)
-        assert ended["failed"].id in FailedJobRegistry(QUEUE, **options)
-        assert slow.id in CanceledJobRegistry(QUEUE, **options)
-        job = RqJob.fetch(ended["finished"].id, **options)
-        assert job.return_value() == {"predictions": [1.0]}
-        assert json.loads(json.dumps(job.kwargs)) == {"instances": [[1.0]]}
-        assert Queue(QUEUE, **options).started_job_registry.count == 0
-
-
-def _worker(redis: Redis) -> str:
-    members: Any = redis.smembers(keys.WORKERS)
-    (entry,) = members
-    return str(entry.decode())
