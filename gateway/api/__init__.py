@@ -3,6 +3,7 @@
 from gateway.api import health, jobs, metrics, models, routes, scaling
 from gateway.api.async_views import AsyncView, AsyncViewIndex
 from gateway.api.docs import Pages
+from gateway.api.flask_views import configure
 from gateway.api.metrics import registry_for
 from gateway.api.openapi import REQUESTS
 from gateway.api.schemas import Problem
@@ -11,7 +12,7 @@ from gateway.api.schemas import Problem
 BLUEPRINTS = tuple(module.blueprint for module in (jobs, models, routes, scaling, health, metrics))
 
 #: The calls that the event loop answers.
-ASYNC_VIEWS = (*jobs.async_views.calls, *health.async_views.calls)
+ASYNC_VIEWS = (*jobs.async_views.views, *health.async_views.views)
 
 __all__ = [
     "ASYNC_VIEWS",
@@ -21,5 +22,6 @@ __all__ = [
     "AsyncViewIndex",
     "Pages",
     "Problem",
+    "configure",
     "registry_for",
 ]

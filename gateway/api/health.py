@@ -7,7 +7,8 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
-from gateway.api.async_views import AsyncViews, response
+from gateway.api.async_views import AsyncViews
+from gateway.api.flask_views import flask_response
 from gateway.http import HttpRequest, HttpResponse, json_response
 from gateway.middleware import problem
 from gateway.services import Services, services
@@ -27,7 +28,7 @@ _OK = "ok"
 
 
 @async_views("GET", "/healthz", **openapi.call("isAlive", answers={200: schemas.Health}))
-async def healthz(_call: HttpRequest, _services: Services) -> HttpResponse:
+async def healthz(_request: HttpRequest, _services: Services) -> HttpResponse:
     """The process serves. Says nothing of Redis or the workers."""
     return json_response(b'{"status":"ok"}')
 
@@ -52,7 +53,7 @@ def readyz() -> Response:
     detail = "; ".join(f"{name}: {checks[name]}" for name in missing)
     reply = problem(503, "not_ready", "Not ready", detail, checks=checks)
     reply.headers.append(("Retry-After", "1"))
-    return response(reply)
+    return flask_response(reply)
 
 
 def _format_problem() -> str:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
 from gateway.http import HttpRequest
-from gateway.middleware import noted
-from gateway.services import services
 from yard.contract import ModelRef, check_job_id, is_name, wire
 from yard.errors import (
     InvalidInput,
@@ -35,62 +32,49 @@ _SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 _ALPHABET = "names are 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, without '..'"
 
 
-def asked() -> HttpRequest:
-    """What the present request of Flask asks."""
-    most_bytes = services().settings.body_bytes
-    is_over = (request.content_length or 0) > most_bytes
-    return HttpRequest(
-        request.view_args or {},
-        request.query_string.decode("latin-1"),
-        request.headers,
-        b"" if is_over else request.stream.read(most_bytes + 1),
-        noted(),
-    )
-
-
-def model_in_path(call: HttpRequest) -> str:
+def model_in_path(request: HttpRequest) -> str:
     """The model that the path names.
 
     Raises:
         UnknownModel: It is no name, so there cannot be one.
     """
-    model = call.names["model"]
+    model = request.path_parameters["model"]
     if not is_name(model):
         raise UnknownModel(f"there is no model {model[:80]!r}: {_ALPHABET}")
     return model
 
 
-def version_in_path(call: HttpRequest) -> ModelRef:
+def version_in_path(request: HttpRequest) -> ModelRef:
     """The version that the path names.
 
     Raises:
         UnknownModel, UnknownVersion: It is no name, so there cannot be one.
     """
-    model, version = model_in_path(call), call.names["version"]
+    model, version = model_in_path(request), request.path_parameters["version"]
     if not is_name(version):
         raise UnknownVersion(f"there is no version {version[:80]!r}: {_ALPHABET}")
     return ModelRef(model, version)
 
 
-def job_id_in_path(call: HttpRequest) -> str:
+def job_id_in_path(request: HttpRequest) -> str:
     """The job that the path names.
 
     Raises:
         UnknownJob: It is no job id, so there cannot be one.
     """
     try:
-        return check_job_id(call.names["job_id"])
+        return check_job_id(request.path_parameters["job_id"])
     except InvalidName as error:
         raise UnknownJob(error.message) from None
 
 
-def seconds_in_query(call: HttpRequest, name: str, default: float) -> float:
+def seconds_in_query(request: HttpRequest, name: str, default: float) -> float:
     """Seconds from 0 to `MOST_WAIT_S` of the query.
 
     Raises:
         InvalidInput: They are no such number.
     """
-    text = call.query(name)
+    text = request.query(name)
     if text is None:
         return default
     if _SECONDS.fullmatch(text) is None or float(text) > MOST_WAIT_S:
@@ -99,12 +83,12 @@ def seconds_in_query(call: HttpRequest, name: str, default: float) -> float:
     return float(text)
 
 
-def preferred_wait(call: HttpRequest) -> float:
+def preferred_wait(request: HttpRequest) -> float:
     """Seconds of ``Prefer: wait=SECONDS`` (RFC 7240), cut to `MOST_WAIT_S`; 0 without one.
 
     A preference that makes no sense is passed over, as the RFC has it.
     """
-    for preference in call.fields.get("prefer", "").split(","):
+    for preference in request.fields.get("prefer", "").split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             text = value.strip().strip('"')
@@ -112,18 +96,18 @@ def preferred_wait(call: HttpRequest) -> float:
     return 0.0
 
 
-def expected_revisions(call: HttpRequest) -> set[int] | None:
+def expected_revisions(request: HttpRequest) -> set[int] | None:
     """The revisions that ``If-Match`` accepts; None where any will do.
 
     A weak tag matches none, and one that is no revision of ours neither (RFC 9110, section 13.1.1).
     """
-    given = call.fields.get("if-match", "*").strip()
+    given = request.fields.get("if-match", "*").strip()
     if given == "*":
         return None
     return {int(digits) for weak, digits in _ETAGS.findall(given) if not weak}
 
 
-def json_in_body(call: HttpRequest, most_bytes: int) -> Any:
+def json_in_body(request: HttpRequest, most_bytes: int) -> Any:
     """The value of the body.
 
     Raises:
@@ -132,8 +116,8 @@ def json_in_body(call: HttpRequest, most_bytes: int) -> Any:
         InvalidJson: It is empty, or no strict JSON.
         BadRequest: It ended too soon.
     """
-    _check_media_type(call)
-    body, length = call.body, call.fields.get("content-length", "")
+    _check_media_type(request)
+    body, length = request.body, request.fields.get("content-length", "")
     declared = int(length) if length.isdecimal() else 0
     if declared > most_bytes:
         raise TooLarge(f"the body has {declared} bytes, the bound is {most_bytes}")
@@ -146,14 +130,14 @@ def json_in_body(call: HttpRequest, most_bytes: int) -> Any:
     return wire.loads(body)
 
 
-def _check_media_type(call: HttpRequest) -> None:
+def _check_media_type(request: HttpRequest) -> None:
     """Raise unless the body is JSON in UTF-8, as is taken for granted where nothing is said."""
-    given = call.fields.get("content-type", "")
+    given = request.fields.get("content-type", "")
     if given != "application/json":  # the common case needs no parsing
         mimetype, parameters = parse_options_header(given)
         if mimetype.lower() not in ("", "application/json"):
             raise UnsupportedMediaType(f"the body must be application/json, not {mimetype[:80]}")
         if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
             raise UnsupportedMediaType("the body must be in UTF-8")
-    if call.fields.get("content-encoding", "identity").lower() != "identity":
+    if request.fields.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("the body must not be compressed")

@@ -1,18 +1,28 @@
 """Requests and responses, independent of framework: messages, bodies, threads."""
 
 from gateway.http.body_reader import Body, BodyReader
-from gateway.http.messages import Headers, HttpRequest, HttpResponse, json_response
+from gateway.http.messages import (
+    UNMATCHED,
+    Headers,
+    HttpRequest,
+    HttpResponse,
+    RequestHead,
+    json_response,
+)
 from gateway.http.threads import SMALL_BYTES, Threads
-from gateway.http.wsgi import WsgiBridge
+from gateway.http.wsgi import WsgiBridge, head_in
 
 __all__ = [
     "SMALL_BYTES",
+    "UNMATCHED",
     "Body",
     "BodyReader",
     "Headers",
     "HttpRequest",
     "HttpResponse",
+    "RequestHead",
     "Threads",
     "WsgiBridge",
+    "head_in",
     "json_response",
 ]

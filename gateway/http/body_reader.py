@@ -56,9 +56,9 @@ class BodyReader:
         Raises:
             Unavailable: Too many large bodies are coming in.
         """
-        length = fields.get("content-length", "")
-        if not length and not fields.get("transfer-encoding", ""):
+        if not _has_body(fields):
             return Body(b"", is_whole=True)
+        length = fields.get("content-length", "")
         declared = int(length) if length.isdecimal() else None
         if declared is not None and declared > self._most_bytes:
             return Body(b"", is_whole=False)
@@ -72,6 +72,10 @@ class BodyReader:
             return await self._up_to_bound(protocol)
         finally:
             self._large.release()
+
+    def unread(self, fields: Fields) -> Body:
+        """Returns what is known of a body that `read` was not asked for."""
+        return Body(b"", is_whole=not _has_body(fields))
 
     async def drop(self, fields: Fields, protocol: rsgi.HTTPProtocol) -> None:
         """Read what is left of a body, unless it is far too large or too many are coming in.
@@ -98,6 +102,11 @@ class BodyReader:
             if size > self._most_bytes:
                 return Body(b"".join(pieces), is_whole=False)
         return Body(b"".join(pieces), is_whole=True)
+
+
+def _has_body(fields: Fields) -> bool:
+    """True if the head announces a body (RFC 9112, section 6)."""
+    return bool(fields.get("content-length", "") or fields.get("transfer-encoding", ""))
 
 
 async def _small(protocol: rsgi.HTTPProtocol) -> bytes:

@@ -1,8 +1,7 @@
-"""Errors as HTTP tells them: problem details (RFC 9457), from one table.
+"""Problem responses (RFC 9457) for exceptions, from one table.
 
-Whatever ends a call as an exception becomes an answer here: ours by the table, werkzeug's by their
-status, and any other one becomes a 500 with a fixed text, whose cause is in the log under the
-request's id.
+The middleware chain answers every exception by `problem_of`: ours by the table, werkzeug's by their
+status. Any other becomes a 500 with a fixed text, and its cause is logged under the request's id.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from gateway.http import HttpResponse
@@ -70,16 +68,6 @@ def problem(status: int, code: str, title: str, detail: str, **members: Any) -> 
     }
     headers = [("Content-Type", "application/problem+json")]
     return HttpResponse(status, headers, wire.dumps(known | members))
-
-
-def install(app: Flask) -> None:
-    """Answer every exception of ``app`` as a problem."""
-
-    def handle(error: Exception) -> Response:
-        reply = problem_of(error)
-        return Response(reply.body, reply.status, reply.headers)
-
-    app.register_error_handler(Exception, handle)
 
 
 def problem_of(error: Exception) -> HttpResponse:

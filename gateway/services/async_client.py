@@ -45,14 +45,14 @@ class AsyncClient:
         self._drafts = RedisBatcher("drafts", handover, self._draft)
         self._commits = RedisBatcher("commits", handover, client.submit_drafts, first_chunk)
         self._reads = RedisBatcher("reads", handover, client.read, lambda ids: min(len(ids), CHUNK))
-        self.mailbox: CompletionListener[_Ended] = CompletionListener(client.url, handover.tell)
+        self.completions: CompletionListener[_Ended] = CompletionListener(client.url, handover.tell)
         self._left = most
         self._waiting: set[_Ended] = set()
         self._ends = float("inf")
 
     def close(self) -> None:
         """End all threads; nobody waits any more."""
-        self.mailbox.close()
+        self.completions.close()
         for errands in (self._drafts, self._commits, self._reads):
             errands.close()
 
@@ -97,22 +97,22 @@ class AsyncClient:
             ModelyardError: As `Client.submit_request`.
         """
         ended: _Ended = self._loop.create_future()
-        self.mailbox.expect(draft.id, ended)
+        self.completions.expect(draft.id, ended)
         try:
             committed = self._commits.ask(draft)
             committed.add_done_callback(partial(_end_if_settled, ended))
             raw = await self._ended(ended, timeout_s)
         finally:
-            self.mailbox.forget(draft.id, ended)
+            self.completions.forget(draft.id, ended)
         if raw is not None:
             return await self._found(draft.id, raw)
         handle = await _answer(draft, committed)
         if handle.is_repeat:
-            job = await self.read(handle.id, timeout_s)
+            job = await self.wait(handle.id, timeout_s)
             return job if job.status.is_terminal else handle
         return await self._last_look(handle.id) or handle
 
-    async def look(self, job_id: str) -> Job:
+    async def get(self, job_id: str) -> Job:
         """A job as it stands.
 
         Raises:
@@ -121,7 +121,7 @@ class AsyncClient:
         """
         return await self._found(job_id, await self._reads.ask(job_id))
 
-    async def read(self, job_id: str, timeout_s: float) -> Job:
+    async def wait(self, job_id: str, timeout_s: float) -> Job:
         """A job as it stands when it ends, or at the end of the wait.
 
         Raises:
@@ -129,15 +129,15 @@ class AsyncClient:
             Unavailable: Redis does not answer.
         """
         ended: _Ended = self._loop.create_future()
-        self.mailbox.expect(job_id, ended)
+        self.completions.expect(job_id, ended)
         try:
-            job = await self.look(job_id)
+            job = await self.get(job_id)
             if job.status.is_terminal:
                 return job
             raw = await self._ended(ended, timeout_s)
         finally:
-            self.mailbox.forget(job_id, ended)
-        return await (self.look(job_id) if raw is None else self._found(job_id, raw))
+            self.completions.forget(job_id, ended)
+        return await (self.get(job_id) if raw is None else self._found(job_id, raw))
 
     async def _found(self, job_id: str, raw: Raw) -> Job:
         size_bytes = sum(map(len, raw[1].values()))
@@ -157,7 +157,7 @@ class AsyncClient:
     async def _last_look(self, job_id: str) -> Job | None:
         """The job, if it has ended although nobody said so; the caller knows it is accepted."""
         try:
-            job = await self.look(job_id)
+            job = await self.get(job_id)
         except ModelyardError:
             return None
         return job if job.status.is_terminal else None
