@@ -24,7 +24,7 @@ _ABOUT = (
 
 
 def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLoop) -> OpenAPI:
-    """Makes the application of Flask, with its services; `gateway.server.rsgi` serves it.
+    """Returns the application of Flask, with its services; `gateway.server.rsgi` serves it.
 
     Args:
         settings: Bounds.

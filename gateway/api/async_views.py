@@ -2,7 +2,7 @@
 
 An async view is a coroutine function from an `HttpRequest` to an `HttpResponse`.
 `gateway.server.rsgi` finds it by method and path. Flask has each as a view, too, which lets the
-event loop answer: so it stands in the OpenAPI document, and Flask answers other methods of its
+event loop answer: so the OpenAPI document has it, and Flask answers other methods of its
 path.
 """
 

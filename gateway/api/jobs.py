@@ -1,8 +1,8 @@
-"""For clients: submit a job, wait for it, ask for it, cancel it.
+"""The jobs API: submit a job, wait for it, read it, cancel it.
 
-A request becomes a `yard.contract.values.Request`, then a draft that is checked against the
-version's signature, and one round trip queues it with others. All but cancelling is done on the
-event loop.
+A request's body becomes a `yard.contract.Request`, then a draft that is checked against the
+version's signature, and one round trip queues it with others. All operations but cancelling run on
+the event loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from producer.submission import Draft
 from yard import errors
 from yard.contract import Job, JobStatus, Request, new_id, wire
 
-_PREDICT_S = 30.0
+_PREDICT_TIMEOUT_S = 30.0
 
 _REFUSES = (
     errors.InvalidJson,
@@ -109,7 +109,7 @@ async def predict(request: HttpRequest, services: Services) -> HttpResponse:
     did not end in time; it lives on.
     """
     wanted = await _wanted(request, services)
-    timeout_s = seconds_in_query(request, "timeout", _PREDICT_S)
+    timeout_s = seconds_in_query(request, "timeout", _PREDICT_TIMEOUT_S)
     with services.async_client.slot() as may_wait:
         if not may_wait:
             raise errors.Unavailable("too many requests wait here: try again, or submit and poll")
@@ -181,16 +181,16 @@ async def _wanted(request: HttpRequest, services: Services) -> Request:
     """Returns the job that the body asks for; its rows are not checked yet.
 
     Raises:
-        InvalidRequest: The body, or a member of it, is not as it must be.
-        UnknownModel: The path names none.
+        InvalidRequest: The body, or a member of it, is invalid.
+        UnknownModel: The path has no valid name.
     """
-    most_bytes = services.settings.body_bytes
-    return await services.threads.aside(len(request.body), _read, request, most_bytes)
+    max_bytes = services.settings.body_bytes
+    return await services.threads.run(len(request.body), _read, request, max_bytes)
 
 
-def _read(request: HttpRequest, most_bytes: int) -> Request:
+def _read(request: HttpRequest, max_bytes: int) -> Request:
     model = model_in_path(request)
-    checked = schemas.check(schemas.JobRequest, json_in_body(request, most_bytes))
+    checked = schemas.check(schemas.JobRequest, json_in_body(request, max_bytes))
     key = request.fields.get("idempotency-key", None)
     return Request(model, idempotency_key=key, **dict(checked))
 
@@ -199,16 +199,16 @@ async def _draft(request: HttpRequest, services: Services, wanted: Request) -> D
     """Returns the job, checked against the signature that its rows will most likely meet.
 
     Raises:
-        ModelyardError: It can be no job, or Redis does not answer.
+        ModelyardError: The job is invalid, or Redis does not answer.
     """
     job_id = new_id()
     if len(request.body) <= SMALL_BYTES:
         return await services.async_client.draft(wanted, job_id)
-    return await services.threads.aside(len(request.body), services.client.draft, wanted, job_id)
+    return await services.threads.run(len(request.body), services.client.draft, wanted, job_id)
 
 
 async def _accepted(handle: Handle, services: Services) -> Job:
-    """The job as it stands; Redis has accepted it, so no later failure may hide it."""
+    """Returns the job as it stands; Redis has accepted it, so no later failure may hide it."""
     try:
         return await services.async_client.get(handle.id)
     except errors.ModelyardError:

@@ -1,7 +1,6 @@
-"""What a call says, checked: names in the path, seconds, preferences, the body.
+"""Request parameters, checked: names in the path, seconds, preferences, the body.
 
-Everything here is pure; how a body is read, and with which bounds, is `gateway.http.body_reader`'s
-business.
+All functions are pure. `gateway.http.body_reader` reads bodies, with bounds.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from yard.errors import (
     UnknownVersion,
 )
 
-#: A wait for a job is at most this long.
-MOST_WAIT_S = 60.0
+#: The longest wait for a job, in seconds.
+MAX_WAIT_S = 60.0
 
 _ETAGS = re.compile(r'(W/)?"([0-9]{1,15})"')
 _SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
@@ -33,10 +32,10 @@ _ALPHABET = "names are 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, wi
 
 
 def model_in_path(request: HttpRequest) -> str:
-    """The model that the path names.
+    """Returns the model that the path names.
 
     Raises:
-        UnknownModel: It is no name, so there cannot be one.
+        UnknownModel: It is no valid name, so the model cannot exist.
     """
     model = request.path_parameters["model"]
     if not is_name(model):
@@ -45,10 +44,10 @@ def model_in_path(request: HttpRequest) -> str:
 
 
 def version_in_path(request: HttpRequest) -> ModelRef:
-    """The version that the path names.
+    """Returns the version that the path names.
 
     Raises:
-        UnknownModel, UnknownVersion: It is no name, so there cannot be one.
+        UnknownModel, UnknownVersion: It is no valid name, so the version cannot exist.
     """
     model, version = model_in_path(request), request.path_parameters["version"]
     if not is_name(version):
@@ -57,10 +56,10 @@ def version_in_path(request: HttpRequest) -> ModelRef:
 
 
 def job_id_in_path(request: HttpRequest) -> str:
-    """The job that the path names.
+    """Returns the job id that the path names.
 
     Raises:
-        UnknownJob: It is no job id, so there cannot be one.
+        UnknownJob: It is no valid id, so the job cannot exist.
     """
     try:
         return check_job_id(request.path_parameters["job_id"])
@@ -69,37 +68,37 @@ def job_id_in_path(request: HttpRequest) -> str:
 
 
 def seconds_in_query(request: HttpRequest, name: str, default: float) -> float:
-    """Seconds from 0 to `MOST_WAIT_S` of the query.
+    """Returns seconds of the query, from 0 to `MAX_WAIT_S`.
 
     Raises:
-        InvalidInput: They are no such number.
+        InvalidInput: The parameter is no such number.
     """
     text = request.query(name)
     if text is None:
         return default
-    if _SECONDS.fullmatch(text) is None or float(text) > MOST_WAIT_S:
-        msg = f"must be a number of seconds from 0 to {MOST_WAIT_S:g}"
+    if _SECONDS.fullmatch(text) is None or float(text) > MAX_WAIT_S:
+        msg = f"must be a number of seconds from 0 to {MAX_WAIT_S:g}"
         raise InvalidInput.at([name], msg)
     return float(text)
 
 
 def preferred_wait(request: HttpRequest) -> float:
-    """Seconds of ``Prefer: wait=SECONDS`` (RFC 7240), cut to `MOST_WAIT_S`; 0 without one.
+    """Returns the seconds of ``Prefer: wait=SECONDS`` (RFC 7240), at most `MAX_WAIT_S`; else 0.
 
-    A preference that makes no sense is passed over, as the RFC has it.
+    An invalid preference is ignored, as the RFC says.
     """
     for preference in request.fields.get("prefer", "").split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             text = value.strip().strip('"')
-            return min(float(text), MOST_WAIT_S) if _SECONDS.fullmatch(text) else 0.0
+            return min(float(text), MAX_WAIT_S) if _SECONDS.fullmatch(text) else 0.0
     return 0.0
 
 
 def expected_revisions(request: HttpRequest) -> set[int] | None:
-    """The revisions that ``If-Match`` accepts; None where any will do.
+    """Returns the revisions that ``If-Match`` accepts; None if any will do.
 
-    A weak tag matches none, and one that is no revision of ours neither (RFC 9110, section 13.1.1).
+    A weak tag matches none, nor does one that is no revision of ours (RFC 9110, section 13.1.1).
     """
     given = request.fields.get("if-match", "*").strip()
     if given == "*":
@@ -107,22 +106,22 @@ def expected_revisions(request: HttpRequest) -> set[int] | None:
     return {int(digits) for weak, digits in _ETAGS.findall(given) if not weak}
 
 
-def json_in_body(request: HttpRequest, most_bytes: int) -> Any:
-    """The value of the body.
+def json_in_body(request: HttpRequest, max_bytes: int) -> Any:
+    """Returns the value of a JSON body.
 
     Raises:
-        UnsupportedMediaType: It is said to be something else than JSON in UTF-8.
-        TooLarge: It has more than ``most_bytes`` bytes.
+        UnsupportedMediaType: Its type is not JSON in UTF-8.
+        TooLarge: It has more than ``max_bytes`` bytes.
         InvalidJson: It is empty, or no strict JSON.
-        BadRequest: It ended too soon.
+        BadRequest: It ended before its Content-Length.
     """
     _check_media_type(request)
     body, length = request.body, request.fields.get("content-length", "")
     declared = int(length) if length.isdecimal() else 0
-    if declared > most_bytes:
-        raise TooLarge(f"the body has {declared} bytes, the bound is {most_bytes}")
-    if len(body) > most_bytes:
-        raise TooLarge(f"the body has more than {most_bytes} bytes, the bound")
+    if declared > max_bytes:
+        raise TooLarge(f"the body has {declared} bytes, the bound is {max_bytes}")
+    if len(body) > max_bytes:
+        raise TooLarge(f"the body has more than {max_bytes} bytes, the bound")
     if len(body) < declared:
         raise BadRequest("the body ended before its Content-Length")
     if not body:
@@ -131,7 +130,7 @@ def json_in_body(request: HttpRequest, most_bytes: int) -> Any:
 
 
 def _check_media_type(request: HttpRequest) -> None:
-    """Raise unless the body is JSON in UTF-8, as is taken for granted where nothing is said."""
+    """Raises unless the body is JSON in UTF-8, which is assumed without a Content-Type."""
     given = request.fields.get("content-type", "")
     if given != "application/json":  # the common case needs no parsing
         mimetype, parameters = parse_options_header(given)

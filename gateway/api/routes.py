@@ -1,4 +1,4 @@
-"""For operators: see how a model's traffic splits, and change it."""
+"""The routes API: operators read and change how a model's traffic splits."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def put() -> Response:
 
 
 def _revision(request: HttpRequest, model: str) -> int | None:
-    """The revision that the route must have; None where any will do.
+    """Returns the revision that the route must have; None if any will do.
 
     Raises:
-        RevisionMismatch: It has none of those that the caller accepts.
+        RevisionMismatch: The route has none of the revisions that the caller accepts.
         UnknownModel: No version of the model is published.
     """
     accepted = expected_revisions(request)

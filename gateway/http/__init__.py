@@ -1,4 +1,4 @@
-"""Requests and responses, independent of framework: messages, bodies, threads."""
+"""Requests and responses, independent of framework: messages, bodies, threads, WSGI."""
 
 from gateway.http.body_reader import Body, BodyReader
 from gateway.http.messages import (

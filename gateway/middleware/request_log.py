@@ -16,7 +16,7 @@ from gateway.middleware.chain import Handler
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 
-#: Upper bounds in seconds, from an answer out of memory to the longest wait.
+#: Upper bounds in seconds, from a response out of memory to the longest wait.
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
