@@ -9,7 +9,7 @@ from flask_openapi.models.info import Info
 from flask_openapi.models.schema import Schema
 from flask_openapi.openapi import OpenAPI
 
-from gateway.api import BLUEPRINTS, REQUESTS, Pages, Problem, configure, registry_for
+from gateway.api import BLUEPRINTS, REQUESTS, Pages, Problem, configure_flask, registry_for
 from gateway.http import Threads
 from gateway.middleware import RequestLog, add_safe_headers, assign_request_id
 from gateway.services import AsyncClient, Services, attach
@@ -52,7 +52,7 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     threads = Threads(settings.gateway_threads)
     async_client = AsyncClient(client, loop, threads, settings.gateway_waits)
     attach(app, Services(settings, client, loop, async_client, threads, middleware, registry))
-    configure(app)
+    configure_flask(app)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.components_schemas |= {

@@ -3,7 +3,7 @@
 from gateway.api import health, jobs, metrics, models, routes, scaling
 from gateway.api.async_views import AsyncView, AsyncViewIndex
 from gateway.api.docs import Pages
-from gateway.api.flask_views import configure
+from gateway.api.flask_views import configure_flask
 from gateway.api.metrics import registry_for
 from gateway.api.openapi import REQUESTS
 from gateway.api.schemas import Problem
@@ -22,6 +22,6 @@ __all__ = [
     "AsyncViewIndex",
     "Pages",
     "Problem",
-    "configure",
+    "configure_flask",
     "registry_for",
 ]

@@ -18,8 +18,8 @@ from gateway.services import services
 _PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def configure(app: Flask) -> None:
-    """Let ``app`` record routes and raise exceptions, those of Flask's own included."""
+def configure_flask(app: Flask) -> None:
+    """Makes ``app`` record routes and raise exceptions, those of Flask itself included."""
     app.config["TRAP_HTTP_EXCEPTIONS"] = app.config["PROPAGATE_EXCEPTIONS"] = True
     app.before_request(_record_route)
 
@@ -38,7 +38,7 @@ def current_request() -> HttpRequest:
 
 
 def annotate(**context: str | None) -> None:
-    """Put ``job``, ``model`` and ``version`` on the current request's line in the access log."""
+    """Puts ``job``, ``model`` and ``version`` on the current request's line in the access log."""
     head_in(request.environ).annotations |= context
 
 

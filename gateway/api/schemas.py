@@ -140,7 +140,7 @@ class _Answer(BaseModel):
 
 
 class JobError(_Answer):
-    """Why a job failed."""
+    """The error of a failed job."""
 
     code: str = Field(description="Stable: `invalid_input`, `expired`, `predict_failed`, ...")
     message: str
@@ -344,7 +344,7 @@ class VersionDemand(_Answer):
 
 
 class Demand(_Answer):
-    """The same for all of them."""
+    """The demand of all queues together."""
 
     depth: int
     rows: int

@@ -2,7 +2,6 @@
 
 from gateway.http.body_reader import Body, BodyReader
 from gateway.http.messages import (
-    UNMATCHED,
     Headers,
     HttpRequest,
     HttpResponse,
@@ -14,7 +13,6 @@ from gateway.http.wsgi import WsgiBridge, head_in
 
 __all__ = [
     "SMALL_BYTES",
-    "UNMATCHED",
     "Body",
     "BodyReader",
     "Headers",

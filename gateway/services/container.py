@@ -47,13 +47,13 @@ class Services:
         return self.client.redis
 
     def close(self) -> None:
-        """End the threads; no call may wait for a job any more."""
+        """Ends the threads; no call may wait for a job any more."""
         self.async_client.close()
         self.threads.close()
 
 
 def attach(app: Flask, services: Services) -> None:
-    """Keep ``services`` with ``app``."""
+    """Keeps ``services`` with ``app``."""
     app.extensions[_EXTENSION] = services
 
 
