@@ -1,1 +1,1 @@
-"""The HTTP front: requests become jobs, results become responses; what operators see."""
+"""The HTTP gateway: requests become jobs, results become responses; operators see the yard."""

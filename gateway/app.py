@@ -1,4 +1,4 @@
-"""The application: puts the parts together, and nothing else."""
+"""The application: puts the parts together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from flask_openapi.models.info import Info
 from flask_openapi.models.schema import Schema
 from flask_openapi.openapi import OpenAPI
 
-from gateway.api import BLUEPRINTS, REQUESTS, Pages, Problem, registry_for
+from gateway.api import BLUEPRINTS, REQUESTS, Pages, Problem, configure_flask, registry_for
 from gateway.http import Threads
-from gateway.middleware import problems, request_log
+from gateway.middleware import RequestLog, add_safe_headers, assign_request_id
 from gateway.services import AsyncClient, Services, attach
 from producer.client import Client
 from yard.platform import extras
@@ -24,12 +24,12 @@ _ABOUT = (
 
 
 def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLoop) -> OpenAPI:
-    """The gateway as an application of Flask; `gateway.server.rsgi` stands before it.
+    """Returns the application of Flask, with its services; `gateway.server.rsgi` serves it.
 
     Args:
         settings: Bounds.
-        client: Submits and reads jobs, on the Redis that everything else is read from, too.
-        loop: The event loop that answers direct calls; it runs on another thread than views do.
+        client: Submits and reads jobs; all other reads use its Redis, too.
+        loop: The event loop, which must not run on a thread that runs views of Flask.
     """
     app = OpenAPI(
         __name__,
@@ -43,12 +43,16 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     app.url_map.merge_slashes = False  # a redirect would repeat the Host that a caller made up
     has_files = "PROMETHEUS_MULTIPROC_DIR" in os.environ
     registry = registry_for(client.redis, settings, has_files=has_files)
-    observer = request_log.RequestLog(None if has_files else registry)
+    # Every request passes these in this order, before its body is read (`gateway.middleware`).
+    middleware = (
+        assign_request_id,
+        RequestLog(None if has_files else registry),
+        add_safe_headers,
+    )
     threads = Threads(settings.gateway_threads)
-    waits = AsyncClient(client, loop, threads, settings.gateway_waits)
-    attach(app, Services(settings, client, loop, waits, threads, observer, registry))
-    request_log.install(app, observer)
-    problems.install(app)
+    async_client = AsyncClient(client, loop, threads, settings.gateway_waits)
+    attach(app, Services(settings, client, loop, async_client, threads, middleware, registry))
+    configure_flask(app)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.components_schemas |= {

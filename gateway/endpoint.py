@@ -1,4 +1,4 @@
-"""A gateway as seen from outside: where it is reached, whether the port is free, what it says."""
+"""A gateway as seen from outside: its address, its port, and its answers to health checks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from http.client import HTTPConnection, HTTPException
 from yard.errors import ConfigurationError
 from yard.settings import variable
 
-#: Where this machine reaches what listens on all of its addresses.
+#: Addresses by which this machine reaches a server that listens on all of its own.
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def address(host: str, port: int) -> str:
-    """The URL by which this machine reaches a gateway that listens on ``host``."""
+    """Returns the URL by which this machine reaches a gateway that listens on ``host``."""
     name = _LOCAL.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def check_free(host: str, port: int) -> None:
-    """Nothing, if a gateway can listen there: better known at once than from its log.
+    """Checks that a gateway can listen there; an error now is easier to see than one in its log.
 
     Raises:
         ConfigurationError: The port is taken, or the address is not this machine's.
@@ -45,30 +45,30 @@ def check_free(host: str, port: int) -> None:
 
 
 def ask_ready(host: str, port: int, timeout_s: float = 1.0) -> tuple[int | None, str]:
-    """What a gateway's ``/readyz`` says: its status (None: no answer) and what is missing."""
-    status, said = _ask("/readyz", host, port, timeout_s)
-    return status, _detail(said) if status is not None else said.decode()
+    """Returns the status of a gateway's ``/readyz`` (None: no answer) and what is missing."""
+    status, body = _ask("/readyz", host, port, timeout_s)
+    return status, _detail(body) if status is not None else body.decode()
 
 
 def ask_alive(host: str, port: int, timeout_s: float = 1.0) -> tuple[bool, str]:
-    """Whether a gateway's process serves, by its ``/healthz``, and what it answers if not."""
-    status, said = _ask("/healthz", host, port, timeout_s)
+    """Returns whether a gateway's process serves, by its ``/healthz``, and a reason if not."""
+    status, body = _ask("/healthz", host, port, timeout_s)
     if status is None:
-        return False, said.decode()
+        return False, body.decode()
     return status == 200, f"the gateway answers {status}"
 
 
 def _ask(path: str, host: str, port: int, timeout_s: float) -> tuple[int | None, bytes]:
-    """The status and the body; None, and why, if no answer comes."""
-    asked = HTTPConnection(_LOCAL.get(host, host), port, timeout=timeout_s)
+    """Returns the status and the body; None and the reason if there is no answer."""
+    connection = HTTPConnection(_LOCAL.get(host, host), port, timeout=timeout_s)
     try:
-        asked.request("GET", path, headers={"Accept": "application/json"})
-        answer = asked.getresponse()
-        return answer.status, answer.read(65_536)
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read(65_536)
     except (OSError, HTTPException) as error:
         return None, f"the gateway does not answer ({type(error).__name__})".encode()
     finally:
-        asked.close()
+        connection.close()
 
 
 def _detail(body: bytes) -> str:

@@ -1,17 +1,18 @@
-"""The HTTP calls: jobs, models, routes, scaling, health and metrics, and their description."""
+"""The HTTP API: jobs, models, routes, scaling, health, metrics, and its OpenAPI document."""
 
 from gateway.api import health, jobs, metrics, models, routes, scaling
 from gateway.api.async_views import AsyncView, AsyncViewIndex
 from gateway.api.docs import Pages
+from gateway.api.flask_views import configure_flask
 from gateway.api.metrics import registry_for
 from gateway.api.openapi import REQUESTS
 from gateway.api.schemas import Problem
 
-#: Every call, as Flask finds it and as the OpenAPI document lists it.
+#: Every operation, for Flask's routing and for the OpenAPI document.
 BLUEPRINTS = tuple(module.blueprint for module in (jobs, models, routes, scaling, health, metrics))
 
-#: The calls that the event loop answers.
-ASYNC_VIEWS = (*jobs.async_views.calls, *health.async_views.calls)
+#: Operations that the event loop answers.
+ASYNC_VIEWS = (*jobs.async_views.views, *health.async_views.views)
 
 __all__ = [
     "ASYNC_VIEWS",
@@ -21,5 +22,6 @@ __all__ = [
     "AsyncViewIndex",
     "Pages",
     "Problem",
+    "configure_flask",
     "registry_for",
 ]

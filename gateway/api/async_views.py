@@ -1,8 +1,9 @@
-"""Calls that the event loop answers itself, without Flask and without a thread.
+"""Async views: operations that the event loop answers itself, without Flask and without a thread.
 
-Such a call is a coroutine from a `HttpRequest` to a `HttpResponse`. `gateway.server.rsgi` finds it
-by its method and path; Flask has it, too, as a view that lets the event loop answer: so it stands
-in the OpenAPI document, and is found whatever form a path comes in.
+An async view is a coroutine function from an `HttpRequest` to an `HttpResponse`.
+`gateway.server.rsgi` finds it by method and path. Flask has each as a view, too, which lets the
+event loop answer: so the OpenAPI document has it, and Flask answers other methods of its
+path.
 """
 
 from __future__ import annotations
@@ -16,99 +17,101 @@ from typing import Any
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
-from gateway.api.parameters import asked
+from gateway.api.flask_views import current_request, flask_response, path_template
 from gateway.http import HttpRequest, HttpResponse
-from gateway.middleware import template
 from gateway.services import Services, services
 
-Answer = Callable[[HttpRequest, Services], Coroutine[Any, Any, HttpResponse]]
+AsyncHandler = Callable[[HttpRequest, Services], Coroutine[Any, Any, HttpResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class AsyncView:
-    """One call.
+    """One async view, with a path that has at most one parameter.
 
     Attributes:
-        method: Its HTTP method.
-        template: Its path, as the OpenAPI document writes it.
-        before: The path up to what it names,
-        name: what that is called; empty where the path names nothing,
-        after: and the path behind that.
-        answer: What answers it.
+        method: The HTTP method.
+        template: The path as the OpenAPI document writes it.
+        prefix: The path up to its parameter; all of it without one.
+        parameter: The parameter's name; empty without one.
+        suffix: The path behind the parameter.
+        handler: Answers requests.
     """
 
     method: str
     template: str
-    before: str
-    name: str
-    after: str
-    answer: Answer
+    prefix: str
+    parameter: str
+    suffix: str
+    handler: AsyncHandler
 
     @classmethod
-    def of(cls, method: str, rule: str, answer: Answer) -> AsyncView:
-        """From a rule of Flask with at most one placeholder: ``/v1/jobs/<job_id>``."""
-        before, _, rest = rule.partition("<")
-        name, _, after = rest.partition(">")
-        return cls(method, template(rule), before, name, after, answer)
+    def of(cls, method: str, rule: str, handler: AsyncHandler) -> AsyncView:
+        """Makes a view of a rule of Flask with at most one placeholder: ``/v1/jobs/<job_id>``."""
+        prefix, _, rest = rule.partition("<")
+        parameter, _, suffix = rest.partition(">")
+        return cls(method, path_template(rule), prefix, parameter, suffix, handler)
 
-    def names(self, path: str) -> dict[str, str] | None:
-        """What the path names; None if it is not this call's."""
-        if not self.name:
-            return {} if path == self.before else None
-        if not path.startswith(self.before) or not path.endswith(self.after):
+    def match(self, path: str) -> dict[str, str] | None:
+        """Returns the path's parameters; None if the path is not this view's."""
+        if not self.parameter:
+            return {} if path == self.prefix else None
+        if not path.startswith(self.prefix) or not path.endswith(self.suffix):
             return None
-        named = path[len(self.before) : len(path) - len(self.after)]
-        return {self.name: named} if named and "/" not in named else None
+        value = path[len(self.prefix) : len(path) - len(self.suffix)]
+        return {self.parameter: value} if value and "/" not in value else None
 
 
 class AsyncViews:
-    """The direct calls of one blueprint."""
+    """Registers the async views of one blueprint; a decorator factory.
+
+    Attributes:
+        views: Those that are registered.
+    """
 
     def __init__(self, blueprint: APIBlueprint) -> None:
         self._blueprint = blueprint
-        self.calls: list[AsyncView] = []
+        self.views: list[AsyncView] = []
 
-    def __call__(self, method: str, rule: str, **described: Any) -> Callable[[Answer], Answer]:
-        """Register a coroutine; ``described`` is what the OpenAPI document says of it."""
+    def __call__(
+        self, method: str, rule: str, **described: Any
+    ) -> Callable[[AsyncHandler], AsyncHandler]:
+        """Registers a coroutine function; ``described`` goes into the OpenAPI document."""
 
-        def register(answer: Answer) -> Answer:
-            self.calls.append(AsyncView.of(method, rule, answer))
-            getattr(self._blueprint, method.lower())(rule, **described)(_view(answer))
-            return answer
+        def register(handler: AsyncHandler) -> AsyncHandler:
+            self.views.append(AsyncView.of(method, rule, handler))
+            getattr(self._blueprint, method.lower())(rule, **described)(_flask_view(handler))
+            return handler
 
         return register
 
 
 class AsyncViewIndex:
-    """All direct calls of an application, by method."""
+    """The async views of an application, by method."""
 
-    def __init__(self, calls: Iterable[AsyncView]) -> None:
+    def __init__(self, views: Iterable[AsyncView]) -> None:
         self._by_method: dict[str, list[AsyncView]] = {}
-        for call in calls:
-            self._by_method.setdefault(call.method, []).append(call)
+        for view in views:
+            self._by_method.setdefault(view.method, []).append(view)
 
     def find(self, method: str, path: str) -> tuple[AsyncView, dict[str, str]] | None:
-        """The call that is meant, and what its path names; None leaves it to Flask."""
-        # HEAD is GET (RFC 9110, section 9.3.2); granian keeps the body to itself.
-        for call in self._by_method.get("GET" if method == "HEAD" else method, ()):
-            names = call.names(path)
-            if names is not None:
-                return call, names
+        """Returns the view of a request and the path's parameters; None leaves it to Flask."""
+        # HEAD is GET (RFC 9110, section 9.3.2); granian drops the body.
+        for view in self._by_method.get("GET" if method == "HEAD" else method, ()):
+            parameters = view.match(path)
+            if parameters is not None:
+                return view, parameters
         return None
 
 
-def _view(answer: Answer) -> Callable[[], Response]:
-    """The same as a view: its thread waits for the event loop."""
+def _flask_view(handler: AsyncHandler) -> Callable[[], Response]:
+    """Returns a view of Flask whose thread waits for the event loop's answer."""
 
-    @wraps(answer)
+    @wraps(handler)
     def view() -> Response:
-        told = asyncio.run_coroutine_threadsafe(answer(asked(), services()), services().loop)
-        return response(told.result())
+        answered = asyncio.run_coroutine_threadsafe(
+            handler(current_request(), services()), services().loop
+        )
+        return flask_response(answered.result())
 
     del view.__wrapped__  # flask-openapi would read its signature
     return view
-
-
-def response(reply: HttpResponse) -> Response:
-    """A reply as Flask has it."""
-    return Response(reply.body, reply.status, reply.headers)

@@ -1,8 +1,8 @@
 """The OpenAPI document, made from the views and their models, and a page to browse it.
 
-The page is Swagger UI from the files that come with ``flask-openapi[swagger]``: it asks nobody else
-for anything. Its own template has a script in the page, which our Content-Security-Policy forbids,
-so the page and its script are written here.
+The page is Swagger UI from the files in ``flask-openapi[swagger]``; it loads nothing from other
+hosts. The template there has an inline script, which our Content-Security-Policy forbids, so the
+page and its script are written here.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _START = b"""SwaggerUIBundle({
 });
 """
 
-#: Swagger UI draws its icons from data: addresses; nothing else is needed beyond the usual policy.
+#: The usual policy, and data: URLs, which Swagger UI draws its icons from.
 _POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'"
 
-#: File -> its folder in the package that brings it, and its type.
+#: File -> its folder in the package of Swagger UI, and its type.
 _ASSETS = {
     "swagger-ui.css": ("css", "text/css"),
     "swagger-ui-bundle.js": ("js", "text/javascript"),
@@ -56,23 +56,25 @@ _ASSETS = {
 
 
 class Pages:
-    """The document and the page of one application."""
+    """The OpenAPI document and its page, for one application."""
 
     def __init__(self, app: OpenAPI) -> None:
         self._app = app
 
     @cached_property
     def document(self) -> bytes:
-        """The OpenAPI document, made when it is first asked for."""
+        """The OpenAPI document, made at its first request."""
         document = self._app.api_doc
         for path in document["paths"].values():
-            for operation in path.values():  # docstrings come with a break after each line
+            for (
+                operation
+            ) in path.values():  # flask-openapi ends each line of a docstring by a break
                 text = operation.get("description", "").replace("<br/>", " ").strip()
                 operation["description"] = text
         return wire.dumps(document)
 
     def blueprint(self) -> Blueprint:
-        """The three addresses."""
+        """Returns the routes of the document, the page and its files."""
         pages = Blueprint("docs", __name__)
         pages.add_url_rule("/openapi.json", "openapi", self.openapi)
         pages.add_url_rule("/docs", "page", self.page)
@@ -80,17 +82,17 @@ class Pages:
         return pages
 
     def openapi(self) -> Response:
-        """The document."""
+        """Answers with the document."""
         return Response(self.document, mimetype="application/json")
 
     def page(self) -> Response:
-        """The page."""
+        """Answers with the page."""
         response = Response(_PAGE, mimetype="text/html")
         response.headers["Content-Security-Policy"] = _POLICY
         return response
 
     def asset(self, name: str) -> Response:
-        """A file of the page."""
+        """Answers with a file of the page."""
         if name == "start.js":
             return Response(_START, mimetype="text/javascript")
         if name not in _ASSETS:

@@ -1,4 +1,4 @@
-"""For whoever runs it: does the process serve, and could it serve a prediction."""
+"""Health checks: the process serves (liveness), and predictions can be served (readiness)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
-from gateway.api.async_views import AsyncViews, response
+from gateway.api.async_views import AsyncViews
+from gateway.api.flask_views import flask_response
 from gateway.http import HttpRequest, HttpResponse, json_response
 from gateway.middleware import problem
 from gateway.services import Services, services
@@ -27,7 +28,7 @@ _OK = "ok"
 
 
 @async_views("GET", "/healthz", **openapi.call("isAlive", answers={200: schemas.Health}))
-async def healthz(_call: HttpRequest, _services: Services) -> HttpResponse:
+async def healthz(_request: HttpRequest, _services: Services) -> HttpResponse:
     """The process serves. Says nothing of Redis or the workers."""
     return json_response(b'{"status":"ok"}')
 
@@ -50,9 +51,9 @@ def readyz() -> Response:
         body = wire.dumps({"status": "ready", "checks": checks})
         return Response(body, mimetype="application/json")
     detail = "; ".join(f"{name}: {checks[name]}" for name in missing)
-    reply = problem(503, "not_ready", "Not ready", detail, checks=checks)
-    reply.headers.append(("Retry-After", "1"))
-    return response(reply)
+    response = problem(503, "not_ready", "Not ready", detail, checks=checks)
+    response.headers.append(("Retry-After", "1"))
+    return flask_response(response)
 
 
 def _format_problem() -> str:
@@ -60,13 +61,13 @@ def _format_problem() -> str:
         return format_problem(services().redis)
 
 
-def _checks(look: Status, format_problem: str) -> dict[str, str]:
-    """What serving takes -> ``ok``, or what is missing."""
-    unrouted = [model.name for model in look.models if model.route.mode == "none"]
+def _checks(status: Status, format_problem: str) -> dict[str, str]:
+    """Returns each requirement of serving with ``ok``, or with what is missing."""
+    unrouted = [model.name for model in status.models if model.route.mode == "none"]
     models = _OK
-    if not look.models:
+    if not status.models:
         models = "no model is published"
-    elif len(unrouted) == len(look.models):
+    elif len(unrouted) == len(status.models):
         models = f"no model has an active version: set modelyard:active:{unrouted[0]}"
-    pools = _OK if look.presence.looking else why_no_pool_works(look.presence.pools)
+    pools = _OK if status.presence.looking else why_no_pool_works(status.presence.pools)
     return {"redis": format_problem or _OK, "models": models, "pools": pools}

@@ -1,7 +1,7 @@
-"""For Prometheus: what workers have counted in Redis, and how the yard stands at this moment.
+"""Metrics for Prometheus: counters that workers keep in Redis, and the present state of the yard.
 
-The requests of the gateway's own processes are counted by `gateway.middleware.request_log`. A
-scrape while Redis is away still shows those, and ``modelyard_redis_up 0``.
+`gateway.middleware.request_log` counts the requests of the gateway's own processes. A scrape while
+Redis is away still shows those, and ``modelyard_redis_up 0``.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class YardCollector(Collector):
     """Reads Redis at each scrape.
 
     Args:
-        redis: Where the yard is.
-        settings: What workers are wanted by.
+        redis: The yard's Redis.
+        settings: Bounds by which workers are wanted.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -83,11 +83,11 @@ class YardCollector(Collector):
         self._settings = settings
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering reads nothing."""
+        """Returns no metrics, so that registering the collector does not read Redis."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric of the yard."""
+        """Yields every metric of the yard."""
         try:
             look = read_status(self._redis, with_waits=True)
             scaling = read_scaling(self._redis, self._settings)
@@ -116,7 +116,7 @@ def _published(look: Status) -> set[_Labels]:
 
 
 def _counted(raw: Mapping[bytes, bytes], published: set[_Labels]) -> Iterator[Metric]:
-    """What workers have counted, of published versions only."""
+    """Yields the metrics that workers keep, of published versions only."""
     values: dict[str, dict[_Labels, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for field, text in raw.items():
         series = parse_metric_field(lenient.decode(field))
@@ -132,7 +132,7 @@ def _counted(raw: Mapping[bytes, bytes], published: set[_Labels]) -> Iterator[Me
 
 
 def _slot(series: Series) -> str:
-    """Where a series' number goes: a bucket's upper bound, ``sum``, ``count`` or ``total``."""
+    """Returns a series' key among its metric's: an upper bound, ``sum``, ``count`` or ``total``."""
     return series.le or series.part
 
 
@@ -144,7 +144,7 @@ def _counter(metric: MetricDefinition, values: Mapping[_Labels, Mapping[str, flo
 
 
 def _histogram(metric: MetricDefinition, values: Mapping[_Labels, Mapping[str, float]]) -> Metric:
-    """Buckets are kept apart in Redis and added up here; the last is the count, so they agree."""
+    """Adds up buckets, which Redis keeps apart; the last is the count, so the two agree."""
     family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
     for labels, numbers in sorted(values.items()):
         total, buckets = 0.0, []
@@ -181,7 +181,7 @@ def _routes(look: Status) -> Iterator[Metric]:
 
 
 def _queues(look: Status) -> Iterator[Metric]:
-    """A model's unversioned queue has an empty ``model_version``."""
+    """Yields the queues' gauges; an unversioned queue has an empty ``model_version``."""
     depth = _gauge("queue_depth", "Jobs that wait.", _VERSION)
     oldest = _gauge("queue_oldest_seconds", "How long the first job has waited.", _VERSION)
     inflight = _gauge("jobs_inflight", "Jobs that workers have claimed and not ended.", _VERSION)
@@ -215,7 +215,7 @@ def _crashes(known: Iterable[CrashLoop], published: set[_Labels]) -> Iterator[Me
 
 
 def _demands(scaling: Scaling) -> Iterator[Metric]:
-    """The sum over versions is the yard's; an unversioned queue has an empty ``model_version``."""
+    """Yields gauges, whose sums are the yard's; unversioned queues have an empty version."""
     seconds = _gauge(
         "queue_work_seconds",
         "What waits, what runs and what has to be loaded for it, in seconds of one worker.",
@@ -234,13 +234,13 @@ def _gauge(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:
 
 
 def registry_for(redis: Redis, settings: Settings, *, has_files: bool) -> CollectorRegistry:
-    """What one process answers a scrape with.
+    """Returns the registry of one process, which answers scrapes.
 
     Args:
-        redis: Where the yard is.
-        settings: What workers are wanted by.
-        has_files: Whether prometheus_client keeps the requests of all gateway processes in files
-            (``PROMETHEUS_MULTIPROC_DIR``), which are added up then.
+        redis: The yard's Redis.
+        settings: Bounds by which workers are wanted.
+        has_files: True if prometheus_client keeps the requests of all gateway processes in files
+            (``PROMETHEUS_MULTIPROC_DIR``); the registry adds them up.
     """
     registry = CollectorRegistry()
     registry.register(YardCollector(redis, settings))

@@ -9,8 +9,8 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
-from gateway.api.parameters import asked, model_in_path, version_in_path
-from gateway.middleware import note
+from gateway.api.flask_views import annotate, current_request
+from gateway.api.parameters import model_in_path, version_in_path
 from gateway.services import services
 from yard import errors
 from yard.contract import wire
@@ -43,9 +43,9 @@ def list_models() -> Response:
 )
 def get_model() -> Response:
     """One model."""
-    name = model_in_path(asked())
+    name = model_in_path(current_request())
     look = read_status(services().redis, name)
-    note(model=name)
+    annotate(model=name)
     return _answer(model_json(look.models[0], look.presence))
 
 
@@ -61,13 +61,13 @@ def get_model() -> Response:
 )
 def get_version() -> Response:
     """One version, with its whole manifest."""
-    ref = version_in_path(asked())
+    ref = version_in_path(current_request())
     look = read_status(services().redis, ref.model)
     model = look.models[0]
     entry = model.versions.get(ref.version)
     if entry is None:
         raise errors.UnknownVersion(f"model {ref.model!r} has no version {ref.version!r}")
-    note(model=ref.model, version=ref.version)
+    annotate(model=ref.model, version=ref.version)
     return _answer(version_json(model, entry, look.presence) | {"manifest": entry.manifest})
 
 

@@ -1,7 +1,7 @@
-"""What the OpenAPI document says of calls beside their docstrings.
+"""Parameters, bodies and responses of operations for the OpenAPI document.
 
-The views read requests themselves (`gateway.api.parameters`), so that a prediction pays for one
-check of its body; what they read is told to flask-openapi here.
+Views read requests themselves (`gateway.api.parameters`), so that the body of a prediction is
+checked once; flask-openapi gets from here what it would otherwise read from signatures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.api.schemas import JobRequest, Problem, RouteChange
 from gateway.middleware import code_of, status_of
 from yard.errors import ModelyardError
 
-#: Request bodies that are named in the document; answers are registered by flask-openapi.
+#: Request bodies that the document names; flask-openapi registers those of responses.
 REQUESTS: tuple[type[BaseModel], ...] = (JobRequest, RouteChange)
 
 _REF = "#/components/schemas/"
@@ -81,13 +81,13 @@ def call(
     refuses: tuple[type[ModelyardError], ...] = (),
     statuses: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Keyword arguments for a blueprint's ``get``, ``post``, ...
+    """Returns an operation's keyword arguments for a blueprint's ``get``, ``post``, ...
 
     Args:
-        operation_id: The call's name in generated clients.
-        parameters: Of the path, the query and the headers.
-        answers: Status to body, where it goes well; or to a response object of OpenAPI.
-        refuses: Errors that the call can answer with.
+        operation_id: The operation's name in generated clients.
+        parameters: Parameters of the path, the query and the headers.
+        answers: Statuses of success with their bodies, or with response objects of OpenAPI.
+        refuses: Errors that the operation can answer with.
         statuses: Statuses of other problems that it can answer with.
     """
     codes = {status: [f"`{code_of(status)}`"] for status in statuses}
@@ -107,7 +107,7 @@ def call(
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:
-    """The ``request_body`` of a call that takes a `model`, one of `REQUESTS`."""
+    """Returns the ``request_body`` of an operation that takes a ``model``, one of `REQUESTS`."""
     return {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": f"{_REF}{model.__name__}"}}},

@@ -1,7 +1,6 @@
-"""What a call says, checked: names in the path, seconds, preferences, the body.
+"""Request parameters, checked: names in the path, seconds, preferences, the body.
 
-Everything here is pure; how a body is read, and with which bounds, is `gateway.http.body_reader`'s
-business.
+All functions are pure. `gateway.http.body_reader` reads bodies, with bounds.
 """
 
 from __future__ import annotations
@@ -9,13 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flask import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
 from gateway.http import HttpRequest
-from gateway.middleware import noted
-from gateway.services import services
 from yard.contract import ModelRef, check_job_id, is_name, wire
 from yard.errors import (
     InvalidInput,
@@ -27,118 +23,105 @@ from yard.errors import (
     UnknownVersion,
 )
 
-#: A wait for a job is at most this long.
-MOST_WAIT_S = 60.0
+#: The longest wait for a job, in seconds.
+MAX_WAIT_S = 60.0
 
 _ETAGS = re.compile(r'(W/)?"([0-9]{1,15})"')
 _SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 _ALPHABET = "names are 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, without '..'"
 
 
-def asked() -> HttpRequest:
-    """What the present request of Flask asks."""
-    most_bytes = services().settings.body_bytes
-    is_over = (request.content_length or 0) > most_bytes
-    return HttpRequest(
-        request.view_args or {},
-        request.query_string.decode("latin-1"),
-        request.headers,
-        b"" if is_over else request.stream.read(most_bytes + 1),
-        noted(),
-    )
-
-
-def model_in_path(call: HttpRequest) -> str:
-    """The model that the path names.
+def model_in_path(request: HttpRequest) -> str:
+    """Returns the model that the path names.
 
     Raises:
-        UnknownModel: It is no name, so there cannot be one.
+        UnknownModel: It is no valid name, so the model cannot exist.
     """
-    model = call.names["model"]
+    model = request.path_parameters["model"]
     if not is_name(model):
         raise UnknownModel(f"there is no model {model[:80]!r}: {_ALPHABET}")
     return model
 
 
-def version_in_path(call: HttpRequest) -> ModelRef:
-    """The version that the path names.
+def version_in_path(request: HttpRequest) -> ModelRef:
+    """Returns the version that the path names.
 
     Raises:
-        UnknownModel, UnknownVersion: It is no name, so there cannot be one.
+        UnknownModel, UnknownVersion: It is no valid name, so the version cannot exist.
     """
-    model, version = model_in_path(call), call.names["version"]
+    model, version = model_in_path(request), request.path_parameters["version"]
     if not is_name(version):
         raise UnknownVersion(f"there is no version {version[:80]!r}: {_ALPHABET}")
     return ModelRef(model, version)
 
 
-def job_id_in_path(call: HttpRequest) -> str:
-    """The job that the path names.
+def job_id_in_path(request: HttpRequest) -> str:
+    """Returns the job id that the path names.
 
     Raises:
-        UnknownJob: It is no job id, so there cannot be one.
+        UnknownJob: It is no valid id, so the job cannot exist.
     """
     try:
-        return check_job_id(call.names["job_id"])
+        return check_job_id(request.path_parameters["job_id"])
     except InvalidName as error:
         raise UnknownJob(error.message) from None
 
 
-def seconds_in_query(call: HttpRequest, name: str, default: float) -> float:
-    """Seconds from 0 to `MOST_WAIT_S` of the query.
+def seconds_in_query(request: HttpRequest, name: str, default: float) -> float:
+    """Returns seconds of the query, from 0 to `MAX_WAIT_S`.
 
     Raises:
-        InvalidInput: They are no such number.
+        InvalidInput: The parameter is no such number.
     """
-    text = call.query(name)
+    text = request.query(name)
     if text is None:
         return default
-    if _SECONDS.fullmatch(text) is None or float(text) > MOST_WAIT_S:
-        msg = f"must be a number of seconds from 0 to {MOST_WAIT_S:g}"
+    if _SECONDS.fullmatch(text) is None or float(text) > MAX_WAIT_S:
+        msg = f"must be a number of seconds from 0 to {MAX_WAIT_S:g}"
         raise InvalidInput.at([name], msg)
     return float(text)
 
 
-def preferred_wait(call: HttpRequest) -> float:
-    """Seconds of ``Prefer: wait=SECONDS`` (RFC 7240), cut to `MOST_WAIT_S`; 0 without one.
+def preferred_wait(request: HttpRequest) -> float:
+    """Returns the seconds of ``Prefer: wait=SECONDS`` (RFC 7240), at most `MAX_WAIT_S`; else 0.
 
-    A preference that makes no sense is passed over, as the RFC has it.
+    An invalid preference is ignored, as the RFC says.
     """
-    for preference in call.fields.get("prefer", "").split(","):
+    for preference in request.fields.get("prefer", "").split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             text = value.strip().strip('"')
-            return min(float(text), MOST_WAIT_S) if _SECONDS.fullmatch(text) else 0.0
+            return min(float(text), MAX_WAIT_S) if _SECONDS.fullmatch(text) else 0.0
     return 0.0
 
 
-def expected_revisions(call: HttpRequest) -> set[int] | None:
-    """The revisions that ``If-Match`` accepts; None where any will do.
+def expected_revisions(request: HttpRequest) -> set[int] | None:
+    """Returns the revisions that ``If-Match`` accepts; None if any will do.
 
-    A weak tag matches none, and one that is no revision of ours neither (RFC 9110, section 13.1.1).
+    A weak tag matches none, nor does one that is no revision of ours (RFC 9110, section 13.1.1).
     """
-    given = call.fields.get("if-match", "*").strip()
+    given = request.fields.get("if-match", "*").strip()
     if given == "*":
         return None
     return {int(digits) for weak, digits in _ETAGS.findall(given) if not weak}
 
 
-def json_in_body(call: HttpRequest, most_bytes: int) -> Any:
-    """The value of the body.
+def json_in_body(request: HttpRequest, max_bytes: int) -> Any:
+    """Returns the value of a JSON body.
 
     Raises:
-        UnsupportedMediaType: It is said to be something else than JSON in UTF-8.
-        TooLarge: It has more than ``most_bytes`` bytes.
+        UnsupportedMediaType: Its type is not JSON in UTF-8.
+        TooLarge: It has more than ``max_bytes`` bytes.
         InvalidJson: It is empty, or no strict JSON.
-        BadRequest: It ended too soon.
+        BadRequest: It ended before its Content-Length.
     """
-    _check_media_type(call)
-    body, length = call.body, call.fields.get("content-length", "")
+    _check_media_type(request)
+    body, length = request.body, request.fields.get("content-length", "")
     declared = int(length) if length.isdecimal() else 0
-    if declared > most_bytes:
-        raise TooLarge(f"the body has {declared} bytes, the bound is {most_bytes}")
-    if len(body) > most_bytes:
-        raise TooLarge(f"the body has more than {most_bytes} bytes, the bound")
+    if declared > max_bytes:
+        raise TooLarge(f"the body has {declared} bytes, the bound is {max_bytes}")
+    if len(body) > max_bytes:
+        raise TooLarge(f"the body has more than {max_bytes} bytes, the bound")
     if len(body) < declared:
         raise BadRequest("the body ended before its Content-Length")
     if not body:
@@ -146,14 +129,14 @@ def json_in_body(call: HttpRequest, most_bytes: int) -> Any:
     return wire.loads(body)
 
 
-def _check_media_type(call: HttpRequest) -> None:
-    """Raise unless the body is JSON in UTF-8, as is taken for granted where nothing is said."""
-    given = call.fields.get("content-type", "")
+def _check_media_type(request: HttpRequest) -> None:
+    """Raises unless the body is JSON in UTF-8, which is assumed without a Content-Type."""
+    given = request.fields.get("content-type", "")
     if given != "application/json":  # the common case needs no parsing
         mimetype, parameters = parse_options_header(given)
         if mimetype.lower() not in ("", "application/json"):
             raise UnsupportedMediaType(f"the body must be application/json, not {mimetype[:80]}")
         if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
             raise UnsupportedMediaType("the body must be in UTF-8")
-    if call.fields.get("content-encoding", "identity").lower() != "identity":
+    if request.fields.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("the body must not be compressed")

@@ -1,4 +1,4 @@
-"""For operators: see how a model's traffic splits, and change it."""
+"""The routes API: operators read and change how a model's traffic splits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
+from gateway.api.flask_views import annotate, current_request
 from gateway.api.parameters import (
-    asked,
     expected_revisions,
     json_in_body,
     model_in_path,
     seconds_in_query,
 )
 from gateway.http import HttpRequest
-from gateway.middleware import note
 from gateway.services import services
 from yard import errors
 from yard.broker import redis_reachable
@@ -44,7 +43,7 @@ blueprint = APIBlueprint(
 def get() -> Response:
     """The route in force, what the keys say, and what is wrong with them."""
     with redis_reachable():
-        return _answer(read_route(services().redis, model_in_path(asked())))
+        return _answer(read_route(services().redis, model_in_path(current_request())))
 
 
 @blueprint.put(
@@ -75,23 +74,23 @@ def put() -> Response:
     First every living pool loads the versions that are to get traffic; if one does not load, the
     route stays as it is. The change holds for every job that is accepted after the answer.
     """
-    call, settings = asked(), services().settings
-    model, warm_s = model_in_path(call), seconds_in_query(call, "wait", settings.warm_s)
-    wanted = schemas.check(schemas.RouteChange, json_in_body(call, settings.body_bytes))
+    request, settings = current_request(), services().settings
+    model, warm_s = model_in_path(request), seconds_in_query(request, "wait", settings.warm_s)
+    wanted = schemas.check(schemas.RouteChange, json_in_body(request, settings.body_bytes))
     with redis_reachable():
-        change = RouteChange(model, wanted.active, wanted.weights, _revision(call, model))
+        change = RouteChange(model, wanted.active, wanted.weights, _revision(request, model))
         route, warmth = flip_route(services().redis, change, warm_s)
         return _answer(route, warm=warmth.to_dict())
 
 
-def _revision(call: HttpRequest, model: str) -> int | None:
-    """The revision that the route must have; None where any will do.
+def _revision(request: HttpRequest, model: str) -> int | None:
+    """Returns the revision that the route must have; None if any will do.
 
     Raises:
-        RevisionMismatch: It has none of those that the caller accepts.
+        RevisionMismatch: The route has none of the revisions that the caller accepts.
         UnknownModel: No version of the model is published.
     """
-    accepted = expected_revisions(call)
+    accepted = expected_revisions(request)
     if accepted is None or len(accepted) == 1:
         return next(iter(accepted)) if accepted else None
     present = read_route(services().redis, model).revision
@@ -101,7 +100,7 @@ def _revision(call: HttpRequest, model: str) -> int | None:
 
 
 def _answer(route: Route, **more: Any) -> Response:
-    note(model=route.model)
+    annotate(model=route.model)
     more["cold"] = cold_versions(route, read_presence(services().redis))
     response = Response(wire.dumps(route.to_dict() | more), mimetype="application/json")
     response.set_etag(str(route.revision))

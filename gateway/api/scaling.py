@@ -1,8 +1,8 @@
-"""For whoever scales from outside: how much work there is, and how many workers it is for.
+"""The scaling API, for scalers outside the yard: work in the queues and workers wanted for it.
 
 The figures are those that pools decide by, from the same arithmetic (`yard.cluster.capacity`), so
-that KEDA or an operator adds machines where pools would add workers. Nothing here depends on a pool
-being alive: with none, what waits is still told, and one worker at least is wanted for it.
+that KEDA or an operator adds machines where pools would add workers. No pool has to be alive:
+without any, waiting jobs are still reported, and at least one worker is wanted for them.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ blueprint = APIBlueprint(
     "scaling", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
 )
 
-_MOST_PATTERN = 200
+_MAX_PATTERN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One queue: what is there, and what it takes.
+    """One queue's work and the workers for it.
 
     Attributes:
-        work: The queue.
+        work: The queue, with its jobs.
         seconds: Its work, in seconds of one worker.
-        wanted: The workers that it is due.
+        wanted: Workers that the queue is due.
     """
 
     work: Work
@@ -60,19 +60,19 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Every queue, and all workers that are alive."""
+    """Every queue's demand, and the number of workers that are alive."""
 
     demands: tuple[Demand, ...]
     workers: int
 
 
 def read_scaling(redis: Redis, settings: Settings, pattern: str = "*") -> Scaling:
-    """How the yard stands, in seven round trips however many queues there are.
+    """Reads the demand of the yard, in seven round trips for any number of queues.
 
     Args:
-        redis: Where the yard is.
-        settings: The target wait, and what a batch holds.
-        pattern: Only models whose name matches, as a shell matches file names.
+        redis: The yard's Redis.
+        settings: The target wait, and the bounds of a batch.
+        pattern: Shell pattern; only models whose name matches are read.
 
     Raises:
         Unavailable: Redis does not answer.
@@ -102,36 +102,36 @@ def read_scaling(redis: Redis, settings: Settings, pattern: str = "*") -> Scalin
     ),
 )
 def get_scaling() -> Response:
-    """How much work waits and runs, in seconds of one worker, and how many workers it is for."""
+    """The work that waits and runs, in seconds of one worker, and the workers wanted for it."""
     settings = services().settings
-    look = read_scaling(services().redis, settings, _pattern())
+    scaling = read_scaling(services().redis, settings, _pattern())
     value = {
         "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "target_wait_s": settings.target_wait_s,
-        # A front door is there only while it has jobs; its work soon is that of versions.
+        # An unversioned queue is there only while it has jobs, which soon go to versions.
         "versions": [
-            _demand(d) for d in look.demands if not d.work.is_unversioned or d.work.is_active
+            _demand(d) for d in scaling.demands if not d.work.is_unversioned or d.work.is_active
         ],
         "total": {
-            "depth": sum(demand.work.depth for demand in look.demands),
-            "rows": round(sum(demand.work.rows for demand in look.demands)),
-            "seconds_of_work": round(sum(demand.seconds for demand in look.demands), 6),
-            "wanted_workers": sum(demand.wanted for demand in look.demands),
-            "workers": look.workers,
+            "depth": sum(demand.work.depth for demand in scaling.demands),
+            "rows": round(sum(demand.work.rows for demand in scaling.demands)),
+            "seconds_of_work": round(sum(demand.seconds for demand in scaling.demands), 6),
+            "wanted_workers": sum(demand.wanted for demand in scaling.demands),
+            "workers": scaling.workers,
         },
     }
     return Response(wire.dumps(value), mimetype="application/json")
 
 
 def _pattern() -> str:
-    """The query's ``model``.
+    """Returns the query's ``model``.
 
     Raises:
-        InvalidInput: It is longer than any name could need.
+        InvalidInput: It is longer than `_MAX_PATTERN` characters.
     """
     pattern = request.args.get("model", "*")
-    if len(pattern) > _MOST_PATTERN:
-        raise InvalidInput.at(["model"], f"must have at most {_MOST_PATTERN} characters")
+    if len(pattern) > _MAX_PATTERN:
+        raise InvalidInput.at(["model"], f"must have at most {_MAX_PATTERN} characters")
     return pattern
 
 

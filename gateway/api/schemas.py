@@ -1,9 +1,8 @@
-"""What travels in HTTP bodies: the models that check requests, and that the OpenAPI page shows.
+"""Models of HTTP bodies: they check requests, and the OpenAPI document shows them.
 
-Requests are checked by these models, strictly: nothing is coerced and unknown members are named.
-Rows are not looked at here but in `yard.contract.validation`, once, against the version's
-signature. Answers are made from `producer`'s own values; their models here document them, and the
-tests hold the two together.
+Requests are checked strictly: nothing is coerced, and unknown members are errors. Rows are not
+checked here but in `yard.contract.validation`, once, against the version's signature. Models
+of responses document values of `producer` and `yard`; tests compare the two.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _JOB: JsonDict = {
     "url": "/v1/jobs/0f9d2c0e6a5b4c3d8e7f6a5b4c3d2e1f",
 }
 
-#: What pydantic finds, in the words that `yard.contract.validation` uses.
+#: Faults that pydantic finds, in the words of `yard.contract.validation`.
 _FAULTS = {
     "model_type": "must be an object",
     "dict_type": "must be an object",
@@ -93,7 +92,7 @@ class JobRequest(_Request):
         default=None,
         ge=1,
         le=2**40,
-        description="Not started within this many milliseconds, the job fails with `expired`.",
+        description="If not started within this many milliseconds, the job fails with `expired`.",
     )
 
 
@@ -116,10 +115,10 @@ Checked = TypeVar("Checked", bound=_Request)
 
 
 def check(model: type[Checked], value: Any) -> Checked:
-    """A request's body as one of the models here.
+    """Returns a request's body as one of the models here.
 
     Raises:
-        InvalidInput: Naming each faulty place.
+        InvalidInput: Lists the first places at fault.
     """
     try:
         return model.model_validate(value)
@@ -143,7 +142,7 @@ class _Answer(BaseModel):
 
 
 class JobError(_Answer):
-    """Why a job failed."""
+    """The error of a failed job."""
 
     code: str = Field(description="Stable: `invalid_input`, `expired`, `predict_failed`, ...")
     message: str
@@ -151,7 +150,7 @@ class JobError(_Answer):
 
 
 class Timings(_Answer):
-    """Where a job's time went, in milliseconds."""
+    """Durations of a job's phases, in milliseconds."""
 
     queue: float
     load: float
@@ -190,7 +189,7 @@ class Fault(_Answer):
 
 
 class Problem(BaseModel):
-    """What went wrong (RFC 9457). Programs go by `code`."""
+    """A problem (RFC 9457). Programs go by `code`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -209,7 +208,7 @@ class Problem(BaseModel):
 
 
 class RouteKeys(_Answer):
-    """What the keys say, whether it can be obeyed or not."""
+    """The keys as they are set, valid or not."""
 
     active: str | None
     weights: dict[str, str]
@@ -217,7 +216,7 @@ class RouteKeys(_Answer):
 
 
 class Route(_Answer):
-    """How a model's traffic splits."""
+    """The split of a model's traffic."""
 
     model: str
     mode: Literal["weights", "active", "none"]
@@ -235,11 +234,11 @@ class Route(_Answer):
 
 
 class Warm(_Answer):
-    """What became of loading versions before they got traffic."""
+    """Result of loading versions before they get traffic."""
 
     state: Literal["warm", "no_pool", "skipped"] = Field(
         description="`warm`: every pool had them loaded. `no_pool`: no pool is alive that serves "
-        "the model. `skipped`: nobody waited."
+        "the model. `skipped`: the request did not wait."
     )
     versions: list[str]
     waited_ms: float
@@ -266,7 +265,7 @@ class FailedLoad(_Answer):
     host: str | None
     reason: str
     retry_at: str | None = Field(
-        description="From then on its next job has it tried again; null: only a new flip does."
+        description="From then on the next job makes it try again; null: only a new flip does."
     )
 
 
@@ -304,7 +303,9 @@ class Model(_Answer):
 
     model: str
     route: Route
-    queue_depth: int = Field(description="Jobs that wait, of all versions and the front door.")
+    queue_depth: int = Field(
+        description="Jobs that wait, of all versions and the unversioned queue."
+    )
     versions: list[Version]
 
 
@@ -321,7 +322,7 @@ class Health(_Answer):
 
 
 class Readiness(_Answer):
-    """What serving takes, and how each part stands: `ok`, or what is missing."""
+    """The requirements of serving: `ok`, or what is missing."""
 
     status: Literal["ready"]
     checks: dict[str, str]
@@ -331,12 +332,12 @@ class VersionDemand(_Answer):
     """One version's queue: the work in it, and the workers that it is due."""
 
     model: str
-    version: str | None = Field(description="Null for jobs that wait at the model's front door.")
+    version: str | None = Field(description="Null for jobs that wait in the unversioned queue.")
     queue: str
     depth: int = Field(description="Jobs that wait.")
     rows: int = Field(description="Their rows, as far as it is known.")
     seconds_of_work: float = Field(
-        description="What waits, what runs and what has to be loaded for it, for one worker."
+        description="Waiting jobs, running jobs and the loads they need, for one worker."
     )
     wanted_workers: int = Field(
         description="The workers that it is due; 0 where it shares those of other versions."
@@ -345,7 +346,7 @@ class VersionDemand(_Answer):
 
 
 class Demand(_Answer):
-    """The same for all of them."""
+    """The demand of all queues together."""
 
     depth: int
     rows: int
@@ -355,9 +356,9 @@ class Demand(_Answer):
 
 
 class Scaling(_Answer):
-    """How much work there is, and how many workers it is for."""
+    """The work in all queues, and the workers wanted for it."""
 
     at: str
-    target_wait_s: float = Field(description="How long a job should wait at most.")
+    target_wait_s: float = Field(description="Longest wait that a job should have.")
     versions: list[VersionDemand]
     total: Demand

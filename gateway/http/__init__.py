@@ -1,9 +1,15 @@
-"""Requests and responses, independent of framework: messages, bodies, threads."""
+"""Requests and responses, independent of framework: messages, bodies, threads, WSGI."""
 
 from gateway.http.body_reader import Body, BodyReader
-from gateway.http.messages import Headers, HttpRequest, HttpResponse, json_response
+from gateway.http.messages import (
+    Headers,
+    HttpRequest,
+    HttpResponse,
+    RequestHead,
+    json_response,
+)
 from gateway.http.threads import SMALL_BYTES, Threads
-from gateway.http.wsgi import WsgiBridge
+from gateway.http.wsgi import WsgiBridge, head_in
 
 __all__ = [
     "SMALL_BYTES",
@@ -12,7 +18,9 @@ __all__ = [
     "Headers",
     "HttpRequest",
     "HttpResponse",
+    "RequestHead",
     "Threads",
     "WsgiBridge",
+    "head_in",
     "json_response",
 ]

@@ -1,8 +1,8 @@
-"""Reading bodies from the network, with bounds, and what to do with those that are not read.
+"""Reads bodies from the network, with bounds, and drops those that are refused.
 
 A body is refused by its Content-Length before a byte of it is read, and cut off at the bound
-whatever its length claims to be. A client that sends slowly costs a little memory and no thread;
-only large bodies count, and only so many of them may come in at once.
+whatever its Content-Length. A client that sends slowly costs a little memory and no thread; the
+number of large bodies that come in at once is bounded.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from gateway.http.messages import Fields
 from gateway.http.threads import SMALL_BYTES
 from yard.errors import Unavailable
 
-#: Where so many large bodies are coming in already, how long another one waits.
+#: Seconds that a large body waits for its turn if the most are coming in.
 _PATIENCE_S = 0.1
 
-#: A body of up to this many times the bound is read to its end, so that the refusal is seen,
+#: A refused body of up to this many times the bound is read to its end, so that the client sees
+#: the response.
 _MOST_DROPPED = 4
-#: for so long.
+#: Seconds that dropping a body may take.
 _DROP_S = 10.0
 
 
 class Body(NamedTuple):
-    """What was read of a body.
+    """A body, as far as it was read.
 
     Attributes:
-        read: Its bytes; over the bound at least one more than that, or none.
-        is_whole: Whether there is nothing left to read.
+        read: Its bytes; if it is over the bound, at least one more than that, or none.
+        is_whole: True if nothing is left to read.
     """
 
     read: bytes
@@ -42,25 +43,25 @@ class BodyReader:
     """Reads bodies on the event loop.
 
     Args:
-        most_bytes: The bound on a body.
-        large: Large bodies that may come in at once.
+        max_bytes: The bound on a body.
+        max_large: Large bodies that may come in at once.
     """
 
-    def __init__(self, most_bytes: int, large: int) -> None:
-        self._most_bytes = most_bytes
-        self._large = asyncio.Semaphore(large)
+    def __init__(self, max_bytes: int, max_large: int) -> None:
+        self._max_bytes = max_bytes
+        self._large = asyncio.Semaphore(max_large)
 
     async def read(self, fields: Fields, protocol: rsgi.HTTPProtocol) -> Body:
-        """The body of a request; one that ends too soon is shorter than its Content-Length.
+        """Returns the body of a request; one that ends early is shorter than its Content-Length.
 
         Raises:
             Unavailable: Too many large bodies are coming in.
         """
-        length = fields.get("content-length", "")
-        if not length and not fields.get("transfer-encoding", ""):
+        if not _has_body(fields):
             return Body(b"", is_whole=True)
+        length = fields.get("content-length", "")
         declared = int(length) if length.isdecimal() else None
-        if declared is not None and declared > self._most_bytes:
+        if declared is not None and declared > self._max_bytes:
             return Body(b"", is_whole=False)
         if declared is not None and declared <= SMALL_BYTES:
             return Body(await _small(protocol), is_whole=True)
@@ -73,13 +74,17 @@ class BodyReader:
         finally:
             self._large.release()
 
-    async def drop(self, fields: Fields, protocol: rsgi.HTTPProtocol) -> None:
-        """Read what is left of a body, unless it is far too large or too many are coming in.
+    def unread(self, fields: Fields) -> Body:
+        """Returns the body of a request for which `read` was not called."""
+        return Body(b"", is_whole=not _has_body(fields))
 
-        Most clients send first and read then. Where the rest of a refused request is not read, they
-        find their connection reset, and may never see why.
+    async def drop(self, fields: Fields, protocol: rsgi.HTTPProtocol) -> None:
+        """Reads what is left of a body, unless it is far too large or too many are coming in.
+
+        Most clients send first and then read. If the rest of a refused request is not read, their
+        connection is reset, and they may never see the response.
         """
-        left = _MOST_DROPPED * self._most_bytes
+        left = _MOST_DROPPED * self._max_bytes
         length = fields.get("content-length", "0")
         if (int(length) if length.isdecimal() else 0) > left or self._large.locked():
             return
@@ -95,9 +100,14 @@ class BodyReader:
         async for piece in protocol:
             pieces.append(piece)
             size += len(piece)
-            if size > self._most_bytes:
+            if size > self._max_bytes:
                 return Body(b"".join(pieces), is_whole=False)
         return Body(b"".join(pieces), is_whole=True)
+
+
+def _has_body(fields: Fields) -> bool:
+    """True if the head announces a body (RFC 9112, section 6)."""
+    return bool(fields.get("content-length", "") or fields.get("transfer-encoding", ""))
 
 
 async def _small(protocol: rsgi.HTTPProtocol) -> bytes:

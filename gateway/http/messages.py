@@ -1,7 +1,8 @@
-"""What a caller asks and what it is answered, as plain values.
+"""Requests and responses as plain values, independent of what serves HTTP.
 
-They stand between what serves HTTP (granian's event loop, Flask in a thread) and what is asked for,
-so that a call is answered by the same code whichever way it came.
+A request is first a `RequestHead`, which passes the middleware; its body is read after that, and an
+async view gets both as an `HttpRequest`. Views of Flask make one for themselves, so that the same
+code reads parameters and answers on both ways.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple, Protocol, overload
 from urllib.parse import parse_qsl
 
 Headers = list[tuple[str, str]]
+
+#: The route of a request that no rule matches.
+UNMATCHED = "unmatched"
 
 _JSON: Headers = [("Content-Type", "application/json")]
 
@@ -24,29 +28,53 @@ class Fields(Protocol):
     @overload
     def get(self, name: str, default: None, /) -> str | None: ...
     def get(self, name: str, default: str | None, /) -> str | None:
-        """The field's value; several of one name are one list (RFC 9110, section 5.2)."""
+        """Returns a field's value; several of one name are one list (RFC 9110, section 5.2)."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request whose body has not been read; middleware sees and amends it.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, percent-decoded.
+        query_string: The query, without its question mark.
+        fields: The header fields.
+        route: The template of the path, ``/v1/jobs/{job_id}``; that of a Flask view is known when
+            Flask has matched it, after the middleware has passed the request on.
+        request_id: The request's id, once it is assigned.
+        annotations: More members of the request's line in the access log: ``job``, ``model``, ...
+    """
+
+    method: str
+    path: str
+    query_string: str
+    fields: Fields
+    route: str = UNMATCHED
+    request_id: str = ""
+    annotations: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What a caller asks.
+    """A request as views read it.
 
     Attributes:
-        names: What the path names: ``model``, ``version``, ``job_id``.
+        path_parameters: Parts of the path by name: ``model``, ``version``, ``job_id``.
         query_string: The query, without its question mark.
         fields: The header fields.
-        body: The body; where it is over the bound, at least one byte more than that, or nothing.
-        noted: What the request's line in the log says beside the usual.
+        body: The body; if it is over the bound, at least one byte more than that, or nothing.
+        annotations: As `RequestHead.annotations`.
     """
 
-    names: Mapping[str, str]
+    path_parameters: Mapping[str, str]
     query_string: str
     fields: Fields
     body: bytes
-    noted: dict[str, Any] = field(default_factory=dict)
+    annotations: dict[str, Any] = field(default_factory=dict)
 
     def query(self, name: str) -> str | None:
-        """A parameter of the query; the first one of several."""
+        """Returns a parameter of the query, the first of several; None if it is not there."""
         if not self.query_string:
             return None
         pairs = parse_qsl(self.query_string, keep_blank_values=True)
@@ -54,13 +82,17 @@ class HttpRequest:
 
 
 class HttpResponse(NamedTuple):
-    """What a caller is answered."""
+    """A response, with its whole body."""
 
     status: int
     headers: Headers
     body: bytes
 
+    def with_headers(self, *more: tuple[str, str]) -> HttpResponse:
+        """Returns the same response with more headers; lists of headers may be shared."""
+        return HttpResponse(self.status, [*self.headers, *more], self.body)
+
 
 def json_response(body: bytes, status: int = 200, headers: Headers | None = None) -> HttpResponse:
-    """An answer in JSON."""
+    """Returns a response whose body is JSON."""
     return HttpResponse(status, _JSON + headers if headers else _JSON, body)

@@ -1,54 +1,84 @@
-"""Flask's views for the event loop: a request of granian's as WSGI has it, run in a thread."""
+"""The bridge from the event loop to a WSGI application, which runs in threads.
+
+The environment carries the request's head, so that views can annotate it, and the thread runs in a
+copy of the request's context, so that its log lines carry the request's id.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, cast
 
 from granian.rsgi import Scope
 
-from gateway.http.messages import Headers, HttpResponse
+from gateway.http.messages import Headers, HttpResponse, RequestHead
 
 _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 #: Fields that WSGI has under names of their own (PEP 3333).
 _OWN_NAMES = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
 
+#: Key of the request's head in the environment.
+_HEAD = "modelyard.head"
+
 
 class WsgiBridge:
-    """The application's views.
+    """Calls a WSGI application from the event loop.
 
     Args:
         app: The application.
-        threads: Where they run.
+        threads: Run it.
     """
 
     def __init__(self, app: _Wsgi, threads: Executor) -> None:
         self._app = app
         self._threads = threads
 
-    async def answer(self, scope: Scope, body: bytes) -> HttpResponse:
-        """What the application answers to a request."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._run, environ(scope, body))
+    async def answer(self, scope: Scope, head: RequestHead, body: bytes) -> HttpResponse:
+        """Returns the application's response.
 
-    def _run(self, request: dict[str, Any]) -> HttpResponse:
+        Raises:
+            Exception: The application has raised it.
+        """
+        known = environ(scope, body) | {_HEAD: head}
+        run = contextvars.copy_context().run
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, run, self._run, known)
+
+    def _run(self, known: dict[str, Any]) -> HttpResponse:
         status, headers = 500, Headers()
 
         def start(line: str, given: Headers, _exc_info: Any = None) -> None:
             nonlocal status, headers
             status, headers = int(line[:3]), given
 
-        pieces = self._app(request, start)
-        return HttpResponse(status, headers, b"".join(pieces))
+        try:
+            body = _whole(self._app(known, start))
+        except StopIteration as error:  # set on a future of asyncio, it would never arrive
+            raise RuntimeError("a view raised StopIteration") from error
+        return HttpResponse(status, headers, body)
+
+
+def head_in(known: Mapping[str, Any]) -> RequestHead:
+    """Returns the request's head from the environment of a WSGI application."""
+    return cast("RequestHead", known[_HEAD])
+
+
+def _whole(pieces: Iterable[bytes]) -> bytes:
+    try:
+        return b"".join(pieces)
+    finally:
+        if hasattr(pieces, "close"):
+            pieces.close()
 
 
 def environ(scope: Scope, body: bytes) -> dict[str, Any]:
-    """A request as WSGI has it."""
+    """Returns a request in WSGI's form."""
     host, _, port = scope.server.rpartition(":")
     known = {
         "REQUEST_METHOD": scope.method,

@@ -1,8 +1,7 @@
-"""Errors as HTTP tells them: problem details (RFC 9457), from one table.
+"""Problem responses (RFC 9457) for exceptions, from one table.
 
-Whatever ends a call as an exception becomes an answer here: ours by the table, werkzeug's by their
-status, and any other one becomes a 500 with a fixed text, whose cause is in the log under the
-request's id.
+The middleware chain answers every exception by `problem_of`: ours by the table, werkzeug's by their
+status. Any other becomes a 500 with a fixed text, and its cause is logged under the request's id.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from gateway.http import HttpResponse
@@ -21,7 +19,7 @@ from yard.contract import wire
 
 _log = structlog.get_logger("gateway")
 
-#: Error class -> status and title. A class that is not named goes by its nearest base.
+#: Error class -> status and title. A class that is not listed has those of its nearest base.
 TABLE: Mapping[type[errors.ModelyardError], tuple[int, str]] = {
     errors.InvalidJson: (400, "The body is not valid JSON"),
     errors.InvalidInput: (422, "The request is not valid"),
@@ -50,17 +48,17 @@ _INTERNAL = (
 
 
 def status_of(kind: type[errors.ModelyardError]) -> tuple[int, str] | None:
-    """The status and title of a class of errors; None for those that are our own fault."""
+    """Returns the status and title of a class of errors; None for those that are our own fault."""
     return next((TABLE[base] for base in kind.__mro__ if base in TABLE), None)
 
 
 def code_of(status: int) -> str:
-    """The code of what Flask itself refuses: the status' phrase, in snake case."""
+    """Returns the code of a status that Flask itself refuses with: its phrase, in snake case."""
     return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
 
 
 def problem(status: int, code: str, title: str, detail: str, **members: Any) -> HttpResponse:
-    """A problem-details answer; ``members`` are added to the standard ones."""
+    """Returns a problem response; ``members`` are added to the standard ones."""
     known = {
         "type": f"urn:modelyard:problem:{code}",
         "title": title,
@@ -72,18 +70,8 @@ def problem(status: int, code: str, title: str, detail: str, **members: Any) -> 
     return HttpResponse(status, headers, wire.dumps(known | members))
 
 
-def install(app: Flask) -> None:
-    """Answer every exception of ``app`` as a problem."""
-
-    def handle(error: Exception) -> Response:
-        reply = problem_of(error)
-        return Response(reply.body, reply.status, reply.headers)
-
-    app.register_error_handler(Exception, handle)
-
-
 def problem_of(error: Exception) -> HttpResponse:
-    """What an exception is answered with, whatever it is."""
+    """Returns the response for any exception; logs those that are our own fault."""
     if isinstance(error, errors.ModelyardError):
         return _of_ours(error)
     if isinstance(error, HTTPException):
@@ -96,16 +84,16 @@ def _of_ours(error: errors.ModelyardError) -> HttpResponse:
     if found is None:
         return _of_unknown(error)
     status, title = found
-    reply = problem(status, error.code, title, error.message, **_members(error))
+    response = problem(status, error.code, title, error.message, **_members(error))
     if isinstance(error, errors.QueueFull):
-        reply.headers.append(("Retry-After", str(error.retry_after_s)))
+        response.headers.append(("Retry-After", str(error.retry_after_s)))
     elif isinstance(error, errors.Unavailable):
-        reply.headers.append(("Retry-After", "1"))
-    return reply
+        response.headers.append(("Retry-After", "1"))
+    return response
 
 
 def _members(error: errors.ModelyardError) -> dict[str, Any]:
-    """What an error says beside its message."""
+    """Returns the members of a problem that an error adds to the standard ones."""
     if isinstance(error, errors.InvalidInput) and error.errors:
         return {"errors": error.errors}
     if isinstance(error, errors.Timeout):
@@ -120,12 +108,12 @@ def _job(job_id: str) -> dict[str, Any]:
 
 
 def _of_http(error: HTTPException) -> HttpResponse:
-    """404, 405, 415 and the like; the headers that go with them stay (``Allow``)."""
+    """Returns the problem of 404, 405, 415 and the like, with their own headers (``Allow``)."""
     status = error.code or 500
     title = HTTPStatus(status).phrase
-    reply = problem(status, code_of(status), title, error.description or title)
+    response = problem(status, code_of(status), title, error.description or title)
     own = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
-    return reply._replace(headers=reply.headers + own)
+    return response._replace(headers=response.headers + own)
 
 
 def _of_unknown(error: Exception) -> HttpResponse:

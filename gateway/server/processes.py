@@ -1,14 +1,15 @@
-"""The gateway as processes: granian in front, one application in each worker process.
+"""The gateway's processes: granian's parent, and worker processes with one application each.
 
-The parent checks what can be checked, makes the folder in which the processes share their metrics,
-and watches; each worker loads the application by itself. On SIGTERM the parent passes it on, waits
-in flight end within `WAITS_END_S`, and what still runs after `KILL_S` is killed. Workers get a
+The parent checks the settings, makes the folder in which the processes share their metrics, and
+watches the workers; each worker loads the application by itself. The parent passes a SIGTERM on;
+waits end within `WAITS_END_S`, and workers that still run after `KILL_S` are killed. Workers get a
 SIGTERM when their parent dies, so that a killed gateway leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -31,12 +32,15 @@ from yard.broker import connections
 from yard.platform import logs, prctl, signals
 from yard.settings import Settings
 
-#: After a SIGTERM, waits for jobs go on for this long; then they are answered as they stand.
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+#: Seconds after a SIGTERM when waits end; their jobs are answered as they stand.
 WAITS_END_S = 5.0
-#: After a SIGTERM, a process that has not ended by then is killed.
+#: Seconds after a SIGTERM when a worker that still runs is killed.
 KILL_S = 8
 
-#: Connections that one process holds at once, idle ones included.
+#: Connections of one process at once, idle ones included.
 _CONNECTIONS = 4096
 _OPEN_FILES = 65_536
 _HEADERS_MS = 10_000
@@ -49,16 +53,15 @@ _log = structlog.get_logger("gateway")
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal to stop.
+    """Serves until a signal to stop.
 
     Raises:
-        ConfigurationError: There is no Redis to be found, or the port is taken.
-        SystemExit: With status 1, where the workers die as fast as they are started.
+        ConfigurationError: No Redis is found, or the port is taken.
+        SystemExit: With status 1, if the workers die as fast as they are started.
     """
     settings = settings.model_copy(update={"redis_url": local.redis_url(settings)})
-    connections.fast(
-        str(settings.redis_url)
-    ).close()  # a URL that is none shows here, not in a worker
+    # An invalid URL shows here, not in a worker.
+    connections.fast(str(settings.redis_url)).close()
     endpoint.check_free(settings.host, settings.port)  # granian would share the port
     logs.configure(settings)
     os.environ.update(settings.environ())
@@ -81,10 +84,10 @@ def serve(settings: Settings) -> None:
 
 
 def load_app() -> Any:
-    """The application of one worker process, by the environment; runs in its main thread.
+    """Returns a worker process' application, by the environment; runs in its main thread.
 
     Raises:
-        ConfigurationError: The environment's settings cannot be used.
+        ConfigurationError: The environment's settings are invalid.
     """
     from gateway.app import create_app
     from gateway.server.rsgi import RsgiApp
@@ -95,8 +98,15 @@ def load_app() -> Any:
     _die_with_parent()
     return RsgiApp(
         lambda loop: create_app(settings, Client(settings=settings), loop),
-        lambda services: _end_on_stop(services.waits.end_within),
+        _on_start,
     )
+
+
+def _on_start(services: Services) -> None:
+    _end_on_stop(services.async_client.end_within)
+    # Objects that exist now stay: collections, 10 ms or more each with them, skip them from now on.
+    gc.collect()
+    gc.freeze()
 
 
 def _server(settings: Settings) -> Any:
@@ -110,7 +120,7 @@ def _server(settings: Settings) -> Any:
         address=_ip(settings.host),
         port=settings.port,
         interface=Interfaces.RSGI,
-        loop=Loops.asyncio,  # the one that is tested, whatever else is installed
+        loop=Loops.asyncio,  # the one that is tested, also if others are installed
         workers=settings.gateway_processes,
         backpressure=_CONNECTIONS,
         http=HTTPModes.http1,
@@ -120,7 +130,7 @@ def _server(settings: Settings) -> Any:
         websockets=False,
         respawn_failed_workers=True,
         workers_kill_timeout=KILL_S,
-        # Its lines go the way of all others, through the root's handler.
+        # Its lines go through the root's handler, as all others.
         log_level=LogLevels.warning,
         log_dictconfig={"handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
@@ -130,23 +140,23 @@ def _server(settings: Settings) -> Any:
 
 def _listen_to_signals(server: Any) -> None:
     """Called when granian's handlers are in place, before its workers are started."""
-    # A terminal that is closed stops the gateway; granian would only start its workers anew.
+    # A closed terminal stops the gateway; granian would restart its workers.
     signal.signal(signal.SIGHUP, server.signal_handler_interrupt)
     _on_stop(server.signal_handler_interrupt)
-    # A worker's signals are its own: the descriptor that it inherits is its parent's.
+    # A worker must not write to the wake-up descriptor that it inherits: it is its parent's.
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-    if signals.is_waiting():  # a worker that is stopped while it starts would take its time
+    if signals.is_waiting():  # a worker that gets its signal while it starts ends late
         sys.exit(0)
     signals.release()
 
 
 def _ip(host: str) -> str:
-    """The address that a name stands for; granian takes no names."""
+    """Returns the address of a host name; granian takes no names."""
     return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
 def _raise_open_files() -> None:
-    """Connections are open files, and the usual bound on those is below ours."""
+    """Raises the limit on open files: connections are such, and the usual limit is below ours."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -155,12 +165,12 @@ def _raise_open_files() -> None:
 
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[str]:
-    """A private folder for this run's metrics; those of killed gateways are cleared away.
+    """Yields a private folder for this run's metrics; removes those of killed gateways.
 
-    What a worker that died has counted stays in it, so that no counter ever falls.
+    Counts of workers that died stay in it, so that no counter ever falls.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{_METRICS}*"):
-        with contextlib.suppress(OSError):  # another gateway that starts may have been faster
+        with contextlib.suppress(OSError):  # another gateway may have removed it
             _clear_if_left(left)
     folder = tempfile.mkdtemp(prefix=f"{_METRICS}{os.getpid()}-")
     try:
@@ -186,7 +196,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Get a SIGTERM when the parent dies, also by SIGKILL."""
+    """Requests a SIGTERM for when the parent dies, also by SIGKILL."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -196,10 +206,10 @@ def _die_with_parent() -> None:
 
 
 def _end_on_stop(end_waits: Callable[[float], None]) -> None:
-    """End waits when a signal to stop comes; granian handles the signal, and tells nobody.
+    """Ends waits at a signal to stop, which granian handles without passing it on.
 
-    It has the event loop read signals from a descriptor, so that a handler of ours may stand beside
-    it. A process whose parent is gone, so that nobody kills it, ends itself.
+    Granian's event loop reads signals from a descriptor, so a handler of ours can be set as well. A
+    process whose parent is gone, and cannot kill it, ends itself.
     """
 
     def end(_number: int, _frame: object) -> None:
@@ -215,11 +225,11 @@ def _end_on_stop(end_waits: Callable[[float], None]) -> None:
 
 
 def _on_stop(act: Callable[[], None]) -> None:
-    """Call ``act`` in a thread of its own when a signal to stop comes, beside its handler.
+    """Calls ``act`` in a thread of its own at a signal to stop, beside the signal's handler.
 
-    A signal between the main thread's last look and its wait for a lock (which is how granian
-    waits) runs no handler until another one comes, and stopping and going on (SIGSTOP, SIGCONT)
-    makes such an instant. The kernel's write to the wake-up descriptor is never lost.
+    A signal between the main thread's last check and its wait for a lock (granian waits like that)
+    runs no handler until the next signal; SIGSTOP and SIGCONT open such a window. The kernel's
+    write to the wake-up descriptor is never lost.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

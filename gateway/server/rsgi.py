@@ -1,31 +1,48 @@
-"""What granian hands every request to: direct calls are answered here, Flask's views in threads.
+"""The RSGI application, which granian calls for every request.
 
-One event loop serves the whole process, so that a call that waits for its job costs no thread, and
-what many calls ask of Redis at once goes there together. It runs nothing that takes long: that is
-done in threads (`gateway.http.threads`), and Redis is asked by others
-(`gateway.services.redis_batcher`).
+A request passes the middleware as a head, before its body is read. Then an async view answers it on
+the event loop, or a view of Flask in a thread. One event loop serves the whole process: a call that
+waits for its job costs no thread, and questions to Redis that come together travel together.
+Nothing on the loop takes long: threads do that (`gateway.http.threads`), and other threads talk to
+Redis (`gateway.services.redis_batcher`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from granian import rsgi
 
 from gateway.api import ASYNC_VIEWS, AsyncView, AsyncViewIndex
-from gateway.http import Body, BodyReader, HttpRequest, HttpResponse, WsgiBridge
-from gateway.middleware import UNMATCHED, RequestRecord, problem_of
+from gateway.http import Body, BodyReader, HttpRequest, HttpResponse, RequestHead, WsgiBridge
+from gateway.middleware import MiddlewareChain
 from gateway.services import Services, services_of
-from yard.errors import Unavailable
 
 #: Large bodies that may come in at once: with the bound of 8 MiB they have 256 MiB.
 _LARGE_BODIES = 32
 
-_UNREAD = Body(b"", is_whole=False)
+
+@dataclass(slots=True, kw_only=True)
+class _RsgiRequest(RequestHead):
+    """A request of granian's.
+
+    Attributes:
+        scope: Its head in granian's form.
+        protocol: Reads its body and sends the response.
+        view: The async view that answers it; None for a view of Flask.
+        path_parameters: For the async view.
+        body: None until it is read.
+    """
+
+    scope: rsgi.Scope
+    protocol: rsgi.HTTPProtocol
+    view: AsyncView | None = None
+    path_parameters: Mapping[str, str]
+    body: Body | None = None
 
 
 class RsgiApp:
@@ -49,72 +66,64 @@ class RsgiApp:
         app = self._create(loop)
         self._services = services_of(app)
         self._bodies = BodyReader(self._services.settings.body_bytes, _LARGE_BODIES)
-        self._views = WsgiBridge(app, self._services.threads.views)
-        self._directory = AsyncViewIndex(ASYNC_VIEWS)
+        self._flask_views = WsgiBridge(app.wsgi_app, self._services.threads.views)
+        self._async_views = AsyncViewIndex(ASYNC_VIEWS)
+        self._chain = MiddlewareChain(self._services.middleware, self._answer)
         self._on_start(self._services)
-        # What is here now stays: collections pass it over, each of which would take 10 ms or more.
-        gc.collect()
-        gc.freeze()
 
     def __rsgi_del__(self, _loop: asyncio.AbstractEventLoop) -> None:
         """Called by granian when the last request is answered."""
         self._services.close()
 
     async def __rsgi__(self, scope: rsgi.Scope, protocol: rsgi.HTTPProtocol) -> None:
-        """Answer one request."""
-        fields = _Fields(scope.headers)
-        found = self._directory.find(scope.method, scope.path)
-        if found is None:
-            await self._by_view(scope, fields, protocol)
-        else:
-            await self._directly(*found, scope, fields, protocol)
+        """Answers one request."""
+        request = self._request(scope, protocol)
+        response = await self._chain(request)
+        await self._send(request, response)
 
-    async def _directly(
-        self,
-        direct: AsyncView,
-        names: dict[str, str],
-        scope: rsgi.Scope,
-        fields: _Fields,
-        protocol: rsgi.HTTPProtocol,
-    ) -> None:
-        observed, body = self._begin(scope, fields), _UNREAD
-        try:
-            body = await self._bodies.read(fields, protocol)
-            call = HttpRequest(names, scope.query_string, fields, body.read, observed.noted)
-            reply = await direct.answer(call, self._services)
-        except Exception as error:
-            reply = problem_of(error)
-        reply = observed.end(direct.template, reply)
-        await self._send(reply, body, fields, protocol)
+    def _request(self, scope: rsgi.Scope, protocol: rsgi.HTTPProtocol) -> _RsgiRequest:
+        method, path = scope.method, scope.path
+        view, parameters = self._async_views.find(method, path) or (None, {})
+        request = _RsgiRequest(
+            method,
+            path,
+            scope.query_string,
+            _Fields(scope.headers),
+            scope=scope,
+            protocol=protocol,
+            view=view,
+            path_parameters=parameters,
+        )
+        if view is not None:
+            request.route = view.template
+        return request
 
-    async def _by_view(
-        self, scope: rsgi.Scope, fields: _Fields, protocol: rsgi.HTTPProtocol
-    ) -> None:
-        body = _UNREAD
-        try:
-            body = await self._bodies.read(fields, protocol)
-            reply = await self._views.answer(scope, body.read)  # observed there
-        except Unavailable as error:
-            reply = self._begin(scope, fields).end(UNMATCHED, problem_of(error))
-        await self._send(reply, body, fields, protocol)
+    async def _answer(self, request: _RsgiRequest) -> HttpResponse:
+        """The endpoint of the middleware: reads the body and runs the view."""
+        body = request.body = await self._bodies.read(request.fields, request.protocol)
+        if request.view is None:
+            return await self._flask_views.answer(request.scope, request, body.read)
+        call = HttpRequest(
+            request.path_parameters,
+            request.query_string,
+            request.fields,
+            body.read,
+            request.annotations,
+        )
+        return await request.view.handler(call, self._services)
 
-    def _begin(self, scope: rsgi.Scope, fields: _Fields) -> RequestRecord:
-        given_id = fields.get("x-request-id", "")
-        return self._services.observer.begin(scope.method, given_id)
-
-    async def _send(
-        self, reply: HttpResponse, body: Body, fields: _Fields, protocol: rsgi.HTTPProtocol
-    ) -> None:
-        """Send the answer, and read the rest of the request behind it."""
+    async def _send(self, request: _RsgiRequest, response: HttpResponse) -> None:
+        """Sends the response, and reads what is left of the request behind it."""
+        body = request.body or self._bodies.unread(request.fields)
         if body.is_whole:
-            protocol.response_bytes(reply.status, reply.headers, reply.body)
+            request.protocol.response_bytes(response.status, response.headers, response.body)
             return
-        headers = [pair for pair in reply.headers if pair[0] != "Content-Length"]
-        headers.append(("Content-Length", str(len(reply.body))))
-        stream = protocol.response_stream(reply.status, headers)
+        headers = [pair for pair in response.headers if pair[0] != "Content-Length"]
+        headers.append(("Content-Length", str(len(response.body))))
+        stream = request.protocol.response_stream(response.status, headers)
         with suppress(rsgi.ProtocolClosed):  # the client has gone
-            await stream.send_bytes(reply.body)
-            await self._bodies.drop(fields, protocol)
+            await stream.send_bytes(response.body)
+            await self._bodies.drop(request.fields, request.protocol)
 
 
 class _Fields:

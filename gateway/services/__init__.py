@@ -1,4 +1,4 @@
-"""What the calls share: clients of Redis, sync and async."""
+"""Services that views share: clients of Redis, sync and async."""
 
 from gateway.services.async_client import AsyncClient
 from gateway.services.container import Services, attach, services, services_of

@@ -1,8 +1,8 @@
-"""Waiting for jobs: so many calls at once, each for so long, and all of them end on SIGTERM.
+"""The client for the event loop: submits jobs, reads them and waits for them.
 
-Everything here runs on the event loop: a call that waits is a future, and costs no thread. What is
-asked of Redis goes there in groups (`gateway.services.redis_batcher`), and the mailbox's thread
-tells which jobs have ended.
+A call that waits is a future and costs no thread. Calls to Redis go in groups
+(`gateway.services.redis_batcher`), and the listener's thread reports which jobs have ended. The
+number of waits is bounded, each has a timeout, and all of them end on SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from producer.submission import CHUNK, PreparedJob, first_chunk_size
 from yard.contract import Job, Request
 from yard.errors import ModelyardError, Unavailable
 
-#: A wait's future: what Redis holds of the ended job; None if there is nothing to wait for.
+#: A wait's future: the ended job as Redis has it; None if the wait ended without the job.
 _Ended = asyncio.Future[Raw | None]
 
 
@@ -31,67 +31,68 @@ class AsyncClient:
     Args:
         client: Submits and reads jobs.
         loop: The event loop.
-        threads: Where large results are decoded.
-        most: Calls that may wait at once.
+        threads: Decode large results.
+        max_waits: Calls that may wait at once.
     """
 
     def __init__(
-        self, client: Client, loop: asyncio.AbstractEventLoop, threads: Threads, most: int
+        self, client: Client, loop: asyncio.AbstractEventLoop, threads: Threads, max_waits: int
     ) -> None:
         self._submitter = client.submitter
         self._loop = loop
         self._threads = threads
-        handover = FutureSettler(loop)
-        self._preparing = RedisBatcher("preparing", handover, self._prepare)
-        self._commits = RedisBatcher("commits", handover, self._submitter.submit, first_chunk_size)
+        settler = FutureSettler(loop)
+        self._preparing = RedisBatcher("preparing", settler, self._prepare)
+        self._commits = RedisBatcher("commits", settler, self._submitter.submit, first_chunk_size)
         self._reads = RedisBatcher(
-            "reads", handover, partial(read_jobs, client.redis), lambda ids: min(len(ids), CHUNK)
+            "reads", settler, partial(read_jobs, client.redis), lambda ids: min(len(ids), CHUNK)
         )
-        self.mailbox: CompletionListener[_Ended] = CompletionListener(client.url, handover.tell)
-        self._left = most
+        self.completions: CompletionListener[_Ended] = CompletionListener(
+            client.url, settler.settle
+        )
+        self._free_slots = max_waits
         self._waiting: set[_Ended] = set()
-        self._ends = float("inf")
+        self._deadline = float("inf")
 
     def close(self) -> None:
-        """End all threads; nobody waits any more."""
-        self.mailbox.close()
-        for errands in (self._preparing, self._commits, self._reads):
-            errands.close()
+        """Ends all threads; no call may wait any more."""
+        self.completions.close()
+        for batcher in (self._preparing, self._commits, self._reads):
+            batcher.close()
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
-        """Whether the call may wait; it holds the slot while inside."""
-        is_granted = self._left > 0
-        self._left -= is_granted
+        """Yields whether the call may wait; if so, it holds a slot within the context."""
+        is_granted = self._free_slots > 0
+        self._free_slots -= is_granted
         try:
             yield is_granted
         finally:
-            self._left += is_granted
+            self._free_slots += is_granted
 
     def end_within(self, seconds: float) -> None:
-        """Let all waits, also those that are yet to come, end by then; safe for threads."""
+        """Makes all waits, later ones included, end within ``seconds``; safe for threads."""
         self._loop.call_soon_threadsafe(self._end_within, seconds)
 
     async def prepare(self, request: Request, job_id: str) -> PreparedJob:
-        """Checks a request.
+        """Returns the request, checked.
 
         Raises:
             ModelyardError: As `Submitter.prepare`; no job was made.
         """
-        return self._submitter.prepare_cached(request, job_id) or await self._preparing.ask(
-            (request, job_id)
-        )
+        prepared = self._submitter.prepare_cached(request, job_id)
+        return prepared or await self._preparing.enqueue((request, job_id))
 
     async def submit(self, prepared: PreparedJob) -> Handle:
-        """Queue a job.
+        """Queues a job.
 
         Raises:
             ModelyardError: As `Client.submit_request`.
         """
-        return await _answer(prepared, self._commits.ask(prepared))
+        return await _handle(prepared, self._commits.enqueue(prepared))
 
     async def predict(self, prepared: PreparedJob, timeout_s: float) -> Job | Handle:
-        """Queue a job and wait for it: the ended job, or the handle of one that lives on.
+        """Queues a job and waits for it: returns the ended job, or the handle of one that lives on.
 
         The wait is set up before the job exists, so that its end cannot be missed.
 
@@ -99,55 +100,55 @@ class AsyncClient:
             ModelyardError: As `Client.submit_request`.
         """
         ended: _Ended = self._loop.create_future()
-        self.mailbox.expect(prepared.id, ended)
+        self.completions.expect(prepared.id, ended)
         try:
-            committed = self._commits.ask(prepared)
+            committed = self._commits.enqueue(prepared)
             committed.add_done_callback(partial(_end_if_settled, ended))
             raw = await self._ended(ended, timeout_s)
         finally:
-            self.mailbox.forget(prepared.id, ended)
+            self.completions.forget(prepared.id, ended)
         if raw is not None:
             return await self._found(prepared.id, raw)
-        handle = await _answer(prepared, committed)
+        handle = await _handle(prepared, committed)
         if handle.is_repeat:
-            job = await self.read(handle.id, timeout_s)
+            job = await self.wait(handle.id, timeout_s)
             return job if job.status.is_terminal else handle
-        return await self._last_look(handle.id) or handle
+        return await self._ended_unheard(handle.id) or handle
 
-    async def look(self, job_id: str) -> Job:
-        """A job as it stands.
+    async def get(self, job_id: str) -> Job:
+        """Returns a job as it stands.
 
         Raises:
             UnknownJob: There is none, or its result has expired.
             Unavailable: Redis does not answer.
         """
-        return await self._found(job_id, await self._reads.ask(job_id))
+        return await self._found(job_id, await self._reads.enqueue(job_id))
 
-    async def read(self, job_id: str, timeout_s: float) -> Job:
-        """A job as it stands when it ends, or at the end of the wait.
+    async def wait(self, job_id: str, timeout_s: float) -> Job:
+        """Returns a job as it stands when it ends, or after ``timeout_s``.
 
         Raises:
             UnknownJob: There is none, or its result has expired.
             Unavailable: Redis does not answer.
         """
         ended: _Ended = self._loop.create_future()
-        self.mailbox.expect(job_id, ended)
+        self.completions.expect(job_id, ended)
         try:
-            job = await self.look(job_id)
+            job = await self.get(job_id)
             if job.status.is_terminal:
                 return job
             raw = await self._ended(ended, timeout_s)
         finally:
-            self.mailbox.forget(job_id, ended)
-        return await (self.look(job_id) if raw is None else self._found(job_id, raw))
+            self.completions.forget(job_id, ended)
+        return await (self.get(job_id) if raw is None else self._found(job_id, raw))
 
     async def _found(self, job_id: str, raw: Raw) -> Job:
         size_bytes = sum(map(len, raw[1].values()))
-        return await self._threads.aside(size_bytes, found_job, job_id, raw)
+        return await self._threads.run(size_bytes, found_job, job_id, raw)
 
     async def _ended(self, ended: _Ended, timeout_s: float) -> Raw | None:
-        """What Redis holds of the job, if it ends in time."""
-        until = min(self._loop.time() + timeout_s, self._ends)
+        """Returns the job as Redis has it, if it ends in time."""
+        until = min(self._loop.time() + timeout_s, self._deadline)
         timer = self._loop.call_at(until, _end, ended)
         self._waiting.add(ended)
         try:
@@ -156,21 +157,21 @@ class AsyncClient:
             timer.cancel()
             self._waiting.discard(ended)
 
-    async def _last_look(self, job_id: str) -> Job | None:
-        """The job, if it has ended although nobody said so; the caller knows it is accepted."""
+    async def _ended_unheard(self, job_id: str) -> Job | None:
+        """Returns the job if it has ended unannounced; errors may not hide that it is accepted."""
         try:
-            job = await self.look(job_id)
+            job = await self.get(job_id)
         except ModelyardError:
             return None
         return job if job.status.is_terminal else None
 
-    def _prepare(self, asked: Sequence[tuple[Request, str]]) -> list[PreparedJob | ModelyardError]:
-        """What becomes of each request, on a thread that may wait for Redis.
+    def _prepare(self, items: Sequence[tuple[Request, str]]) -> list[PreparedJob | ModelyardError]:
+        """Returns each request's prepared job or error; runs on a thread that may wait for Redis.
 
         Raises:
             Unavailable: Redis does not answer.
         """
-        return [self._prepared(request, job_id) for request, job_id in asked]
+        return [self._prepared(request, job_id) for request, job_id in items]
 
     def _prepared(self, request: Request, job_id: str) -> PreparedJob | ModelyardError:
         try:
@@ -181,33 +182,33 @@ class AsyncClient:
             return error
 
     def _end_within(self, seconds: float) -> None:
-        self._ends = min(self._ends, self._loop.time() + seconds)
-        self._loop.call_at(self._ends, self._end_all)
+        self._deadline = min(self._deadline, self._loop.time() + seconds)
+        self._loop.call_at(self._deadline, self._end_all)
 
     def _end_all(self) -> None:
         for ended in list(self._waiting):
             _end(ended)
 
 
-async def _answer(prepared: PreparedJob, committed: asyncio.Future[Handle]) -> Handle:
-    """The handle of a prepared job; where Redis did not answer, the error names that job only.
+async def _handle(prepared: PreparedJob, committed: asyncio.Future[Handle]) -> Handle:
+    """Returns a prepared job's handle; if Redis did not answer, the error names that job only.
 
     Raises:
         ModelyardError: As `Client.submit_request`.
     """
     try:
         return await committed
-    except Unavailable as error:  # told to all whose jobs were sent together
+    except Unavailable as error:  # of all jobs that were sent together
         raise Unavailable(error.message, {prepared.id} & {*error.job_ids}) from error
 
 
 def _end(ended: _Ended) -> None:
-    """End a wait without its job."""
+    """Ends a wait without its job."""
     if not ended.done():
         ended.set_result(None)
 
 
 def _end_if_settled(ended: _Ended, committed: asyncio.Future[Handle]) -> None:
-    """End a wait whose job was refused, or is an earlier request's."""
+    """Ends a wait whose job was refused, or is an earlier request's."""
     if committed.cancelled() or committed.exception() is not None or committed.result().is_repeat:
         _end(ended)

@@ -1,4 +1,4 @@
-"""What the views work with, kept with the application: no globals."""
+"""The parts that views work with, kept with the application: no globals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from gateway.http import Threads
-from gateway.middleware import RequestLog
+from gateway.middleware import Middleware
 from gateway.services.async_client import AsyncClient
 from producer.client import Client
 from yard.settings import Settings
@@ -26,42 +26,42 @@ class Services:
     Attributes:
         settings: Bounds.
         client: Submits and reads jobs; safe for threads.
-        loop: The event loop that answers direct calls,
-        waits: and that waits for jobs.
-        threads: What it has others do.
-        observer: Counts and logs requests.
-        registry: What ``/metrics`` shows.
+        loop: The event loop, which runs async views and the middleware.
+        async_client: The same for the event loop; also waits for jobs.
+        threads: Flask's views, and work that is too long for the event loop.
+        middleware: Every request passes it; the outermost first.
+        registry: The metrics that ``/metrics`` shows.
     """
 
     settings: Settings
     client: Client
     loop: asyncio.AbstractEventLoop
-    waits: AsyncClient
+    async_client: AsyncClient
     threads: Threads
-    observer: RequestLog
+    middleware: tuple[Middleware, ...]
     registry: CollectorRegistry
 
     @property
     def redis(self) -> Redis:
-        """The client's Redis, for reading how the yard stands."""
+        """The client's Redis, for reading the yard's status."""
         return self.client.redis
 
     def close(self) -> None:
-        """End the threads; nobody waits for a job any more."""
-        self.waits.close()
+        """Ends the threads; no call may wait for a job any more."""
+        self.async_client.close()
         self.threads.close()
 
 
 def attach(app: Flask, services: Services) -> None:
-    """Keep ``services`` with ``app``."""
+    """Keeps ``services`` with ``app``."""
     app.extensions[_EXTENSION] = services
 
 
 def services_of(app: Flask) -> Services:
-    """The services that `attach` keeps with ``app``."""
+    """Returns the services that `attach` keeps with ``app``."""
     return cast("Services", app.extensions[_EXTENSION])
 
 
 def services() -> Services:
-    """The services of the application that works on the present request."""
+    """Returns the services of the current application of Flask."""
     return services_of(current_app)

@@ -1,8 +1,8 @@
-"""What the event loop asks of Redis: many questions in one round trip, on a thread of their own.
+"""Group calls for the event loop: many items in one round trip to Redis, on a thread.
 
-A question that finds the thread idle goes at once, alone. What comes meanwhile waits, and is taken
-together when the round trip is over: the slower Redis answers, the larger the groups. Answers come
-back to the loop the same way, however many there are by one wake-up. (Threads that submit have
+An item that finds the thread idle goes at once, alone. Items that come meanwhile wait, and go
+together when the round trip is over: the slower Redis answers, the larger the groups. Results come
+back to the loop the same way, by one wake-up for each group. (Threads that submit have
 `producer.group_commit`.)
 """
 
@@ -22,114 +22,117 @@ from yard.errors import ModelyardError, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 
-_Asked = tuple["asyncio.Future[R]", T]
-_Told = tuple["asyncio.Future[Any]", Any]
+_Pending = tuple["asyncio.Future[R]", T]
+_Outcome = tuple["asyncio.Future[Any]", Any]
 
 
 class FutureSettler:
     """Settles futures of an event loop from other threads.
 
     Args:
-        loop: The event loop that the futures are of.
+        loop: The event loop of the futures.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
 
-    def tell(self, told: Sequence[_Told]) -> None:
-        """Give each future its answer, or raise in it what is an exception; late ones are fine."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(settle, told)
+    def settle(self, outcomes: Sequence[_Outcome]) -> None:
+        """Gives each future its result or, if that is an exception, its exception.
+
+        Futures that are done by then are skipped.
+        """
+        with suppress(RuntimeError):  # the loop is closed: there are no callers left
+            self.loop.call_soon_threadsafe(_settle, outcomes)
 
 
-def settle(told: Iterable[_Told]) -> None:
-    """As `FutureSettler.tell`, on the event loop's own thread."""
-    for future, answer in told:
+def _settle(outcomes: Iterable[_Outcome]) -> None:
+    """As `FutureSettler.settle`, on the event loop's own thread."""
+    for future, outcome in outcomes:
         if future.done():
             continue
-        if isinstance(answer, Exception):
-            future.set_exception(answer)
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
         else:
-            future.set_result(answer)
+            future.set_result(outcome)
 
 
 class RedisBatcher(Generic[T, R]):
-    """Asks on behalf of an event loop.
+    """Batches the calls of one kind that an event loop makes.
 
     Args:
-        name: The thread's, which is started by the first question.
-        handover: Where answers go.
-        call: Answers several items in one round trip, in their order, each by a result or an error.
-        fit: How many of the items that wait, the oldest first, one call takes; at least 1.
+        name: Name of the thread, which the first item starts.
+        settler: Takes the results to the event loop.
+        call: Handles items in one round trip; returns a result or an error for each, in order.
+        fit: Number of pending items, the oldest first, that one call takes; at least 1.
     """
 
     def __init__(
         self,
         name: str,
-        handover: FutureSettler,
+        settler: FutureSettler,
         call: Callable[[Sequence[T]], Sequence[R | ModelyardError]],
         fit: Callable[[Sequence[T]], int] = len,
     ) -> None:
         self._name = name
-        self._handover = handover
+        self._settler = settler
         self._call = call
         self._fit = fit
-        self._asked: SimpleQueue[_Asked[R, T] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Pending[R, T] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def ask(self, item: T) -> asyncio.Future[R]:
-        """The answer to one item; to be called on the event loop.
+    def enqueue(self, item: T) -> asyncio.Future[R]:
+        """Queues an item and returns the future of its result; to be called on the event loop.
 
         Raises:
-            ModelyardError: When awaited: as ``call`` gives for the item, or raises for all of them.
+            ModelyardError: When awaited: as ``call`` returns for the item, or raises for all.
         """
-        future: asyncio.Future[R] = self._handover.loop.create_future()
-        self._asked.put((future, item))
+        future: asyncio.Future[R] = self._settler.loop.create_future()
+        self._queue.put((future, item))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
         return future
 
     def close(self) -> None:
-        """End the thread, after what has been asked."""
+        """Ends the thread when all queued items are handled."""
         self._is_closed = True
-        self._asked.put(None)
+        self._queue.put(None)
         if self._thread is not None:
             self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
-        waiting: list[_Asked[R, T]] = []
-        while waiting or not self._is_closed:
-            waiting += self._taken(may_wait=not waiting)
-            if not waiting:
+        pending: list[_Pending[R, T]] = []
+        while pending or not self._is_closed:
+            pending += self._taken(may_wait=not pending)
+            if not pending:
                 continue
-            count = self._fit([item for _, item in waiting])
-            group, waiting = waiting[:count], waiting[count:]
-            answers, hang = self._answers([item for _, item in group])
-            told = list(zip([future for future, _ in group], answers, strict=True))
-            if hang is not None:  # taken before anybody is told: whoever asks then is asked for
-                waiting += self._taken(may_wait=False)
-                told += [(future, another(hang)) for future, _ in waiting]
-                waiting = []
-            self._handover.tell(told)
+            count = self._fit([item for _, item in pending])
+            group, pending = pending[:count], pending[count:]
+            results, hang = self._results([item for _, item in group])
+            outcomes = list(zip([future for future, _ in group], results, strict=True))
+            if hang is not None:  # before the outcomes are out: items that follow them get a call
+                pending += self._taken(may_wait=False)
+                outcomes += [(future, another(hang)) for future, _ in pending]
+                pending = []
+            self._settler.settle(outcomes)
 
-    def _taken(self, *, may_wait: bool) -> list[_Asked[R, T]]:
-        """All that has been asked; nothing, perhaps, where it is to be closed."""
+    def _taken(self, *, may_wait: bool) -> list[_Pending[R, T]]:
+        """Returns all queued items; may be empty when the batcher closes."""
         taken = []
         with suppress(Empty):
-            taken.append(self._asked.get(block=may_wait))
+            taken.append(self._queue.get(block=may_wait))
             while True:
-                taken.append(self._asked.get_nowait())
-        return [asked for asked in taken if asked is not None]
+                taken.append(self._queue.get_nowait())
+        return [pending for pending in taken if pending is not None]
 
-    def _answers(self, items: Sequence[T]) -> tuple[Sequence[R | Exception], ModelyardError | None]:
-        """What becomes of each item; and the error, where Redis hangs."""
+    def _results(self, items: Sequence[T]) -> tuple[Sequence[R | Exception], ModelyardError | None]:
+        """Returns each item's result; and the error, if Redis hangs."""
         began = time.monotonic()
         try:
             return self._call(items), None
         except ModelyardError as error:
             has_hung = isinstance(error, Unavailable) and time.monotonic() - began > HANG_S
             return [another(error) for _ in items], error if has_hung else None
-        except Exception as error:  # a fault of ours: told to each, and the thread goes on
+        except Exception as error:  # a fault of ours: each item gets it, and the thread goes on
             return [error] * len(items), None

@@ -19,7 +19,8 @@ from flask import Flask
 from redis import Redis
 
 from gateway.app import create_app
-from gateway.services.container import services_of
+from gateway.server.rsgi import RsgiApp
+from tests.helpers.rsgi import RsgiOverWsgi
 from tests.helpers.stand_ins import finish, new_client, queued
 from tests.helpers.waiting import wait_until
 from tests.helpers.yards import clean_environ, free_port
@@ -51,13 +52,19 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @contextmanager
 def new_app(url: str, **settings: Any) -> Iterator[Flask]:
-    """The application in this process, on a Redis that need not be there."""
+    """The application in this process, on a Redis that need not be there.
+
+    Its test client's requests go the way of all others: over the event loop and the middleware.
+    """
     with new_client(url, **settings) as client, running_loop() as loop:
         app = create_app(client.settings, client, loop)
+        served = RsgiApp(lambda _loop: app, lambda _services: None)
+        served.__rsgi_init__(loop)
+        app.wsgi_app = RsgiOverWsgi(served, loop)  # type: ignore[method-assign]  # as Flask has it
         try:
             yield app
         finally:
-            services_of(app).close()
+            served.__rsgi_del__(loop)
 
 
 @contextmanager

@@ -217,7 +217,7 @@ def deaf(redis: Redis, redis_url: str) -> Iterator[Any]:
     """A gateway that hears of no job's end."""
     publish(redis, "iris", "v1", active="v1")
     with new_app(redis_url) as app:
-        services_of(app).waits.mailbox.close()
+        services_of(app).async_client.completions.close()
         yield app.test_client()
 
 
@@ -328,7 +328,7 @@ def test_waits_end_early_when_the_process_is_to_stop(
     asking = threads.submit(http.get, f"/v1/jobs/{job_id}?wait=60")
     predicting = threads.submit(http.post, PREDICT, json=BODY)
     wait_until(lambda: len(queued(redis, "iris@v1")) == 2, 20)
-    services_of(app).waits.end_within(0.1)
+    services_of(app).async_client.end_within(0.1)
     assert asking.result(5).json["status"] == "queued"
     assert predicting.result(20).status_code == 504
 

@@ -103,7 +103,7 @@ def test_an_unknown_error_is_in_the_log_under_the_requests_id(
     async def fail(_job_id: str) -> None:
         raise RuntimeError("a cause that callers must not see")
 
-    monkeypatch.setattr(services_of(app).waits, "look", fail)
+    monkeypatch.setattr(services_of(app).async_client, "get", fail)
     response: Any = app.test_client().get("/v1/jobs/abc", headers={"X-Request-Id": "r-2"})
     assert (response.status_code, response.json["code"]) == (500, "internal")
     assert "cause" not in response.get_data(as_text=True)

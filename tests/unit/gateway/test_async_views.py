@@ -10,7 +10,7 @@ from gateway.api import ASYNC_VIEWS, AsyncViewIndex
 from gateway.http.messages import HttpRequest
 from gateway.http.wsgi import environ
 
-DIRECTORY = AsyncViewIndex(ASYNC_VIEWS)
+INDEX = AsyncViewIndex(ASYNC_VIEWS)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ DIRECTORY = AsyncViewIndex(ASYNC_VIEWS)
     ],
 )
 def test_a_call_is_found_with_what_its_path_names(method, path, template, names):
-    found = DIRECTORY.find(method, path)
+    found = INDEX.find(method, path)
     assert found is not None
     assert (found[0].template, found[1]) == (template, names)
 
@@ -47,7 +47,7 @@ def test_a_call_is_found_with_what_its_path_names(method, path, template, names)
     ],
 )
 def test_everything_else_is_for_flask(method, path):
-    assert DIRECTORY.find(method, path) is None
+    assert INDEX.find(method, path) is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask import Flask
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import MethodNotAllowed, UnsupportedMediaType
 
 from gateway.middleware import problems
 from yard import errors
@@ -35,16 +34,9 @@ def name_of(kind: Any) -> str:
 
 
 def answer(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
-    app = Flask(__name__)
-    problems.install(app)
-
-    @app.get("/")
-    def fail():
-        raise error
-
-    response = app.test_client().get("/")
-    assert response.mimetype == "application/problem+json"
-    return response.status_code, json.loads(response.data), dict(response.headers)
+    status, headers, body = problems.problem_of(error)
+    assert dict(headers)["Content-Type"] == "application/problem+json"
+    return status, json.loads(body), dict(headers)
 
 
 @pytest.mark.parametrize("kind", sorted(set(every(errors.ModelyardError)) - OURS, key=name_of))
@@ -113,13 +105,9 @@ def test_what_flask_refuses_is_a_problem_too():
 
 
 def test_a_wrong_method_says_which_ones_are_right():
-    app = Flask(__name__)
-    problems.install(app)
-    app.add_url_rule("/", view_func=lambda: "", methods=["GET"])
-    client: Any = app.test_client()
-    response = client.post("/")
-    assert (response.status_code, response.json["code"]) == (405, "method_not_allowed")
-    assert "GET" in response.headers["Allow"]
+    status, body, headers = answer(MethodNotAllowed(["GET", "HEAD"]))
+    assert (status, body["code"]) == (405, "method_not_allowed")
+    assert "GET" in headers["Allow"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the secret"), errors.ConfigurationError("secret")])

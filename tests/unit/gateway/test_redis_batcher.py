@@ -56,9 +56,9 @@ async def ask_behind_the_first(
 ) -> list[Any]:
     """The first goes alone; the others come while it is on its way."""
     with asking(redis, fit) as made:
-        first = made.ask(0)
+        first = made.enqueue(0)
         await asyncio.to_thread(wait_until, lambda: redis.groups)
-        others = [made.ask(number) for number in range(1, count)]
+        others = [made.enqueue(number) for number in range(1, count)]
         redis.may_go_on.set()
         return await asyncio.gather(first, *others, return_exceptions=True)
 
@@ -87,11 +87,11 @@ def test_an_outage_is_told_to_each_of_the_group_and_the_next_is_asked_again():
         redis = Redis(Unavailable("Redis does not answer"))
         redis.may_go_on.set()
         with asking(redis) as made:
-            told = await asyncio.gather(*map(made.ask, range(5)), return_exceptions=True)
+            told = await asyncio.gather(*map(made.enqueue, range(5)), return_exceptions=True)
             assert all(isinstance(one, Unavailable) for one in told)
             assert len({id(one) for one in told}) == 5, "each raises an error of its own"
             redis.error = None
-            assert await made.ask(7) == 14
+            assert await made.enqueue(7) == 14
 
     run(test())
 
@@ -118,9 +118,9 @@ def test_whoever_asks_after_a_hang_was_told_is_asked_for(monkeypatch: pytest.Mon
             for number in range(200):
                 redis.error = Unavailable("Redis does not answer")
                 with pytest.raises(Unavailable):
-                    await made.ask(number)
+                    await made.enqueue(number)
                 redis.error = None
-                assert await made.ask(number) == 2 * number
+                assert await made.enqueue(number) == 2 * number
 
     run(test())
 
@@ -131,7 +131,7 @@ def test_an_error_of_one_item_is_no_error_of_the_others():
             return [InvalidInput("odd") if item % 2 else item for item in items]
 
         with asking(refuse_odd) as made:
-            told = await asyncio.gather(*map(made.ask, range(4)), return_exceptions=True)
+            told = await asyncio.gather(*map(made.enqueue, range(4)), return_exceptions=True)
         assert [told[0], told[2]] == [0, 2]
         assert all(isinstance(one, InvalidInput) for one in (told[1], told[3]))
 
@@ -144,9 +144,9 @@ def test_a_fault_of_ours_is_told_and_the_thread_goes_on():
         redis.may_go_on.set()
         with asking(redis) as made:
             with pytest.raises(RuntimeError, match="a fault"):
-                await made.ask(1)
+                await made.enqueue(1)
             redis.error = None
-            assert await made.ask(1) == 2
+            assert await made.enqueue(1) == 2
 
     run(test())
 
@@ -155,11 +155,11 @@ def test_an_answer_that_nobody_waits_for_any_more_harms_nothing():
     async def test() -> None:
         redis = Redis()
         with asking(redis) as made:
-            left = made.ask(1)
+            left = made.enqueue(1)
             await asyncio.to_thread(wait_until, lambda: redis.groups)
             left.cancel()
             redis.may_go_on.set()
-            assert await made.ask(2) == 4
+            assert await made.enqueue(2) == 4
 
     run(test())
 
@@ -168,11 +168,11 @@ def test_what_is_told_to_a_loop_that_is_closed_is_lost():
     loop = asyncio.new_event_loop()
     future: asyncio.Future[int] = loop.create_future()
     loop.close()
-    FutureSettler(loop).tell([(future, 1)])
+    FutureSettler(loop).settle([(future, 1)])
     assert not future.done()
 
 
-def test_errands_that_nobody_has_sent_have_no_thread():
+def test_a_batcher_without_items_has_no_thread():
     async def test() -> None:
         before = threading.active_count()
         with asking(lambda items: list(items)):

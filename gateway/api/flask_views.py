@@ -1,0 +1,59 @@
+"""Flask's side of the gateway: the current request of a view, and its response.
+
+`gateway.http.wsgi` leaves the request's head in the WSGI environment. What views add to it here,
+its route and its annotations, is read by the middleware when the view has answered. Exceptions pass
+through Flask to the middleware, which makes problems of them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from flask import Flask, Response, request
+
+from gateway.http import HttpRequest, HttpResponse, head_in
+from gateway.services import services
+
+_PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def configure_flask(app: Flask) -> None:
+    """Makes ``app`` record routes and raise exceptions, those of Flask itself included."""
+    app.config["TRAP_HTTP_EXCEPTIONS"] = app.config["PROPAGATE_EXCEPTIONS"] = True
+    app.before_request(_record_route)
+
+
+def current_request() -> HttpRequest:
+    """Returns the request that the current view of Flask answers."""
+    most_bytes = services().settings.body_bytes
+    is_over = (request.content_length or 0) > most_bytes
+    return HttpRequest(
+        request.view_args or {},
+        request.query_string.decode("latin-1"),
+        request.headers,
+        b"" if is_over else request.stream.read(most_bytes + 1),
+        head_in(request.environ).annotations,
+    )
+
+
+def annotate(**context: str | None) -> None:
+    """Puts ``job``, ``model`` and ``version`` on the current request's line in the access log."""
+    head_in(request.environ).annotations |= context
+
+
+def flask_response(response: HttpResponse) -> Response:
+    """Returns a response in Flask's form."""
+    return Response(response.body, response.status, response.headers)
+
+
+@cache
+def path_template(rule: str) -> str:
+    """Returns a rule of Flask as the OpenAPI document writes it: ``/v1/jobs/{job_id}``."""
+    return _PLACEHOLDER.sub(r"{\1}", rule)
+
+
+def _record_route() -> None:
+    rule = request.url_rule
+    if rule is not None:
+        head_in(request.environ).route = path_template(rule.rule)
