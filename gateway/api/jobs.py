@@ -1,6 +1,6 @@
 """The jobs API: submit a job, wait for it, read it, cancel it.
 
-A request's body becomes a `yard.contract.Request`, then a prepared job that is checked against the
+A request's body becomes a `yard.contract.Request`, then a prepared job, checked against the
 version's signature, and one round trip queues it with others. All operations but cancelling run on
 the event loop.
 """

@@ -1,4 +1,4 @@
-"""For everyone: which models and versions there are, what they take, and where they are loaded."""
+"""The models API: published models and versions, what they take, and where they are loaded."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class AsyncClient:
         self._loop.call_soon_threadsafe(self._end_within, seconds)
 
     async def prepare(self, request: Request, job_id: str) -> PreparedJob:
-        """Returns the request, checked.
+        """Returns the request as a job, checked.
 
         Raises:
             ModelyardError: As `Submitter.prepare`; no job was made.
@@ -166,7 +166,7 @@ class AsyncClient:
         return job if job.status.is_terminal else None
 
     def _prepare(self, items: Sequence[tuple[Request, str]]) -> list[PreparedJob | ModelyardError]:
-        """Returns each request's prepared job or error; runs on a thread that may wait for Redis.
+        """Returns each request's job, prepared, or error; runs on a thread that may wait for Redis.
 
         Raises:
             Unavailable: Redis does not answer.
@@ -191,7 +191,7 @@ class AsyncClient:
 
 
 async def _handle(prepared: PreparedJob, committed: asyncio.Future[Handle]) -> Handle:
-    """Returns a prepared job's handle; if Redis did not answer, the error names that job only.
+    """Returns the handle of a prepared job; if Redis did not answer, the error names only that job.
 
     Raises:
         ModelyardError: As `Client.submit_request`.

@@ -25,41 +25,37 @@ ROOMS = sorted(
 #: Public names of each package and room; a change here is a change for callers.
 FACES: dict[str, str] = {
     "gateway.api": """
-        ASYNC_VIEWS AsyncView AsyncViewIndex BLUEPRINTS Pages Problem REQUESTS registry_for
+        ASYNC_VIEWS AsyncView AsyncViewIndex BLUEPRINTS Pages Problem REQUESTS configure_flask
+        registry_for
     """,
     "gateway.http": """
-        Body BodyReader Headers HttpRequest HttpResponse SMALL_BYTES Threads WsgiBridge
-        json_response
+        Body BodyReader Headers HttpRequest HttpResponse RequestHead SMALL_BYTES Threads
+        WsgiBridge head_in json_response
     """,
     "gateway.middleware": """
-        RequestLog RequestRecord UNMATCHED code_of note noted problem problem_of problems
-        request_log status_of template
+        Handler Middleware MiddlewareChain RequestLog add_safe_headers assign_request_id
+        code_of problem problem_of status_of
     """,
     "gateway.server": "serve",
     "gateway.services": "AsyncClient Services attach services services_of",
     "models": "File Manifest Repository open_repository",
     "models.examples": "activate_examples publish_examples",
     "models.formats": """
-        BYTES OnnxFile Raw Source Span VARINT fields message onnx_check read source_of varint
-        zip_names
+        Artefact OnnxFile detect_artefact inspect_onnx protobuf read_artefact zip_names
     """,
-    "models.maintenance": "Depth Garbage Verdict archive gc verify",
+    "models.maintenance": "Depth Garbage Verdict archive find_garbage remove_garbage verify",
     "models.optimize": "compile quantize_graph rows_around",
     "models.publish": "QuantizeReport check_catalogue publish quantize register register_store",
     "models.runtimes": """
-        BatchInvariance Loaded ModelCache OnnxModel RUNTIMES RuntimeModule SklearnModel
-        are_labels arrays call_of dense feeds_of find_inputs golden load open_joblib
-        open_session open_skops prepare probabilities_of reachable release rows_at_once
-        take_arrays
+        Loaded ModelCache OnnxModel RUNTIMES SklearnModel arrays golden is_same_release load
+        memory_size open_joblib open_session open_skops prepare sklearn_calls sklearn_tuning
+        tensors
     """,
     "models.sandbox": """
-        ArtefactRaised ArtefactRefused Exchange Fence Findings Limits Quantized Sandbox
-        SandboxError
+        ArtefactDescription ArtefactRaised ArtefactRefused Exchange Fence Limits Quantized
+        Sandbox SandboxError
     """,
-    "models.store": """
-        DiskCache Repository mapped_copies open_folder open_maps open_repository read_at
-        read_below read_named
-    """,
+    "models.store": "DiskCache Repository mapped_copies open_maps open_repository safe_files",
     "producer": """
         Client Handle Job JobStatus ModelRef ModelyardError Request Route SafeJob Settings
         Signature
@@ -75,30 +71,33 @@ FACES: dict[str, str] = {
         QueueScheduler Reaped Reason Suspended backoff keep_off reap retry_until_up sweep
     """,
     "yard.broker": """
-        Argument OLDEST Script Subscription check_server connections redacted redis_reachable
-        server_version
+        OLDEST_REDIS Script ScriptArgument Subscription check_server connections redact_url
+        redis_reachable server_version
     """,
     "yard.cluster": """
-        Bounds CrashLoop DEFINITIONS KEEP LOOP MetricDefinition Pace PoolInfo Presence Series
-        WORKER_STATES Work announce announced_arrivals_s announced_start_s count_crash
-        format_problem held_back is_long labels_of metrics note_crash parse_field
-        read_crash_loops read_presence read_workload seconds_of_work settle_format waits_s
-        wanted why_none_looks withdraw_worker write_paces
+        Bounds CrashLoop KEEP_HEADROOM LOOP_CRASHES METRIC_DEFINITIONS MetricDefinition Pace
+        PoolInfo Presence Series WORKER_STATES Work announce_presence announced_arrivals_s
+        announced_start_s count_crash format_problem has_long_batches held_back_queues metrics
+        parse_metric_field read_crash_loops read_presence read_waits_s read_workload
+        record_crash seconds_of_work settle_format version_labels why_no_pool_works
+        withdraw_worker workers_wanted write_paces
     """,
     "yard.contract": """
-        ARGUMENTS Call Column ColumnType Failure Job JobStatus MOST_BYTES MOST_ERRORS ModelRef
-        Output Request Route Signature TASK Task Timings check_job_id check_name check_outputs
-        check_rows decode_call encode_call is_job_id is_name keys moment new_id parse_queue
-        plain queue_name wire
+        Call Column ColumnType Failure JOB_ARGUMENTS Job JobStatus MAX_INPUT_ERRORS
+        MAX_PAYLOAD_BYTES ModelRef Output Request Route Signature TASK_NAME Task Timings
+        check_job_id check_name check_outputs check_rows decode_call encode_call format_time
+        inflate_payload is_job_id is_name keys lenient new_id parse_epoch_s parse_queue
+        parse_time queue_name wire
     """,
-    "yard.platform": "StopSignals cause_of child_environment extras logs pdeathsig signals",
+    "yard.platform": "StopSignals child_environment exit_cause extras logs pdeathsig prctl signals",
     "yard.registry": """
-        Catalog Published State catalog lifecycle model_names queue_names read_served_queues
-        read_states read_versions
+        Catalog PublishedVersion VersionState catalog lifecycle model_names queue_names
+        read_served_queues read_states read_versions
     """,
     "yard.routing": """
-        Change Warmth cold flip point_of read_route read_wanted resolve routed_versions routes
-        routing_error set_alias unmet warmup
+        RouteChange WarmupResult cold_versions flip_route read_route read_wanted_versions
+        resolve routed_versions routes routing_error routing_point set_alias unmet_warmups
+        warmup
     """,
 }
 
