@@ -19,11 +19,11 @@ def claim(lease: Lease, *queues: str) -> Batch:
 
 def take_ahead(lease: Lease, holding: Batch) -> Batch | None:
     """What a worker that has ``holding`` takes ahead, if there is anything."""
-    line = lease.line()
+    connection = lease.pipeline()
     token = lease.next_token()
-    lease.send(line, None, token, [QUEUE], holding.token)
-    written, batch = lease.receive(line, token)
-    line.close()
+    lease.send(connection, None, token, [QUEUE], holding.token)
+    written, batch = lease.receive(connection, token)
+    connection.close()
     assert written == 0
     return batch
 

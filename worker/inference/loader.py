@@ -7,13 +7,14 @@ write to one of the two cannot make a worker open something else.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from redis import Redis
 
 from models.manifest import Manifest
 from models.runtimes import Loaded, load, prepare
 from models.store import Repository
+from worker.queue import Retry
 from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
 from yard.registry import Published, read_states, read_versions
@@ -25,18 +26,13 @@ class Loader:
     Args:
         repository: Where the artefacts lie.
         redis: Where the catalogue is.
-        persist: Repeats what it is given until Redis has answered.
+        retry: Repeats what it is given until Redis has answered.
     """
 
-    def __init__(
-        self,
-        repository: Repository,
-        redis: Redis,
-        persist: Callable[[Callable[[], object]], None],
-    ) -> None:
+    def __init__(self, repository: Repository, redis: Redis, retry: Retry) -> None:
         self._repository = repository
         self._redis = redis
-        self._persist = persist
+        self._retry = retry
         self._batchable: dict[ModelRef, bool] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
@@ -78,17 +74,16 @@ class Loader:
                     prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
     def _published_digest(self, ref: ModelRef) -> str:
-        digests: list[str] = []
-
-        def read() -> None:
+        def read() -> str | None:
             entry = read_versions(self._redis, ref.model).get(ref.version)
-            if entry is not None and not self._is_drained(entry):
-                digests.append(str(entry.manifest.get("digest", "")))
+            if entry is None or self._is_drained(entry):
+                return None
+            return str(entry.manifest.get("digest", ""))
 
-        self._persist(read)  # Redis' absence is no fault of the model
-        if not digests:
+        digest = self._retry(read)  # Redis' absence is no fault of the model
+        if digest is None:
             raise VersionGone(f"{ref} is no longer published")
-        return digests[-1]
+        return digest
 
     def _is_drained(self, entry: Published) -> bool:
         """Whether a version was retired, and its last job has ended."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from redis import Redis
@@ -31,6 +30,18 @@ _LOOK_S = 1.0
 _MOST, _REASON = 64, 500
 
 
+class Wish(NamedTuple):
+    """A version that is to be loaded.
+
+    Attributes:
+        queue: The version's queue.
+        wanted_ms: When that was asked for: tells one wish for it from the next.
+    """
+
+    queue: str
+    wanted_ms: int
+
+
 class Warmer:
     """Loads what was asked for.
 
@@ -39,8 +50,6 @@ class Warmer:
         cache: Where models are loaded to.
         worker: This worker's name.
         settings: After how many deaths a wish is refused, and whether routed versions are pinned.
-        loading: Held while a version is loaded.
-        tell: Announces what is loaded and what failed.
         clock: Seconds, never going back.
     """
 
@@ -50,16 +59,12 @@ class Warmer:
         cache: ModelCache,
         worker: str,
         settings: Settings,
-        loading: Callable[[], AbstractContextManager[None]],
-        tell: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._cache = cache
         self._worker = worker
         self._settings = settings
-        self._loading = loading
-        self._tell = tell
         self._clock = clock
         self._due = clock()
         self._waiting: dict[str, int] = {}  # queue to the moment of a wish that was not tried yet
@@ -70,8 +75,8 @@ class Warmer:
         """Let the next look be one, however short ago the last was."""
         self._due = self._clock()
 
-    def look(self, queues: Collection[str]) -> None:
-        """Load the first version that is asked for and was not tried for that wish.
+    def next_wish(self, queues: Collection[str]) -> Wish | None:
+        """Return a wish that was not tried yet, to be given to `load`; None if there is none.
 
         Args:
             queues: Those that the worker serves.
@@ -79,12 +84,26 @@ class Warmer:
         Raises:
             RedisError: Redis does not answer.
         """
-        if not self.waits(queues):
-            return
-        queue, wanted_ms = self._waiting.popitem()
-        with self._loading():
-            self._load(queue, wanted_ms)
-        self._tell()
+        return Wish(*self._waiting.popitem()) if self.waits(queues) else None
+
+    def load(self, wish: Wish) -> None:
+        """Try to load a version; what comes of it is in the cache, or in `failures`.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        queue, wanted_ms = wish
+        model, version = parse_queue(queue) or (queue, None)
+        self._refused.pop(queue, None)
+        if version is not None:
+            ref = ModelRef(model, version)
+            deaths = self._note(queue, wanted_ms)
+            if deaths >= self._settings.attempts:
+                self._refused[queue] = f"{ref}: {deaths} workers died while they loaded it"
+            else:
+                self._bring(queue, ref)
+        self._answered[queue] = wanted_ms
+        self._redis.hdel(keys.key("loading", queue), self._worker)
 
     def waits(self, queues: Collection[str]) -> bool:
         """Whether there is something to load; asks Redis once a second.
@@ -123,19 +142,6 @@ class Warmer:
         if self._settings.pin_routed:
             models = {queue.partition("@")[0] for queue in queues}
             self._cache.pin(routed_versions(self._redis, sorted(models)))
-
-    def _load(self, queue: str, wanted_ms: int) -> None:
-        model, version = parse_queue(queue) or (queue, None)
-        self._refused.pop(queue, None)
-        if version is not None:
-            ref = ModelRef(model, version)
-            deaths = self._note(queue, wanted_ms)
-            if deaths >= self._settings.attempts:
-                self._refused[queue] = f"{ref}: {deaths} workers died while they loaded it"
-            else:
-                self._bring(queue, ref)
-        self._answered[queue] = wanted_ms
-        self._redis.hdel(keys.key("loading", queue), self._worker)
 
     def _bring(self, queue: str, ref: ModelRef) -> None:
         self._cache.forgive(ref)  # whoever asks may have mended it

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import structlog
 from redis import Redis
@@ -32,6 +32,7 @@ from worker.inference import (
 )
 from worker.process.heartbeat import Heartbeat
 from worker.process.registration import Registration
+from worker.process.retry import DrainRetry
 from worker.process.rq_commands import CommandListener
 from worker.process.watchdog import Watchdog
 from worker.queue import (
@@ -48,7 +49,7 @@ from worker.queue import (
     retry_until_up,
 )
 from yard.broker import connections
-from yard.contract import Failure, ModelRef, keys
+from yard.contract import ModelRef, keys
 from yard.platform import StopSignals
 from yard.settings import Settings
 
@@ -87,9 +88,12 @@ class Worker:
         self._bell = connections.blocking(url, settings.look_s, self.name)
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
+        self._signals = StopSignals(on_second=self._leave_now)
+        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool))
+        self._retry = DrainRetry(self._signals, self._watchdog, settings.drain_s)
         repository = open_repository(settings)
         repository.maps = open_maps(settings)
-        self._loader = Loader(repository, self._redis, self._persist)
+        self._loader = Loader(repository, self._redis, self._retry)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._scheduler = QueueScheduler(
             self._redis,
@@ -101,26 +105,23 @@ class Worker:
         self._service_times = ServiceTimes()
         self._busy_since = 0.0  # the end of the batch before, or when there was none
         self._run_since = 0.0  # the beginning of the batch that was not taken ahead
-        self._server = BatchExecutor(self._cache, self._loader.is_batchable, settings)
-        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool))
+        self._executor = BatchExecutor(self._cache, self._loader.is_batchable, settings)
+        self._warmer = Warmer(self._redis, self._cache, self.name, settings)
         self._heartbeat = Heartbeat(
-            url, self.name, settings, self._service_times, self._loaded, self._announce
-        )
-        self._warmer = Warmer(
-            self._redis,
-            self._cache,
-            self.name,
+            url,
             settings,
-            self._loading,
-            lambda: self._heartbeat.tell(self._registration),  # at once: somebody waits for it
+            self._lease,
+            self._registration,
+            self._scheduler,
+            self._cache,
+            self._warmer,
+            self._service_times,
         )
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
         self._is_suspended = False
         self._is_loading = False
         self._has_rung = False
-        self._leaves_by = float("inf")
-        self._signals = StopSignals(on_second=self._leave_now)
 
     def run(self) -> None:
         """Work until a signal, or RQ's shutdown command, asks to stop; in the main thread."""
@@ -130,7 +131,7 @@ class Worker:
     def _run(self) -> None:
         commands = CommandListener(self._url, self.name, self._settings)
         threads = [
-            self._heartbeat.thread(self._registration, self._stopped),
+            self._heartbeat.thread(self._stopped),
             commands.thread(self._stopped),
         ]
         for thread in threads:
@@ -172,20 +173,6 @@ class Worker:
             lambda: self._signals.count > 0,
         )
 
-    def _persist(self, action: Callable[[], object]) -> None:
-        """Repeat ``action`` until Redis has answered; once told to stop, for the drain time.
-
-        Raises:
-            GaveUp: The drain time is over, too.
-        """
-        with self._watchdog.paused():
-            retry_until_up(action, self._signals.wait, self._is_out_of_time)
-
-    def _is_out_of_time(self) -> bool:
-        if self._signals.count and self._leaves_by == float("inf"):
-            self._leaves_by = time.monotonic() + self._settings.drain_s
-        return time.monotonic() >= self._leaves_by
-
     def _step(self) -> None:
         """One batch, or one wait for work."""
         queues = self._scheduler.queues()
@@ -197,11 +184,11 @@ class Worker:
         self._is_suspended = self._is_loading = False
         if isinstance(claimed, Batch):
             self._work(claimed)
-            self._warmer.look(queues)
+            self._warm(queues)
         elif claimed == 0:
             if self._has_rung:  # for no job, so perhaps for a version that is to be loaded
                 self._warmer.hurry()
-            self._warmer.look(queues)
+            self._warm(queues)
             self._wait_for_bell(queues)
             return
         self._has_rung = False
@@ -225,37 +212,39 @@ class Worker:
         bells = [keys.key("bell", queue) for queue in queues]
         self._has_rung = self._bell.blpop(bells, timeout=self._settings.look_s) is not None
 
-    def _work(self, batch: Batch) -> None:
-        """Serve a batch and, as long as more wait than fit into one, those after it."""
-        prefetcher = Prefetcher(
-            self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving
-        )
+    def _work(self, first: Batch) -> None:
+        """Run a batch and, as long as more wait than fit into one, those after it."""
         self._busy_since = self._run_since = time.monotonic()
         try:
-            prefetcher.run(batch)  # what it took ahead and did not begin, `_leave` gives back
+            queues = self._queues_ahead(first)
+            with Prefetcher(self._lease, self._retry, first, queues) as prefetcher:
+                for batch in prefetcher:
+                    if self._is_leaving and batch is not first:
+                        break  # `_leave` gives it back
+                    ended = self._execute(batch)
+                    queues = self._queues_ahead(batch) if prefetcher.is_ahead else ()
+                    prefetcher.complete(ended, queues)
         except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
         except Exception:
             # Our own fault, not the model's: count it as a crash, so that no job comes back for
             # ever.
             _log.exception("a batch could not be served", worker=self.name)
-            self._persist(lambda: reap(self._redis, self.name, "died", self._settings))
+            self._retry(lambda: reap(self._redis, self.name, "died", self._settings))
         finally:
-            self._heartbeat.batch = None
+            self._lease.held = None
 
-    def _serve(self, batch: Batch) -> EndedBatch:
-        self._heartbeat.batch = batch
+    def _execute(self, batch: Batch) -> EndedBatch:
         self._scheduler.took(batch.queue)
         self._unload_dropped()  # under load there is no other moment
         started = time.monotonic()
         with self._watchdog.within(batch.timeout_s):
-            served = self._server.serve(batch, self._lease)
+            served = self._executor.serve(batch, self._lease)
         self._scheduler.served(batch.queue, time.monotonic() - started)
         self._note_pace(batch.queue, served)
-        self._heartbeat.batch = None  # its end is about to be sent, and with it goes the lease
         return self._lease.ended(batch, served.endings, served.run, served.tally.items())
 
-    def _ahead(self, batch: Batch) -> Sequence[str]:
+    def _queues_ahead(self, batch: Batch) -> Sequence[str]:
         """Where to take a batch ahead; nowhere, unless more wait and none will wait long here.
 
         What is taken now waits for the batch that is served next, which is of one of these queues,
@@ -269,32 +258,6 @@ class Worker:
             queues = self._scheduler.queues()
             return () if self._warmer.waits(queues) else self._scheduler.brisk()
         return ()
-
-    def _settle(self, ended: EndedBatch, written: int | None) -> None:
-        """Make sure that a batch is written, however long it takes to reach Redis."""
-        done = [] if written is None else [written]
-        if not done:
-            self._heartbeat.batch = ended.batch
-            self._persist(lambda: done.append(self._lease.write(ended)))
-            self._heartbeat.batch = None
-        self._note_end(ended, done[-1])
-
-    def _note_end(self, ended: EndedBatch, written: int) -> None:
-        queue, endings = ended.batch.queue, ended.endings
-        if written < len(endings):
-            _log.warning(
-                "%d of %d jobs were canceled or given to others meanwhile",
-                len(endings) - written,
-                len(endings),
-                worker=self.name,
-                queue=queue,
-            )
-        model, _, version = queue.partition("@")
-        for ending in endings:
-            if isinstance(ending.outcome, Failure):
-                code = ending.outcome.code
-                _log.info("job failed", job=ending.id, model=model, version=version, code=code)
-        _log.debug("batch", worker=self.name, queue=queue, jobs=len(endings))
 
     def _note_pace(self, queue: str, served: BatchResult) -> None:
         """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
@@ -313,22 +276,23 @@ class Worker:
         if not self._is_suspended or self._is_loading:
             self._registration.set_state("suspended")
             self._is_suspended, self._is_loading = True, False
-        self._warmer.look(self._scheduler.known)  # no job runs by that
+        self._warm(self._scheduler.known)  # no job runs by that
         self._signals.wait(0.2)
 
-    @contextlib.contextmanager
-    def _loading(self) -> Iterator[None]:
-        """Be seen as busy: the pool, or the alarm, ends a load that hangs as it ends a batch."""
+    def _warm(self, queues: Sequence[str]) -> None:
+        """Load the first version that is asked for, and announce at once what came of it.
+
+        Its entry says busy meanwhile: the pool, or the watchdog, ends a load that hangs as it ends
+        a batch.
+        """
+        wish = self._warmer.next_wish(queues)
+        if wish is None:
+            return
         self._is_loading = True  # until the next step has said otherwise
         self._registration.begin_load()
         with self._watchdog.within(self._settings.timeout_s):
-            yield
-
-    def _announce(self, registration: Registration) -> None:
-        registration.beat(self._scheduler.known, self._loaded(), self._warmer.failures())
-
-    def _loaded(self) -> dict[str, int]:
-        return {str(ref): size for ref, size in self._cache.loaded().items()}
+            self._warmer.load(wish)
+        self._heartbeat.announce()
 
     def _leave(self, threads: Sequence[threading.Thread]) -> None:
         self._stopped.set()

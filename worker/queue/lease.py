@@ -111,12 +111,12 @@ class EndedBatch(NamedTuple):
 
     Attributes:
         batch: The batch, as claimed.
-        endings: How each of its jobs ends.
+        jobs: How each of its jobs ends.
         calls: The arguments of the finishing script's calls; the last ends the lease.
     """
 
     batch: Batch
-    endings: Sequence[EndedJob]
+    jobs: Sequence[EndedJob]
     calls: Sequence[Sequence[Argument]]
 
 
@@ -131,11 +131,17 @@ class Lease:
         redis: A connection with time-outs and no retries of its own.
         worker: The worker's name, unique to this process.
         settings: Bounds and times to live.
+
+    Attributes:
+        worker: The worker's name.
+        held: The batch that the worker is running or writing, whose lease is to be renewed; None
+            between two batches.
     """
 
     def __init__(self, redis: Redis, worker: str, settings: Settings) -> None:
+        self.worker = worker
+        self.held: Batch | None = None
         self._redis = redis
-        self._worker = worker
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
         most = settings.batch_jobs
@@ -165,10 +171,10 @@ class Lease:
 
     def _together(self, calls: Sequence[Sequence[Argument]]) -> list[Any]:
         """The replies to a claim and to what is sent behind it."""
-        line = self.line()
-        line.send(_commands(calls))
-        replies = line.receive()
-        line.close()
+        connection = self.pipeline()
+        connection.send(_commands(calls))
+        replies = connection.receive()
+        connection.close()
         if isinstance(replies[0], NoScriptError):
             return [_CLAIM(self._redis, calls[0])]  # the rest it knows the next time
         if isinstance(replies[1], NoScriptError):
@@ -178,9 +184,13 @@ class Lease:
             raise error
         return replies
 
+    def on(self, redis: Redis) -> Lease:
+        """Return the same worker's protocol on another connection, for another thread."""
+        return Lease(redis, self.worker, self._settings)
+
     def next_token(self) -> str:
         """A token that was never used."""
-        return f"{self._worker}.{next(self._numbers)}"
+        return f"{self.worker}.{next(self._numbers)}"
 
     def _claim_calls(
         self, token: str, queues: Sequence[str], ahead_of: str = ""
@@ -189,7 +199,7 @@ class Lease:
         bounds = self._settings
         calls: list[list[Argument]] = [
             [
-                self._worker,
+                self.worker,
                 token,
                 ahead_of,
                 portion,
@@ -215,12 +225,12 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        return bool(_RENEW(self._redis, [self._worker, token, self._lease_ms]))
+        return bool(_RENEW(self._redis, [self.worker, token, self._lease_ms]))
 
     def finish(
         self,
         batch: Batch,
-        endings: Sequence[EndedJob],
+        jobs: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
         measures: Sequence[tuple[str, float]] = (),
     ) -> int:
@@ -232,7 +242,7 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        return self.write(self.ended(batch, endings, run, measures))
+        return self.write(self.ended(batch, jobs, run, measures))
 
     def write(self, ended: EndedBatch) -> int:
         """As `finish`, one call after the other."""
@@ -241,7 +251,7 @@ class Lease:
     def ended(
         self,
         batch: Batch,
-        endings: Sequence[EndedJob],
+        jobs: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
         measures: Sequence[tuple[str, float]] = (),
     ) -> EndedBatch:
@@ -249,31 +259,31 @@ class Lease:
 
         Args:
             batch: The batch, as claimed.
-            endings: How each of its jobs ends.
+            jobs: How each of its jobs ends.
             run: What is kept about the run: load and predict in ms, batch size.
             measures: Fields of the metrics hash, and what to add to each.
         """
         about = wire.dumps(dict(run))
-        chunks = chunked(endings) or [[]]
+        chunks = chunked(jobs) or [[]]
         calls: list[list[Argument]] = []
         for place, chunk in enumerate(chunks, start=1):
             counted = measures if place == len(chunks) else ()
-            arguments: list[Argument] = [self._worker, batch.token, batch.queue]
+            arguments: list[Argument] = [self.worker, batch.token, batch.queue]
             arguments += [place, len(chunks), len(chunk), len(counted), about]
             for job in chunk:
                 arguments += job
             for name, amount in counted:
                 arguments += [name, f"{amount:.9g}"]
             calls.append(arguments)
-        return EndedBatch(batch, endings, calls)
+        return EndedBatch(batch, jobs, calls)
 
-    def line(self) -> PipelinedConnection:
-        """A connection for `send` and `receive`."""
+    def pipeline(self) -> PipelinedConnection:
+        """Return a connection for `send` and `receive`."""
         return PipelinedConnection(self._redis)
 
     def send(
         self,
-        line: PipelinedConnection,
+        connection: PipelinedConnection,
         ended: EndedBatch | None,
         token: str,
         queues: Sequence[str],
@@ -282,7 +292,7 @@ class Lease:
         """Send the end of a batch and the claim of another, in one go; see `worker.queue.prefetch`.
 
         Args:
-            line: Where.
+            connection: From `pipeline`.
             ended: The batch that has ended, if any.
             token: For the claim, from `next_token`; empty for no claim.
             queues: Where to claim, in the order to look.
@@ -295,9 +305,11 @@ class Lease:
         commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
         if token:
             commands += _commands(self._claim_calls(token, queues, holding))
-        line.send(commands)
+        connection.send(commands)
 
-    def receive(self, line: PipelinedConnection, token: str) -> tuple[int | None, Batch | None]:
+    def receive(
+        self, connection: PipelinedConnection, token: str
+    ) -> tuple[int | None, Batch | None]:
         """What became of the oldest `send`.
 
         Returns:
@@ -307,9 +319,9 @@ class Lease:
         Raises:
             RedisError: See `worker.queue.pipeline.PipelinedConnection.receive`.
         """
-        replies = line.receive()
-        endings = len(replies) - (len(self._portions) if token else 0)
-        claimed, replies = replies[endings:], replies[:endings]
+        replies = connection.receive()
+        finishes = len(replies) - (len(self._portions) if token else 0)
+        claimed, replies = replies[finishes:], replies[:finishes]
         batch = None
         if claimed and not _error_in(claimed) and claimed[0][0] == b"batch":
             batch = _batch(token, claimed)  # all else is met by the next claim that is waited for
@@ -330,7 +342,7 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        arguments: list[Argument] = [self._worker, batch.token, model]
+        arguments: list[Argument] = [self.worker, batch.token, model]
         for entry in wanted:
             arguments += entry
         replies = _FORWARD(self._redis, arguments)
@@ -343,7 +355,7 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        return reap(self._redis, self._worker, "released", self._settings)
+        return reap(self._redis, self.worker, "released", self._settings)
 
 
 def _commands(calls: Sequence[Sequence[Argument]]) -> list[tuple[Argument, ...]]:

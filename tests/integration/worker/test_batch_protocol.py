@@ -284,7 +284,7 @@ class TestFinish:
         lease = lease_of(redis, wide)
         batch = claim(lease)
         ended = lease.ended(batch, echo(batch))
-        line = lease.line()
+        line = lease.pipeline()
         lease.send(line, ended._replace(calls=ended.calls[1:]), "", [], "")
         assert lease.receive(line, "") == (None, None)
         lease.send(line, ended, "", [], "")

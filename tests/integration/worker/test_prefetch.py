@@ -58,7 +58,7 @@ def held(redis: Redis) -> dict[str, str]:
 
 
 class Run:
-    """A relay over a lease, and what it did."""
+    """A prefetcher over a lease, and what it did."""
 
     def __init__(
         self,
@@ -70,24 +70,31 @@ class Run:
         self.on_batch = on_batch
         self.batches: list[Batch] = []
         self.settled: list[tuple[str, int | None]] = []
+        self.goes_ahead = goes_ahead
         self.is_leaving = False
-        self.prefetcher = Prefetcher(
-            lease,
-            self.serve,
-            lambda batch: [QUEUE] if goes_ahead and batch.has_more else (),
-            self.settle,
-            lambda: self.is_leaving,
-        )
 
-    def serve(self, batch: Batch) -> EndedBatch:
+    def run(self, first: Batch) -> None:
+        prefetcher = Prefetcher(self.lease, lambda action: action(), first, self.ahead(first))
+        settle = prefetcher._settle
+
+        def noting(ended: EndedBatch, written: int | None) -> None:
+            self.settled.append((ended.batch.token, written))
+            settle(ended, written)
+
+        prefetcher._settle = noting  # type: ignore[method-assign]
+        with prefetcher:
+            for batch in prefetcher:
+                if self.is_leaving:
+                    break
+                prefetcher.complete(self.execute(batch), self.ahead(batch))
+
+    def ahead(self, batch: Batch) -> Sequence[str]:
+        return [QUEUE] if self.goes_ahead and batch.has_more else ()
+
+    def execute(self, batch: Batch) -> EndedBatch:
         self.batches.append(batch)
         self.on_batch(len(self.batches))
         return echo(self.lease, batch)
-
-    def settle(self, ended: EndedBatch, written: int | None) -> None:
-        self.settled.append((ended.batch.token, written))
-        if written is None:
-            self.lease.write(ended)
 
 
 def all_ended_once(client: Client, redis: Redis, job_ids: Sequence[str]) -> bool:
@@ -97,11 +104,11 @@ def all_ended_once(client: Client, redis: Redis, job_ids: Sequence[str]) -> bool
     ] and all(redis.xlen(keys.key("results", job_id)) == 1 for job_id in job_ids)
 
 
-class TestRelay:
+class TestPrefetcher:
     def test_serves_all_that_waits_in_order_and_ends_each_once(self, redis, client, lease):
         job_ids = submit(client, 50)
         run = Run(lease)
-        run.prefetcher.run(claim(lease))
+        run.run(claim(lease))
         assert [job_id for batch in run.batches for job_id in ids(batch)] == job_ids
         assert run.settled == [(batch.token, len(batch.jobs)) for batch in run.batches]
         assert all_ended_once(client, redis, job_ids)
@@ -119,7 +126,7 @@ class TestRelay:
             seen.append((held(redis)["token"], held(redis).get("next_token", "")))
 
         run.on_batch = look
-        run.prefetcher.run(claim(lease))
+        run.run(claim(lease))
         tokens = [batch.token for batch in run.batches]
         assert seen == list(zip(tokens, [*tokens[1:], ""], strict=True))
 
@@ -132,7 +139,7 @@ class TestRelay:
                 wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 20)
 
         run.on_batch = look
-        run.prefetcher.run(claim(lease))
+        run.run(claim(lease))
         assert len(run.batches) == 2
 
     def test_a_lost_connection_loses_no_job_and_writes_none_twice(self, redis, client, lease):
@@ -145,7 +152,7 @@ class TestRelay:
 
         run.on_batch = cut
         while isinstance(batch := retried(lambda: lease.claim([QUEUE])), Batch):
-            run.prefetcher.run(batch)
+            run.run(batch)
         assert any(written is None for _, written in run.settled)
         assert all_ended_once(client, redis, job_ids)
         assert not redis.exists(keys.LEASES, keys.key("batch", "w1"))
@@ -155,10 +162,10 @@ class TestRelay:
         batch = claim(lease)
         redis.script_flush()
         run = Run(lease)
-        run.prefetcher.run(batch)
+        run.run(batch)
         assert run.settled == [(batch.token, None)], "it was not taken for written"
         while isinstance(batch := lease.claim([QUEUE]), Batch):
-            run.prefetcher.run(batch)
+            run.run(batch)
         assert all_ended_once(client, redis, job_ids)
 
     def test_a_worker_that_leaves_serves_what_it_has_and_gives_the_rest_back_in_order(
@@ -171,7 +178,7 @@ class TestRelay:
             run.is_leaving = number == 2
 
         run.on_batch = leave
-        run.prefetcher.run(claim(lease))
+        run.run(claim(lease))
         lease.release()
         assert len(run.batches) == 2
         assert waiting(redis) == job_ids[16:]
@@ -190,7 +197,7 @@ class TestRelay:
 
         run.on_batch = fail
         with pytest.raises(RuntimeError):
-            run.prefetcher.run(claim(lease))
+            run.run(claim(lease))
         reap(redis, "w1", "died", settings)
         assert all_ended_once(client, redis, job_ids[:8])
         crashes = [redis.hget(keys.key("job", job_id), "my_crashes") for job_id in job_ids[8:]]
@@ -200,7 +207,7 @@ class TestRelay:
     def test_takes_nothing_ahead_while_workers_are_suspended(self, redis, client, lease):
         job_ids = submit(client, 24)
         run = Run(lease, on_batch=lambda number: suspend(redis))
-        run.prefetcher.run(claim(lease))
+        run.run(claim(lease))
         resume(redis)
         assert len(run.batches) == 2, "the second was taken before"
         assert waiting(redis) == job_ids[16:]
@@ -208,7 +215,7 @@ class TestRelay:
     def test_one_batch_at_a_time_where_nothing_is_to_be_taken_ahead(self, redis, client, lease):
         job_ids = submit(client, 16)
         run = Run(lease, goes_ahead=False)
-        run.prefetcher.run(claim(lease))
+        run.run(claim(lease))
         assert len(run.batches) == 1
         assert waiting(redis) == job_ids[8:]
 

@@ -386,10 +386,10 @@ class Protocol(RuleBasedStateMachine):
         wanted = self.model.claim_ahead(worker, token, queues, mine.token)
         for most in CLAIMS[1:]:
             wanted += self.model.claim_more(worker, token, most, is_ahead=True)
-        line = self.leases[worker].line()
-        self.leases[worker].send(line, None, token, queues, mine.token)
-        _, found = self.leases[worker].receive(line, token)
-        line.close()
+        connection = self.leases[worker].pipeline()
+        self.leases[worker].send(connection, None, token, queues, mine.token)
+        _, found = self.leases[worker].receive(connection, token)
+        connection.close()
         return self._claimed(worker, token, wanted, found)
 
     def _claimed(self, worker: str, token: str, wanted: list[str], found: Batch | None) -> Any:

@@ -15,6 +15,7 @@ import pytest
 from tests.helpers.waiting import wait_until
 from worker.inference.executor import BatchExecutor
 from worker.inference.loader import Loader
+from worker.process.heartbeat import Heartbeat
 from worker.process.worker import _IDLE_S, Worker
 from worker.queue.lease import Lease
 from yard.contract import keys
@@ -113,7 +114,7 @@ def test_an_error_in_the_thread_that_keeps_the_lease_does_not_end_it(
 ):
     done = threading.Event()
     monkeypatch.setattr(BatchExecutor, "serve", lambda *_args: done.wait(5) and None)
-    monkeypatch.setattr(Worker, "_loaded", raising(RuntimeError("nobody thought of it")))
+    monkeypatch.setattr(Heartbeat, "_loaded", raising(RuntimeError("nobody thought of it")))
     client.submit("echo", instances=[[1.0]])
     renewals: list[float] = []
 
