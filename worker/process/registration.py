@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib import metadata
 from typing import Any
 
@@ -24,6 +25,21 @@ from yard.contract import keys, moment
 RQ_VERSION = metadata.version("rq")
 
 _BEAT = Script("worker", "beat")
+
+
+class Activity(Enum):
+    """What a worker does, with the state that RQ's entry gives it."""
+
+    WAITING = ("waiting", "idle")
+    WOKEN = ("woken", "idle")  # by a bell, and has not looked for a job yet
+    RUNNING = ("running", "busy")
+    LOADING = ("loading", "busy")
+    SUSPENDED = ("suspended", "suspended")
+
+    @property
+    def rq_state(self) -> str:
+        """The state that RQ's tools show."""
+        return self.value[1]
 
 
 class Registration:

@@ -31,7 +31,7 @@ from worker.inference import (
     cache_limit_bytes,
 )
 from worker.process.heartbeat import Heartbeat
-from worker.process.registration import Registration
+from worker.process.registration import Activity, Registration
 from worker.process.retry import DrainRetry
 from worker.process.rq_commands import CommandListener
 from worker.process.watchdog import Watchdog
@@ -119,9 +119,7 @@ class Worker:
         )
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
-        self._is_suspended = False
-        self._is_loading = False
-        self._has_rung = False
+        self._activity = Activity.WAITING
 
     def run(self) -> None:
         """Work until a signal, or RQ's shutdown command, asks to stop; in the main thread."""
@@ -145,8 +143,6 @@ class Worker:
             try:
                 self._step()
                 pause = backoff()
-            except Suspended:
-                self._suspended()
             except OUTAGE as error:
                 _log.warning("Redis is away: %s", error, worker=self.name)
                 self._signals.wait(next(pause))
@@ -177,21 +173,38 @@ class Worker:
         """One batch, or one wait for work."""
         queues = self._scheduler.queues()
         self._unload_dropped()
-        claimed = self._lease.claim(queues) if queues else 0
-        has_been = self._is_suspended or self._is_loading
-        if has_been and not isinstance(claimed, Batch):  # a claim has said busy itself
-            self._registration.set_state("idle")
-        self._is_suspended = self._is_loading = False
+        try:
+            claimed = self._lease.claim(queues) if queues else 0
+        except Suspended:
+            self._rest()
+            return
         if isinstance(claimed, Batch):
+            self._activity = Activity.RUNNING  # as the claim has written
             self._work(claimed)
             self._warm(queues)
-        elif claimed == 0:
-            if self._has_rung:  # for no job, so perhaps for a version that is to be loaded
+            return
+        has_rung = self._activity is Activity.WOKEN
+        self._enter(Activity.WAITING)
+        if claimed == 0:
+            if has_rung:  # for no job, so perhaps for a version that is to be loaded
                 self._warmer.hurry()
             self._warm(queues)
             self._wait_for_bell(queues)
-            return
-        self._has_rung = False
+
+    def _enter(self, activity: Activity) -> None:
+        """Change what the worker does, and in Redis, too, where RQ's entry shows the difference.
+
+        Claiming and finishing scripts write it themselves.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        if activity is Activity.LOADING:
+            self._activity = activity  # Redis may have it though the reply is lost
+            self._registration.begin_load()
+        elif activity.rq_state != self._activity.rq_state:
+            self._registration.set_state(activity.rq_state)
+        self._activity = activity
 
     def _unload_dropped(self) -> None:
         """Let go of versions that are out of service; nothing is in use between two batches."""
@@ -205,12 +218,13 @@ class Worker:
         if self._prepared != set(queues) and time.monotonic() - self._busy_since >= _IDLE_S:
             self._loader.prepare(queues)  # something was published: import what it needs
             self._prepared = set(queues)
-        self._has_rung = False
+        self._enter(Activity.WAITING)
         if not queues:
             self._signals.wait(self._settings.look_s)
             return
         bells = [keys.key("bell", queue) for queue in queues]
-        self._has_rung = self._bell.blpop(bells, timeout=self._settings.look_s) is not None
+        if self._bell.blpop(bells, timeout=self._settings.look_s) is not None:
+            self._enter(Activity.WOKEN)
 
     def _work(self, first: Batch) -> None:
         """Run a batch and, as long as more wait than fit into one, those after it."""
@@ -224,6 +238,7 @@ class Worker:
                     ended = self._execute(batch)
                     queues = self._queues_ahead(batch) if prefetcher.is_ahead else ()
                     prefetcher.complete(ended, queues)
+            self._activity = Activity.WAITING  # as the last finish has written
         except RedisError:  # at the front door; an OSError is a file's, and would come again
             raise
         except Exception:
@@ -272,10 +287,9 @@ class Worker:
             queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s
         )
 
-    def _suspended(self) -> None:
-        if not self._is_suspended or self._is_loading:
-            self._registration.set_state("suspended")
-            self._is_suspended, self._is_loading = True, False
+    def _rest(self) -> None:
+        """Wait a moment while ``rq suspend`` is in force."""
+        self._enter(Activity.SUSPENDED)
         self._warm(self._scheduler.known)  # no job runs by that
         self._signals.wait(0.2)
 
@@ -288,8 +302,7 @@ class Worker:
         wish = self._warmer.next_wish(queues)
         if wish is None:
             return
-        self._is_loading = True  # until the next step has said otherwise
-        self._registration.begin_load()
+        self._enter(Activity.LOADING)
         with self._watchdog.within(self._settings.timeout_s):
             self._warmer.load(wish)
         self._heartbeat.announce()
