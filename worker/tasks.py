@@ -14,7 +14,7 @@ from rq import get_current_job
 
 from models.runtimes import Loaded, load
 from models.store import open_repository
-from worker.inference import check, run
+from worker.inference import check, predict_members
 from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
 from yard.routing import point_of, resolve
@@ -42,7 +42,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
     outcome = (
         member
         if isinstance(member, Failure)
-        else run([member], model.predict, model.signature)[job.id]
+        else predict_members([member], model.predict, model.signature)[job.id]
     )
     if isinstance(outcome, Failure):
         raise job_failure(outcome.code, outcome.message, outcome.row)

@@ -259,7 +259,7 @@ class Yard:
         self._take(pool, worker)
 
     def _tick(self, pool: Pool) -> None:
-        self._known |= self._watch.news()
+        self._known |= self._watch.unwritten()
         seen = self._observe(pool)
         self.outcome.sizes.append((self._now, sum(len(p.workers) for p in self._pools)))
         plan = decide(seen, pool.policy, self._now)

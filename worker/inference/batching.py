@@ -81,7 +81,9 @@ def stacks(members: Sequence[Member], most_rows: int, is_batchable: bool) -> lis
     return found
 
 
-def run(members: Sequence[Member], predict: Predict, signature: Signature) -> dict[str, Outcome]:
+def predict_members(
+    members: Sequence[Member], predict: Predict, signature: Signature
+) -> dict[str, Outcome]:
     """The outcome of each member, by job id.
 
     One predict if all is well. If it raises, the stack is halved and each half tried, down to the
@@ -96,7 +98,9 @@ def run(members: Sequence[Member], predict: Predict, signature: Signature) -> di
         if len(members) == 1:
             return {members[0].id: _failure_of(error)}
     middle = len(members) // 2
-    return run(members[:middle], predict, signature) | run(members[middle:], predict, signature)
+    return predict_members(members[:middle], predict, signature) | predict_members(
+        members[middle:], predict, signature
+    )
 
 
 def _split(

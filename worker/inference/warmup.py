@@ -174,9 +174,9 @@ class Warmer:
         )
 
     def _count(self, ref: ModelRef, load_s: float) -> None:
-        tally = MetricsBuffer(ref)
-        tally.observe("model_load_time_seconds", load_s)
+        metrics = MetricsBuffer(ref)
+        metrics.observe("model_load_time_seconds", load_s)
         pipe = self._redis.pipeline(transaction=False)
-        for field, number in tally.items():
+        for field, number in metrics.items():
             pipe.hincrbyfloat(keys.METRICS, field, number)
         pipe.execute()

@@ -116,10 +116,10 @@ class Heartbeat:
             )
 
     def _write_paces(self, redis: Redis) -> None:
-        paces = self._service_times.news()
+        paces = self._service_times.unwritten()
         if paces:
             write_paces(redis, paces)
-            self._service_times.told(paces)
+            self._service_times.mark_written(paces)
 
     def _check_memory(self) -> None:
         """Ask for the process to be replaced, after its batch, if it has grown too large."""

@@ -24,8 +24,9 @@ from models.runtimes import ModelCache
 from models.store import open_maps, open_repository
 from worker.inference import (
     BatchExecutor,
-    BatchResult,
+    BatchObserver,
     Loader,
+    MetricsObserver,
     ServiceTimes,
     Warmer,
     cache_limit_bytes,
@@ -106,6 +107,7 @@ class Worker:
         self._busy_since = 0.0  # the end of the batch before, or when there was none
         self._run_since = 0.0  # the beginning of the batch that was not taken ahead
         self._executor = BatchExecutor(self._cache, self._loader.is_batchable, settings)
+        self._observers: tuple[BatchObserver, ...] = (MetricsObserver(), self._service_times)
         self._warmer = Warmer(self._redis, self._cache, self.name, settings)
         self._heartbeat = Heartbeat(
             url,
@@ -252,12 +254,19 @@ class Worker:
     def _execute(self, batch: Batch) -> EndedBatch:
         self._scheduler.took(batch.queue)
         self._unload_dropped()  # under load there is no other moment
+        for observer in self._observers:
+            observer.started(batch)
         started = time.monotonic()
         with self._watchdog.within(batch.timeout_s):
-            served = self._executor.serve(batch, self._lease)
-        self._scheduler.served(batch.queue, time.monotonic() - started)
-        self._note_pace(batch.queue, served)
-        return self._lease.ended(batch, served.endings, served.run, served.tally.items())
+            result = self._executor.run(batch, self._lease)
+        now = time.monotonic()
+        result.busy_s, self._busy_since = now - self._busy_since, now
+        self._scheduler.served(batch.queue, now - started)
+        self._scheduler.charge(batch.queue, result.busy_s, result.load_s)
+        for observer in self._observers:
+            observer.ended(batch, result)
+        metrics = result.metrics.items()
+        return self._lease.ended(batch, result.ended_jobs, result.run_info, metrics)
 
     def _queues_ahead(self, batch: Batch) -> Sequence[str]:
         """Where to take a batch ahead; nowhere, unless more wait and none will wait long here.
@@ -273,19 +282,6 @@ class Worker:
             queues = self._scheduler.queues()
             return () if self._warmer.waits(queues) else self._scheduler.brisk()
         return ()
-
-    def _note_pace(self, queue: str, served: BatchResult) -> None:
-        """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
-
-        That is the time since the end of the one before it, what went on in Redis meanwhile
-        included.
-        """
-        now = time.monotonic()
-        taken_s, self._busy_since = now - self._busy_since, now
-        self._scheduler.charge(queue, taken_s, served.load_s)
-        self._service_times.add(
-            queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s
-        )
 
     def _rest(self) -> None:
         """Wait a moment while ``rq suspend`` is in force."""

@@ -70,7 +70,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 def test_a_file_that_cannot_be_read_is_no_outage(client, monkeypatch, work_until):
     """An OSError of the store's, taken for Redis' absence, would bring the job back for ever."""
-    monkeypatch.setattr(BatchExecutor, "serve", raising(PermissionError("no such luck")))
+    monkeypatch.setattr(BatchExecutor, "run", raising(PermissionError("no such luck")))
     handle = client.submit("echo", instances=[[1.0]])
     work_until(lambda: handle.get().status.is_terminal)
     error = handle.get().error
@@ -83,14 +83,14 @@ def test_what_may_be_needed_is_imported_when_nothing_was_to_do_for_a_while(
 ):
     """Imports can take a second: a job that comes right behind another is not to wait for them."""
     served, prepared = [], []
-    serve = BatchExecutor.serve
+    run = BatchExecutor.run
 
     def noting(self: BatchExecutor, *arguments: Any) -> Any:
-        ended = serve(self, *arguments)
+        ended = run(self, *arguments)
         served.append(time.monotonic())
         return ended
 
-    monkeypatch.setattr(BatchExecutor, "serve", noting)
+    monkeypatch.setattr(BatchExecutor, "run", noting)
     monkeypatch.setattr(Loader, "prepare", lambda *_: prepared.append(time.monotonic()))
     client.submit("echo", instances=[[1.0]])
     work_until(lambda: prepared)
@@ -113,7 +113,7 @@ def test_an_error_in_the_thread_that_keeps_the_lease_does_not_end_it(
     client, redis, monkeypatch, work_until
 ):
     done = threading.Event()
-    monkeypatch.setattr(BatchExecutor, "serve", lambda *_args: done.wait(5) and None)
+    monkeypatch.setattr(BatchExecutor, "run", lambda *_args: done.wait(5) and None)
     monkeypatch.setattr(Heartbeat, "_loaded", raising(RuntimeError("nobody thought of it")))
     client.submit("echo", instances=[[1.0]])
     renewals: list[float] = []
