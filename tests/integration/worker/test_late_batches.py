@@ -10,8 +10,8 @@ from redis import Redis
 from producer.client import Client
 from tests.helpers.versions import register
 from tests.helpers.waiting import wait_until
-from worker.pool.child import WorkerHandle
 from worker.pool.monitor import WorkerMonitor
+from worker.pool.worker_handle import WorkerHandle
 from worker.queue.lease import Batch, Lease
 from worker.queue.outcomes import EndedJob
 from yard.cluster import metrics
@@ -55,7 +55,7 @@ class Scene:
         self.process: Any = Process()
         self.lease = Lease(redis, "w1", settings)
         self.watch = WorkerMonitor(redis, settings, clock=lambda: self.now)
-        self.watch.children["w1"] = WorkerHandle("w1", self.process, 0.0)
+        self.watch.workers["w1"] = WorkerHandle("w1", self.process, 0.0)
 
     def claim(self) -> Batch:
         batch = self.lease.claim([QUEUE])
@@ -72,7 +72,7 @@ class Scene:
         self.watch.end_late()
         self.look(1.1)
         self.watch.end_late()
-        self.watch.bury()
+        self.watch.collect_exited()
 
 
 @pytest.fixture
