@@ -224,7 +224,7 @@ class Yard:
             worker.state, worker.idle_since = "idle", self._now
             return
         worker.state, worker.idle_since = "busy", None
-        worker.fair_queue.took(queue)
+        worker.fair_queue.begin(queue)
         jobs = self._batch(queue)
         pace = self._paces[queue]
         load_s = 0.0 if queue in worker.loaded else pace.load_s

@@ -1,4 +1,4 @@
-"""From a claimed batch to its outcomes: load, check, stack, predict, measure."""
+"""From a claimed batch to its outcomes: load, check, stack, predict, observe."""
 
 from typing import TYPE_CHECKING
 

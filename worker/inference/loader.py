@@ -1,7 +1,7 @@
-"""How a worker brings a version into memory: from the store, and only what was published.
+"""Loads versions into a worker's memory: from the store, and only what was published.
 
-The catalogue in Redis and the manifest in the store must name the same bytes, so that whoever can
-write to one of the two cannot make a worker open something else.
+The catalogue in Redis and the manifest in the store must name the same bytes, so that write access
+to one of the two is not enough to make a worker open something else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Loader:
         self._batchable: dict[ModelRef, bool] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
-        """The version, ready to predict.
+        """Load a version, ready to predict.
 
         Raises:
             VersionGone: It is no longer in the catalogue.
@@ -52,14 +52,14 @@ class Loader:
         return load(manifest, self._repository)
 
     def is_batchable(self, ref: ModelRef) -> bool:
-        """Whether rows of several jobs may be predicted together; asked of a loaded version."""
+        """Return whether rows of several jobs may be predicted together, of a loaded version."""
         return self._batchable[ref]
 
     def prepare(self, queues: Iterable[str]) -> None:
-        """Import what the versions of these queues need, before the first job has to wait for it.
+        """Import the runtimes of these queues' versions, before a first job has to wait for it.
 
-        Nothing else is imported: a worker of compiled versions never has scikit-learn in memory.
-        The catalogue says what: a store may be far away, and to import is not to open.
+        No others are imported: a worker of compiled versions never has scikit-learn in memory. They
+        are read from the catalogue: a store may be far away, and importing does not open artefacts.
 
         Raises:
             RedisError: Redis does not answer.
@@ -69,7 +69,7 @@ class Loader:
             for entry in read_versions(self._redis, model).values():
                 if queue_name(entry.ref) not in served:
                     continue
-                # What cannot be read or imported is told with the first job that asks for it.
+                # An error in reading or importing is reported with the first job that needs it.
                 with contextlib.suppress(ModelyardError):
                     prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
@@ -86,7 +86,7 @@ class Loader:
         return digest
 
     def _is_drained(self, entry: Published) -> bool:
-        """Whether a version was retired, and its last job has ended."""
+        """Return whether a version was retired and its last job has ended."""
         if entry.state == "published":
             return False
         state, _ = read_states(self._redis).get(queue_name(entry.ref), ("", ""))

@@ -1,9 +1,9 @@
-"""The worker's part of warm before traffic: what was asked for is loaded before jobs ask for it.
+"""The worker's part of warm-up: versions are loaded on request, before they get traffic.
 
-The wishes are in Redis, see `yard.routing.warmup`. The main thread looks at them when it finds no
-job, and between two batches, loads one version at a time into the cache, and tells at once what
-came of it. A load that kills the worker leaves a trace, so that the wish does not kill one worker
-after the other.
+The wishes are in Redis, see `yard.routing.warmup`. The main thread reads them when it finds no job,
+and between two batches, loads one version at a time into the cache, and announces the result at
+once. A load that kills the worker leaves a trace, so that the wish does not kill one worker after
+the other.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: How often a worker looks at the wishes, if nobody wakes it for one, in seconds.
+#: Time between two reads of the wishes, unless a bell rings, in seconds.
 _LOOK_S = 1.0
-#: Failures that are announced at most, and characters of each reason.
+#: Most failures that are announced, and most characters of each reason.
 _MOST, _REASON = 64, 500
 
 
@@ -35,7 +35,7 @@ class Wish(NamedTuple):
 
     Attributes:
         queue: The version's queue.
-        wanted_ms: When that was asked for: tells one wish for it from the next.
+        wanted_ms: Time of the wish, which identifies it among wishes for the same version.
     """
 
     queue: str
@@ -43,13 +43,13 @@ class Wish(NamedTuple):
 
 
 class Warmer:
-    """Loads what was asked for.
+    """Loads versions that are wished for.
 
     Args:
         redis: Where the wishes are.
         cache: Where models are loaded to.
         worker: This worker's name.
-        settings: After how many deaths a wish is refused, and whether routed versions are pinned.
+        settings: Deaths after which a wish is refused, and whether routed versions are pinned.
         clock: Seconds, never going back.
     """
 
@@ -72,7 +72,7 @@ class Warmer:
         self._refused: dict[str, str] = {}  # queue to why it was not loaded, or not found
 
     def hurry(self) -> None:
-        """Let the next look be one, however short ago the last was."""
+        """Let the next call read the wishes, however recent the last read is."""
         self._due = self._clock()
 
     def next_wish(self, queues: Collection[str]) -> Wish | None:
@@ -84,10 +84,10 @@ class Warmer:
         Raises:
             RedisError: Redis does not answer.
         """
-        return Wish(*self._waiting.popitem()) if self.waits(queues) else None
+        return Wish(*self._waiting.popitem()) if self.has_wish(queues) else None
 
     def load(self, wish: Wish) -> None:
-        """Try to load a version; what comes of it is in the cache, or in `failures`.
+        """Try to load a version; the result is in the cache, or in `failures`.
 
         Raises:
             RedisError: Redis does not answer.
@@ -97,16 +97,16 @@ class Warmer:
         self._refused.pop(queue, None)
         if version is not None:
             ref = ModelRef(model, version)
-            deaths = self._note(queue, wanted_ms)
+            deaths = self._leave_trace(queue, wanted_ms)
             if deaths >= self._settings.attempts:
                 self._refused[queue] = f"{ref}: {deaths} workers died while they loaded it"
             else:
-                self._bring(queue, ref)
+                self._try_load(queue, ref)
         self._answered[queue] = wanted_ms
         self._redis.hdel(keys.key("loading", queue), self._worker)
 
-    def waits(self, queues: Collection[str]) -> bool:
-        """Whether there is something to load; asks Redis once a second.
+    def has_wish(self, queues: Collection[str]) -> bool:
+        """Return whether there is a version to load; reads Redis once a second.
 
         Raises:
             RedisError: Redis does not answer.
@@ -122,7 +122,7 @@ class Warmer:
         return bool(self._waiting)
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """What could not be loaded, as it is announced: why, and when it is tried again."""
+        """Return what could not be loaded, as it is announced: why, and when it is tried again."""
         loaded = {keys.queue_name(ref) for ref in self._cache.loaded()}
         found: dict[str, dict[str, Any]] = {
             queue: {"reason": reason, "retry_at": None, "wanted_ms": self._answered.get(queue)}
@@ -143,8 +143,8 @@ class Warmer:
             models = {queue.partition("@")[0] for queue in queues}
             self._cache.pin(routed_versions(self._redis, sorted(models)))
 
-    def _bring(self, queue: str, ref: ModelRef) -> None:
-        self._cache.forgive(ref)  # whoever asks may have mended it
+    def _try_load(self, queue: str, ref: ModelRef) -> None:
+        self._cache.forgive(ref)  # it may have been mended
         try:
             with self._cache.use(ref) as use:
                 load_s = use.load_s
@@ -153,11 +153,11 @@ class Warmer:
             _log.warning("not warmed: %s", error.message, worker=self._worker, queue=queue)
             return
         if load_s:
-            self._count(ref, load_s)
+            self._write_load_time(ref, load_s)
         _log.info("warm", worker=self._worker, queue=queue, load_s=round(load_s, 3))
 
-    def _note(self, queue: str, wanted_ms: int) -> int:
-        """Leave a trace of the load that begins; how many workers died of it for this wish."""
+    def _leave_trace(self, queue: str, wanted_ms: int) -> int:
+        """Record the load that begins; return how many workers have died loading for this wish."""
         key = keys.key("loading", queue)
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(key, self._worker, wanted_ms)
@@ -173,7 +173,7 @@ class Warmer:
             if raw == str(wanted_ms).encode()
         )
 
-    def _count(self, ref: ModelRef, load_s: float) -> None:
+    def _write_load_time(self, ref: ModelRef, load_s: float) -> None:
         metrics = MetricsBuffer(ref)
         metrics.observe("model_load_time_seconds", load_s)
         pipe = self._redis.pipeline(transaction=False)

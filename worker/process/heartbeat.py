@@ -1,9 +1,8 @@
-"""What a worker does beside its batches: keep the lease of the present one, and say that it lives.
+"""The heartbeat thread: renews the lease of the present batch, and announces that the worker lives.
 
-The main thread is in a model most of the time, or waits; a thread of its own renews the lease,
-announces what is loaded, tells how fast the worker is with each version, and sees whether the
-process has grown too large. It has a client of its own, so that it waits for nothing that the main
-thread does.
+The main thread is in a model most of the time, or waits. So a second thread renews the lease,
+announces loaded versions, writes the worker's service times, and checks the size of the process. It
+has a client of its own, so that it never waits for the main thread.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: How often a worker says that it lives, in seconds.
+#: Time between two announcements, in seconds.
 _BEAT_S = 2.0
 
 

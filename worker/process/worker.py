@@ -1,10 +1,10 @@
-"""The worker process: wait, claim, serve, finish, until told to stop.
+"""The worker process: wait, claim, execute, finish, until a signal asks it to stop.
 
-The main thread runs one batch after the other. A second thread keeps the batch's lease and says
-that the worker lives (`worker.process.heartbeat`); a third listens to RQ's commands
-(`worker.process.rq_commands`). Nothing that is in Redis, and no absence of Redis, ends the process:
-it backs off and goes on. Stopping is asked for by a signal, ends the present batch and claims no
-other; a second signal gives the batch back and ends at once.
+The main thread runs one batch after the other. A second thread keeps the batch's lease and
+announces the worker (`worker.process.heartbeat`); a third listens to RQ's commands
+(`worker.process.rq_commands`). Nothing in Redis, and no absence of Redis, ends the process: it
+backs off and goes on. A signal lets it end the present batch and claim no other; a second signal
+gives the batch back and ends the process at once.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: How long a new worker waits to be heard before it says that it is there, in seconds.
-_HEARD_S = 5.0
+#: Seconds to wait for the command subscription before the worker registers.
+_SUBSCRIBED_S = 5.0
 
-#: For so long a worker takes one batch ahead after the other, in seconds; then those queues have
-#: their turn that it does not take ahead from.
-_RUN_S = 0.25
+#: Longest run of prefetched batches, in seconds; after it, queues that are not prefetched get a
+#: turn.
+_PREFETCH_S = 0.25
 
-#: For so long a worker has nothing to do before it imports what it may need, in seconds: that can
-#: take a second, and whoever comes meanwhile waits for it.
+#: Idle time before a worker imports what it may need, in seconds: importing can take a second, for
+#: which a job that comes meanwhile waits.
 _IDLE_S = 1.0
 
 
@@ -104,8 +104,8 @@ class Worker:
             patience_s=settings.target_wait_s,
         )
         self._service_times = ServiceTimes()
-        self._busy_since = 0.0  # the end of the batch before, or when there was none
-        self._run_since = 0.0  # the beginning of the batch that was not taken ahead
+        self._busy_since = 0.0  # the end of the batch before, or the beginning of the run
+        self._run_since = 0.0  # the beginning of the batch that was not prefetched
         self._executor = BatchExecutor(self._cache, self._loader.is_batchable, settings)
         self._observers: tuple[BatchObserver, ...] = (MetricsObserver(), self._service_times)
         self._warmer = Warmer(self._redis, self._cache, self.name, settings)
@@ -136,7 +136,7 @@ class Worker:
         ]
         for thread in threads:
             thread.start()
-        commands.wait_until_heard(_HEARD_S)  # whoever sees the worker may send it a command
+        commands.wait_until_subscribed(_SUBSCRIBED_S)  # a registered worker may get commands
         with contextlib.suppress(GaveUp):
             self._register()
         _log.info("worker started", worker=self.name)
@@ -150,7 +150,7 @@ class Worker:
                 self._signals.wait(next(pause))
             except GaveUp:
                 _log.warning("Redis is away: the batch is left to others", worker=self.name)
-            except Exception:  # of something in Redis that nobody thought of: no reason to die
+            except Exception:  # over something unforeseen in Redis: no reason to die
                 _log.exception("the worker goes on", worker=self.name)
                 self._signals.wait(next(pause))
         self._leave(threads)
@@ -160,10 +160,10 @@ class Worker:
         return self._signals.count > 0 or self._heartbeat.is_overgrown
 
     def _register(self) -> None:
-        """Be seen, unless told to stop before Redis was there.
+        """Write the worker's entries, once Redis is there.
 
         Raises:
-            GaveUp: So it was.
+            GaveUp: A signal to stop came before that.
         """
         retry_until_up(
             lambda: self._registration.birth(self._scheduler.queues()),
@@ -172,7 +172,7 @@ class Worker:
         )
 
     def _step(self) -> None:
-        """One batch, or one wait for work."""
+        """Claim and run batches, or wait for work once."""
         queues = self._scheduler.queues()
         self._unload_dropped()
         try:
@@ -209,14 +209,14 @@ class Worker:
         self._activity = activity
 
     def _unload_dropped(self) -> None:
-        """Let go of versions that are out of service; nothing is in use between two batches."""
+        """Unload versions that are out of service; none is in use between two batches."""
         for queue in self._scheduler.dropped:
             ref = ModelRef(*queue.split("@"))
             if self._cache.evict(ref):
-                self._scheduler.unloaded(queue)
+                self._scheduler.mark_unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
-        """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
+        """Wait until a job is submitted, or until it is time to look for jobs without a bell."""
         if self._prepared != set(queues) and time.monotonic() - self._busy_since >= _IDLE_S:
             self._loader.prepare(queues)  # something was published: import what it needs
             self._prepared = set(queues)
@@ -241,10 +241,10 @@ class Worker:
                     queues = self._queues_ahead(batch) if prefetcher.is_ahead else ()
                     prefetcher.complete(ended, queues)
             self._activity = Activity.WAITING  # as the last finish has written
-        except RedisError:  # at the front door; an OSError is a file's, and would come again
+        except RedisError:  # in forwarding; an OSError is a file's, and would come again
             raise
         except Exception:
-            # Our own fault, not the model's: count it as a crash, so that no job comes back for
+            # Our own fault, not the model's: count it as a crash, so that jobs do not come back for
             # ever.
             _log.exception("a batch could not be served", worker=self.name)
             self._retry(lambda: reap(self._redis, self.name, "died", self._settings))
@@ -252,7 +252,7 @@ class Worker:
             self._lease.held = None
 
     def _execute(self, batch: Batch) -> EndedBatch:
-        self._scheduler.took(batch.queue)
+        self._scheduler.begin(batch.queue)
         self._unload_dropped()  # under load there is no other moment
         for observer in self._observers:
             observer.started(batch)
@@ -261,7 +261,7 @@ class Worker:
             result = self._executor.run(batch, self._lease)
         now = time.monotonic()
         result.busy_s, self._busy_since = now - self._busy_since, now
-        self._scheduler.served(batch.queue, now - started)
+        self._scheduler.record_duration(batch.queue, now - started)
         self._scheduler.charge(batch.queue, result.busy_s, result.load_s)
         for observer in self._observers:
             observer.ended(batch, result)
@@ -269,24 +269,27 @@ class Worker:
         return self._lease.ended(batch, result.ended_jobs, result.run_info, metrics)
 
     def _queues_ahead(self, batch: Batch) -> Sequence[str]:
-        """Where to take a batch ahead; nowhere, unless more wait and none will wait long here.
+        """Return the queues to prefetch from; none unless more jobs wait, and none will wait long.
 
-        What is taken now waits for the batch that is served next, which is of one of these queues,
-        too. A worker that was told to leave takes nothing more, and a crash suspect runs alone.
+        A batch that is claimed now waits for the one that is run next, which is of one of these
+        queues, too. A worker that leaves claims no more, and a crash suspect runs alone.
         """
         if not batch.has_more or self._is_leaving or batch.jobs[0].crashes:
             return ()
-        if not self._scheduler.is_brisk(batch.queue) or time.monotonic() - self._run_since > _RUN_S:
+        if (
+            not self._scheduler.is_quick(batch.queue)
+            or time.monotonic() - self._run_since > _PREFETCH_S
+        ):
             return ()
         with contextlib.suppress(*OUTAGE):
             queues = self._scheduler.queues()
-            return () if self._warmer.waits(queues) else self._scheduler.brisk()
+            return () if self._warmer.has_wish(queues) else self._scheduler.prefetchable()
         return ()
 
     def _rest(self) -> None:
         """Wait a moment while ``rq suspend`` is in force."""
         self._enter(Activity.SUSPENDED)
-        self._warm(self._scheduler.known)  # no job runs by that
+        self._warm(self._scheduler.known)  # loading runs no job
         self._signals.wait(0.2)
 
     def _warm(self, queues: Sequence[str]) -> None:
@@ -308,14 +311,14 @@ class Worker:
         for thread in threads:
             thread.join(timeout=1.0)
         try:
-            self._lease.release()  # what a claim took whose answer was lost, if there is any
+            self._lease.release()  # a batch that was not begun, or whose claim's reply was lost
             self._registration.death()
         except OUTAGE as error:
             _log.warning("Redis is away, RQ's entry of the worker expires by itself: %s", error)
         _log.info("worker stopped", worker=self.name)
 
     def _leave_now(self) -> None:
-        """In the handler of a second signal: give the batch back and end."""
+        """Give the batch back and exit, in the handler of a second signal."""
         try:
             redis: Redis = connections.fast(self._url, self.name)
             Lease(redis, self.name, self._settings).release()

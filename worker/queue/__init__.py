@@ -1,4 +1,4 @@
-"""The batch protocol: claim, lease, prefetch, finish, recover; which queue is next."""
+"""The batch protocol: claim, lease, prefetch, finish, recover; and the order of the queues."""
 
 from worker.queue.lease import MOST_TIMEOUT_S, Batch, Claimed, EndedBatch, Lease, Suspended
 from worker.queue.outcomes import EndedJob

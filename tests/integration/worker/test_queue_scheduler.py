@@ -24,33 +24,33 @@ def scheduler(redis: Redis, loaded: set[str]) -> QueueScheduler:
     return scheduler
 
 
-def brisk(scheduler: QueueScheduler) -> set[str]:
+def prefetchable(scheduler: QueueScheduler) -> set[str]:
     """Read when their order is."""
     scheduler._ordered_at = float("-inf")
     scheduler.queues()
-    return set(scheduler.brisk())
+    return set(scheduler.prefetchable())
 
 
 def test_nothing_is_taken_ahead_for_a_version_whose_last_batch_took_long(scheduler):
-    scheduler.served(FAST, 0.01)
-    scheduler.served(SLOW, 2.0)
-    assert brisk(scheduler) == {FAST}
-    scheduler.served(SLOW, 0.01)
-    assert brisk(scheduler) == {FAST, SLOW}
+    scheduler.record_duration(FAST, 0.01)
+    scheduler.record_duration(SLOW, 2.0)
+    assert prefetchable(scheduler) == {FAST}
+    scheduler.record_duration(SLOW, 0.01)
+    assert prefetchable(scheduler) == {FAST, SLOW}
 
 
 def test_a_version_that_is_loaded_is_tried_once(scheduler):
-    assert brisk(scheduler) == {FAST, SLOW}
-    assert not scheduler.is_brisk(SLOW), "while it is served first, nothing waits behind it"
-    scheduler.served(SLOW, 2.0)
-    assert brisk(scheduler) == {FAST}
+    assert prefetchable(scheduler) == {FAST, SLOW}
+    assert not scheduler.is_quick(SLOW), "while it is served first, nothing waits behind it"
+    scheduler.record_duration(SLOW, 2.0)
+    assert prefetchable(scheduler) == {FAST}
 
 
 def test_what_must_be_loaded_first_is_not_taken_ahead(scheduler, loaded):
     loaded.discard(SLOW)
-    assert brisk(scheduler) == {FAST}
+    assert prefetchable(scheduler) == {FAST}
 
 
 def test_a_front_door_is_not_taken_ahead(scheduler):
     assert "iris" in scheduler.queues()
-    assert "iris" not in brisk(scheduler)
+    assert "iris" not in prefetchable(scheduler)
