@@ -1,4 +1,4 @@
-"""What a batch adds to the metrics, gathered in memory and written by the script that ends it."""
+"""Buffers the metrics of a batch in memory; the script that ends the batch writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes out of one batch: how its jobs end, and what is known of the run."""
+"""The result of one batch: how its jobs end, and measurements of the run."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator has set.
+    """The operator's settings.
 
     Attributes:
         least: Workers that are kept even when there is nothing to do.

@@ -28,7 +28,7 @@ _BEAT = Script("worker", "beat")
 
 
 class Activity(Enum):
-    """What a worker does, with the state that RQ's entry gives it."""
+    """The present activity of a worker, each with its state in RQ's entry."""
 
     WAITING = ("waiting", "idle")
     WOKEN = ("woken", "idle")  # by a bell, and has not looked for a job yet

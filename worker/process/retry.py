@@ -1,4 +1,4 @@
-"""How long a worker waits for a Redis that is away: for ever, or for the drain time if it leaves.
+"""Retries of a worker while Redis is away: for ever, or for the drain time once it is to leave.
 
 It waits with its signals, so that a request to stop ends the pause, and without its watchdog:
 waiting for Redis is no hanging.

@@ -276,10 +276,8 @@ class Worker:
         """
         if not batch.has_more or self._is_leaving or batch.jobs[0].crashes:
             return ()
-        if (
-            not self._scheduler.is_quick(batch.queue)
-            or time.monotonic() - self._run_since > _PREFETCH_S
-        ):
+        is_over = time.monotonic() - self._run_since > _PREFETCH_S
+        if is_over or not self._scheduler.is_quick(batch.queue):
             return ()
         with contextlib.suppress(*OUTAGE):
             queues = self._scheduler.queues()

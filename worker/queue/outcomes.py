@@ -1,4 +1,4 @@
-"""How jobs end, encoded for the finishing script, in chunks that hold Redis briefly.
+"""Ended jobs, encoded for the finishing script, in chunks that hold Redis briefly.
 
 A failure is written twice: in RQ's form, and in ours for our clients.
 """
@@ -21,7 +21,7 @@ _CHUNK_BYTES = 2**20
 
 
 class EndedJob(NamedTuple):
-    """How one job ends.
+    """The end of one job.
 
     Attributes:
         id: The job's id.

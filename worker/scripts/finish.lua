@@ -12,7 +12,7 @@
 --       script): all are to be sent again.
 -- Reads  K.batch..worker, K.job..id
 -- Writes K.results..id, K.job..id, K.finished..queue, K.failed..queue, K.canceled..queue,
---        K.wip..queue, K.metrics, K.batch..worker, K.leases, K.worker..worker; tells K.ended
+--        K.wip..queue, K.metrics, K.batch..worker, K.leases, K.worker..worker; publishes K.ended
 --
 -- The batch that was claimed ahead, if any, becomes the worker's with the last call.
 --- use clock
@@ -28,7 +28,7 @@ local batch = redis.call('HMGET', BATCH, 'token', 'calls', 'next_token', 'next_q
 local is_held = batch[1] == TOKEN
 if is_held and (tonumber(batch[2] or '') or 0) < CALL - 1 then return -1 end
 
--- What frees memory goes first: a full Redis lets a script that has begun to free go on writing.
+-- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
 local wip = {''}
 for i = FIRST_JOB, FIRST_METRIC - 1, 4 do wip[#wip + 1] = ARGV[i] .. ':' .. TOKEN end
 redis.pcall('ZREM', K.wip .. QUEUE, unpack(wip))
