@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.suspension import suspend
 
 from tests.helpers.waiting import wait_until
 from worker.inference.executor import BatchExecutor
 from worker.inference.loader import Loader
 from worker.process.heartbeat import Heartbeat
+from worker.process.registration import Registration
 from worker.process.worker import _IDLE_S, Worker
 from worker.queue.lease import Lease
 from yard.contract import keys
@@ -146,3 +149,20 @@ def test_a_claim_whose_answer_was_lost_when_the_worker_left_is_given_back_at_no_
     assert redis.lrange(keys.key("queue", QUEUE), 0, -1) == [handle.id.encode()]
     assert handle.get().attempts == 0
     assert not redis.exists(keys.LEASES, keys.WORKERS)
+
+
+def test_a_redis_that_goes_away_while_workers_are_suspended_ends_none(
+    client, redis, monkeypatch, work_until
+):
+    calls: list[str] = []
+
+    def set_state(_registration: Registration, state: str) -> None:
+        calls.append(state)
+        raise RedisConnectionError
+
+    monkeypatch.setattr(Registration, "set_state", set_state)
+    client.submit("echo", instances=[[1.0]])
+    suspend(redis)
+    work_until(lambda: len(calls) > 2)
+    assert set(calls) == {"suspended"}
+    assert not redis.exists(keys.WORKERS), "it left as it was told to"
