@@ -1,1 +1,1 @@
-"""The engine: claim a batch, predict once, finish; and the pool that keeps workers running."""
+"""Workers: claim a batch, predict once, finish; and the pool that keeps workers running."""

@@ -1,7 +1,7 @@
 """The one callable that a job may name, for a stock ``rq worker``.
 
-Our own workers never call it: they predict whole batches. A stock worker runs one job at a time,
-in a fork for each, and loads the model there; it checks, predicts and answers the same.
+Our own workers never call it: they predict whole batches. A stock worker runs one job at a time, in
+a fork for each, and loads the model there; its checks, predictions and results are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rq import get_current_job
 
 from models.runtimes import Loaded, load
 from models.store import open_repository
-from worker.inference import check, run
+from worker.inference import check, predict_members
 from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
 from yard.routing import resolve, routing_point
@@ -22,14 +22,14 @@ from yard.settings import Settings
 
 
 def predict(**arguments: Any) -> dict[str, Any]:
-    """The result of one job, as `producer` describes it.
+    """Return the result of one job, as `producer` describes it.
 
     Args:
         arguments: ``instances`` or ``inputs``, and more of `yard.contract.payload.JOB_ARGUMENTS`.
 
     Raises:
         ModelyardError: The job is refused or fails; its class name ends RQ's traceback, from which
-            the gateway tells the code.
+            the gateway reads the code.
     """
     job = get_current_job()
     if job is None:
@@ -42,7 +42,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
     outcome = (
         member
         if isinstance(member, Failure)
-        else run([member], model.predict, model.signature)[job.id]
+        else predict_members([member], model.predict, model.signature)[job.id]
     )
     if isinstance(outcome, Failure):
         raise job_failure(outcome.code, outcome.message, outcome.row)
@@ -52,7 +52,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
 def _version_of(
     queue: str, version: str | None, routing_key: str | None, connection: Redis
 ) -> ModelRef:
-    """The version that a queue serves; a front door's by the keys as they are now."""
+    """Return a queue's version; for an unversioned queue, the one that the keys choose now."""
     parsed = parse_queue(queue)
     if parsed is None:
         raise InvalidJob(f"{queue!r} is no queue of a model")

@@ -153,7 +153,7 @@ class Protocol:
     def take_ahead(self, holding: Batch, *queues: str) -> Batch | None:
         """Claim a batch ahead for the worker that holds ``holding``, if there is one."""
         lease = self.lease(worker_of(holding))
-        line, token = lease.line(), lease.next_token()
+        line, token = lease.pipeline(), lease.next_token()
         lease.send(line, None, token, queues or [QUEUE], holding.token)
         written, batch = lease.receive(line, token)
         line.close()

@@ -224,7 +224,7 @@ class Yard:
             worker.state, worker.idle_since = "idle", self._now
             return
         worker.state, worker.idle_since = "busy", None
-        worker.fair_queue.took(queue)
+        worker.fair_queue.begin(queue)
         jobs = self._batch(queue)
         pace = self._paces[queue]
         load_s = 0.0 if queue in worker.loaded else pace.load_s
@@ -259,7 +259,7 @@ class Yard:
         self._take(pool, worker)
 
     def _tick(self, pool: Pool) -> None:
-        self._known |= self._watch.news()
+        self._known |= self._watch.unwritten()
         seen = self._observe(pool)
         self.outcome.sizes.append((self._now, sum(len(p.workers) for p in self._pools)))
         plan = decide(seen, pool.policy, self._now)

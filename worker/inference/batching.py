@@ -1,8 +1,8 @@
-"""From claimed jobs to outcomes, without Redis: check, stack, predict, split, and find the culprit.
+"""From claimed jobs to outcomes, without Redis: check, stack, predict, split, and bisect errors.
 
 Pure but for the ``predict`` that is passed in. Each job is checked alone, so that a bad one never
-enters the stack; what the model then raises is narrowed down by halving until only the job that it
-raises on is left.
+enters the stack. When the model raises, the stack is halved until only the job that it raises on is
+left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from yard.errors import ModelyardError
 #: Rows to outputs by name, one element a row; raises where the model does.
 Predict = Callable[[list[list[Any]]], Mapping[str, list[Any]]]
 
-#: What a finished or failed job amounts to.
+#: The result of a finished job, or the failure of a failed one.
 Outcome = dict[str, Any] | Failure
 
 _FLAWS = {
@@ -42,7 +42,7 @@ class Member(NamedTuple):
 
 
 def read_call(job: Claimed, most_bytes: int) -> Call | Failure:
-    """What a claimed job asks for, or why it is none."""
+    """Return the call of a claimed job, or why it has none."""
     if job.flaw == "too_large":
         return Failure(
             "invalid_job", f"too_large: the payload is over the bound of {most_bytes} bytes"
@@ -56,7 +56,7 @@ def read_call(job: Claimed, most_bytes: int) -> Call | Failure:
 
 
 def check(job_id: str, call: Call, signature: Signature, most_rows: int) -> Member | Failure:
-    """The job as a member of the stack, or why its rows cannot be predicted."""
+    """Return the job as a member of the stack, or why its rows cannot be predicted."""
     try:
         rows = check_rows(
             signature, instances=call.instances, inputs=call.inputs, most_rows=most_rows
@@ -67,7 +67,10 @@ def check(job_id: str, call: Call, signature: Signature, most_rows: int) -> Memb
 
 
 def stacks(members: Sequence[Member], most_rows: int, is_batchable: bool) -> list[list[Member]]:
-    """The members in stacks of at most ``most_rows`` rows, or alone where they may not be mixed."""
+    """Group the members into stacks of at most ``most_rows`` rows, or of one job each.
+
+    A job of more rows is a stack of its own. All are alone where jobs may not be mixed.
+    """
     if not is_batchable:
         return [[member] for member in members]
     found: list[list[Member]] = []
@@ -81,11 +84,14 @@ def stacks(members: Sequence[Member], most_rows: int, is_batchable: bool) -> lis
     return found
 
 
-def run(members: Sequence[Member], predict: Predict, signature: Signature) -> dict[str, Outcome]:
-    """The outcome of each member, by job id.
+def predict_members(
+    members: Sequence[Member], predict: Predict, signature: Signature
+) -> dict[str, Outcome]:
+    """Predict a stack; return the outcome of each member, by job id.
 
-    One predict if all is well. If it raises, the stack is halved and each half tried, down to the
-    job that it raises on: at most ``2 ceil(log2 n)`` further predicts for one culprit among ``n``.
+    One predict if nothing raises. If it raises, the stack is halved and each half tried, down to
+    the job that it raises on: at most ``2 ceil(log2 n)`` further predicts for one culprit among
+    ``n``.
     """
     try:
         outputs = predict([row for member in members for row in member.rows])
@@ -96,16 +102,18 @@ def run(members: Sequence[Member], predict: Predict, signature: Signature) -> di
         if len(members) == 1:
             return {members[0].id: _failure_of(error)}
     middle = len(members) // 2
-    return run(members[:middle], predict, signature) | run(members[middle:], predict, signature)
+    return predict_members(members[:middle], predict, signature) | predict_members(
+        members[middle:], predict, signature
+    )
 
 
 def _split(
     members: Sequence[Member], outputs: Mapping[str, list[Any]], signature: Signature
 ) -> dict[str, Outcome]:
-    """Each member's part of the outputs.
+    """Return each member's part of the outputs.
 
     Raises:
-        ValueError: The outputs do not fit the rows; or a member alone, a number is not finite.
+        ValueError: The outputs do not fit the rows, or a number is not finite.
     """
     count = sum(len(member.rows) for member in members)
     for name, values in outputs.items():
@@ -129,7 +137,7 @@ def _split(
 
 
 def _refuse_infinities(name: str, values: list[Any]) -> None:
-    """JSON has no form for NaN and infinities.
+    """Refuse NaN and infinities, for which JSON has no form.
 
     Raises:
         ValueError: One is among the values.

@@ -1,19 +1,20 @@
-"""How a worker brings a version into memory: from the store, and only what was published.
+"""Loads versions into a worker's memory: from the store, and only what was published.
 
-The catalogue in Redis and the manifest in the store must name the same bytes, so that whoever can
-write to one of the two cannot make a worker open something else.
+The catalogue in Redis and the manifest in the store must name the same bytes, so that write access
+to one of the two is not enough to make a worker open something else.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from redis import Redis
 
 from models.manifest import Manifest
 from models.runtimes import Loaded, load, prepare
 from models.store import Repository
+from worker.queue import Retry
 from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
 from yard.registry import PublishedVersion, read_states, read_versions
@@ -25,22 +26,17 @@ class Loader:
     Args:
         repository: Where the artefacts lie.
         redis: Where the catalogue is.
-        persist: Repeats what it is given until Redis has answered.
+        retry: Repeats what it is given until Redis has answered.
     """
 
-    def __init__(
-        self,
-        repository: Repository,
-        redis: Redis,
-        persist: Callable[[Callable[[], object]], None],
-    ) -> None:
+    def __init__(self, repository: Repository, redis: Redis, retry: Retry) -> None:
         self._repository = repository
         self._redis = redis
-        self._persist = persist
+        self._retry = retry
         self._batchable: dict[ModelRef, bool] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
-        """The version, ready to predict.
+        """Load a version, ready to predict.
 
         Raises:
             VersionGone: It is no longer in the catalogue.
@@ -56,14 +52,14 @@ class Loader:
         return load(manifest, self._repository)
 
     def is_batchable(self, ref: ModelRef) -> bool:
-        """Whether rows of several jobs may be predicted together; asked of a loaded version."""
+        """Return whether rows of several jobs may be predicted together, of a loaded version."""
         return self._batchable[ref]
 
     def prepare(self, queues: Iterable[str]) -> None:
-        """Import what the versions of these queues need, before the first job has to wait for it.
+        """Import the runtimes of these queues' versions, before a first job has to wait for it.
 
-        Nothing else is imported: a worker of compiled versions never has scikit-learn in memory.
-        The catalogue says what: a store may be far away, and to import is not to open.
+        No others are imported: a worker of compiled versions never has scikit-learn in memory. They
+        are read from the catalogue: a store may be far away, and importing does not open artefacts.
 
         Raises:
             RedisError: Redis does not answer.
@@ -73,25 +69,24 @@ class Loader:
             for entry in read_versions(self._redis, model).values():
                 if queue_name(entry.ref) not in served:
                     continue
-                # What cannot be read or imported is told with the first job that asks for it.
+                # An error in reading or importing is reported with the first job that needs it.
                 with contextlib.suppress(ModelyardError):
                     prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
     def _published_digest(self, ref: ModelRef) -> str:
-        digests: list[str] = []
-
-        def read() -> None:
+        def read() -> str | None:
             entry = read_versions(self._redis, ref.model).get(ref.version)
-            if entry is not None and not self._is_drained(entry):
-                digests.append(str(entry.manifest.get("digest", "")))
+            if entry is None or self._is_drained(entry):
+                return None
+            return str(entry.manifest.get("digest", ""))
 
-        self._persist(read)  # Redis' absence is no fault of the model
-        if not digests:
+        digest = self._retry(read)  # Redis' absence is no fault of the model
+        if digest is None:
             raise VersionGone(f"{ref} is no longer published")
-        return digests[-1]
+        return digest
 
     def _is_drained(self, entry: PublishedVersion) -> bool:
-        """Whether a version was retired, and its last job has ended."""
+        """Return whether a version was retired and its last job has ended."""
         if entry.state == "published":
             return False
         state, _ = read_states(self._redis).get(queue_name(entry.ref), ("", ""))

@@ -1,4 +1,4 @@
-"""How much memory a worker may fill with models."""
+"""Memory limits of a worker, and the memory that it uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 from yard.settings import Settings
 
-#: The part of a worker's memory that loaded models may take; the rest is for batches and libraries.
+#: Share of a worker's memory for loaded models; the rest is for batches and libraries.
 _SHARE = 0.75
 
 #: The limit of the control group that the process runs in (cgroup v2): "max" or bytes.
@@ -19,9 +19,9 @@ _OWN_PAGES = Path("/proc/self/smaps_rollup")
 
 
 def worker_limit_bytes(settings: Settings) -> int:
-    """The memory that one worker may use: as set, or its part of the machine's or container's.
+    """Return the memory that one worker may use, in bytes.
 
-    Workers of a pool share it evenly.
+    As set, or an even share, among the workers of a pool, of the machine's or container's.
     """
     if settings.worker_bytes is not None:
         return settings.worker_bytes
@@ -29,17 +29,17 @@ def worker_limit_bytes(settings: Settings) -> int:
 
 
 def cache_limit_bytes(settings: Settings) -> int:
-    """The bound of one worker's model cache: as set, or 75 % of the worker's memory."""
+    """Return the limit of one worker's model cache: as set, or 75 % of the worker's memory."""
     if settings.cache_bytes is not None:
         return settings.cache_bytes
     return int(worker_limit_bytes(settings) * _SHARE)
 
 
 def used_bytes() -> int:
-    """What this process holds in memory now: its own pages, and its part of those it shares.
+    """Return the bytes that this process holds: its own pages, and its part of shared ones.
 
-    Workers share what they map, the libraries and large models; each would be charged with all of
-    it otherwise. Where the system does not tell, all that is resident counts.
+    Workers share mapped libraries and large models; otherwise each would be charged with all of
+    them. Where the system has no such sum, the resident set counts.
     """
     try:
         lines = _OWN_PAGES.read_text(encoding="ascii").splitlines()

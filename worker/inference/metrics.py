@@ -1,4 +1,4 @@
-"""What a batch adds to the metrics, gathered in memory and written by the script that ends it."""
+"""Buffers the metrics of a batch in memory; the script that ends the batch writes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from yard.contract import ModelRef
 
 
 class MetricsBuffer:
-    """Counts and observations of one version; of none for a front door, which counts nothing.
+    """Counts and observations of one version; a buffer of an unversioned queue counts nothing.
 
     Args:
-        ref: The version that all of them are labelled with.
+        ref: The version that labels all of them; None for an unversioned queue.
     """
 
     def __init__(self, ref: ModelRef | None = None) -> None:
@@ -35,7 +35,7 @@ class MetricsBuffer:
             self._add(fields.total, value)
 
     def items(self) -> list[tuple[str, float]]:
-        """Fields of the metrics hash, and what to add to each."""
+        """Return fields of the metrics hash, each with the amount to add."""
         return list(self._amounts.items())
 
     def _add(self, field: str, amount: float) -> None:
@@ -51,7 +51,7 @@ class _Histogram(NamedTuple):
     total: str
 
 
-# To spell a batch's fields anew would take as long as to predict one row.
+# Cached: building a batch's field names takes as long as predicting one row.
 
 
 @lru_cache(maxsize=4096)

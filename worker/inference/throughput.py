@@ -1,8 +1,7 @@
-"""How fast this worker is with each version: what a batch costs, and what each row adds.
+"""Service time of each version in this worker: seconds a batch, and seconds a row.
 
-Measured where the time goes, from batch to batch, and told to Redis for whoever decides how many
-workers there should be. Written by the worker's main thread, read by the one that says that it
-lives.
+Measured from the end of one batch to the end of the next. The main thread adds batches; the
+heartbeat thread writes the paces to Redis, where pools read them to size themselves.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from worker.inference.results import BatchResult
+from worker.queue import Batch
 from yard.cluster import Pace
 
-#: The weight of what was measured before, each time that a batch is added: some 50 batches count.
+#: Weight of past batches, each time that one is added: some 50 batches count.
 _FADE = 0.98
 
-#: Weight of the assumption that a batch costs nothing beside its rows: where all batches are of one
-#: size, and what is whose cannot be told, it decides.
+#: Weight of the assumption that a batch costs nothing beside its rows. It decides where all batches
+#: are of one size, so that the two costs cannot be separated.
 _PRIOR_WEIGHT = 0.1
 
 #: The weight of a new load time.
@@ -38,7 +39,7 @@ class _Fit:
     batches: int = 0
 
     def add(self, jobs: int, rows: int, seconds: float) -> None:
-        if self.batches == 1:  # the first predict of all is slow, and stands for none but itself
+        if self.batches == 1:  # the first predict of all is slow, and no measure for the others
             self.weight = self.rows = self.seconds = self.squares = self.products = self.jobs = 0.0
         self.batches += 1
         self.weight = self.weight * _FADE + 1
@@ -49,7 +50,7 @@ class _Fit:
         self.jobs = self.jobs * _FADE + jobs
 
     def pace(self) -> Pace:
-        """``seconds = batch_s + row_s * rows``, neither below zero, through the mean."""
+        """Fit ``seconds = batch_s + row_s * rows``, neither below zero, through the mean."""
         weight = self.weight + _PRIOR_WEIGHT
         slope = weight * self.products - self.rows * self.seconds
         slope /= weight * self.squares - self.rows * self.rows
@@ -59,22 +60,31 @@ class _Fit:
 
 
 class ServiceTimes:
-    """The paces of one worker; safe for threads."""
+    """The paces of one worker; a `worker.inference.BatchObserver`, safe for threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._fits: dict[str, _Fit] = {}
         self._fresh: set[str] = set()
 
+    def started(self, batch: Batch) -> None:
+        """See `worker.inference.BatchObserver`."""
+
+    def ended(self, batch: Batch, result: BatchResult) -> None:
+        """See `worker.inference.BatchObserver`."""
+        jobs = sum(stack.jobs for stack in result.stacks)
+        rows = sum(stack.rows for stack in result.stacks)
+        self.add(batch.queue, jobs, rows, result.busy_s - result.load_s, result.load_s)
+
     def add(self, queue: str, jobs: int, rows: int, seconds: float, load_s: float) -> None:
-        """Note a batch: its jobs and rows, and what it kept the worker busy for.
+        """Add a batch; one without jobs is passed over.
 
         Args:
             queue: The version's queue.
             jobs: Jobs that were run.
             rows: Their rows.
-            seconds: All of it but loading, from claim to end.
-            load_s: What loading took; 0.0 if the version was there.
+            seconds: What it kept the worker busy for, loading excluded.
+            load_s: What loading took, in seconds; 0.0 if the version was loaded.
         """
         if jobs < 1 or rows < 1:
             return
@@ -86,12 +96,12 @@ class ServiceTimes:
                 fit.load_s = rest_s + load_s * _LOAD_WEIGHT if fit.load_s else load_s
             self._fresh.add(queue)
 
-    def news(self) -> dict[str, Pace]:
-        """The paces of versions that were served since `told` was last called with them."""
+    def unwritten(self) -> dict[str, Pace]:
+        """Return the paces that have changed since `mark_written` was called with them."""
         with self._lock:
             return {queue: self._fits[queue].pace() for queue in self._fresh}
 
-    def told(self, paces: Mapping[str, Pace]) -> None:
-        """Note that these have been told."""
+    def mark_written(self, paces: Mapping[str, Pace]) -> None:
+        """Record that these paces are in Redis."""
         with self._lock:
             self._fresh -= paces.keys()

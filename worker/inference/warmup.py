@@ -1,17 +1,16 @@
-"""The worker's part of warm before traffic: what was asked for is loaded before jobs ask for it.
+"""The worker's part of warm-up: versions are loaded on request, before they get traffic.
 
-The wishes are in Redis, see `yard.routing.warmup`. The main thread looks at them when it finds no
-job, and between two batches, loads one version at a time into the cache, and tells at once what
-came of it. A load that kills the worker leaves a trace, so that the wish does not kill one worker
-after the other.
+The wishes are in Redis, see `yard.routing.warmup`. The main thread reads them when it finds no job,
+and between two batches, loads one version at a time into the cache, and announces the result at
+once. A load that kills the worker leaves a trace, so that the wish does not kill one worker after
+the other.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from redis import Redis
@@ -25,22 +24,32 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: How often a worker looks at the wishes, if nobody wakes it for one, in seconds.
+#: Time between two reads of the wishes, unless a bell rings, in seconds.
 _LOOK_S = 1.0
-#: Failures that are announced at most, and characters of each reason.
+#: Most failures that are announced, and most characters of each reason.
 _MOST, _REASON = 64, 500
 
 
+class Wish(NamedTuple):
+    """A version that is to be loaded.
+
+    Attributes:
+        queue: The version's queue.
+        wanted_ms: Time of the wish, which identifies it among wishes for the same version.
+    """
+
+    queue: str
+    wanted_ms: int
+
+
 class Warmer:
-    """Loads what was asked for.
+    """Loads versions that are wished for.
 
     Args:
         redis: Where the wishes are.
         cache: Where models are loaded to.
         worker: This worker's name.
-        settings: After how many deaths a wish is refused, and whether routed versions are pinned.
-        loading: Held while a version is loaded.
-        tell: Announces what is loaded and what failed.
+        settings: Deaths after which a wish is refused, and whether routed versions are pinned.
         clock: Seconds, never going back.
     """
 
@@ -50,16 +59,12 @@ class Warmer:
         cache: ModelCache,
         worker: str,
         settings: Settings,
-        loading: Callable[[], AbstractContextManager[None]],
-        tell: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._cache = cache
         self._worker = worker
         self._settings = settings
-        self._loading = loading
-        self._tell = tell
         self._clock = clock
         self._due = clock()
         self._waiting: dict[str, int] = {}  # queue to the moment of a wish that was not tried yet
@@ -67,11 +72,11 @@ class Warmer:
         self._refused: dict[str, str] = {}  # queue to why it was not loaded, or not found
 
     def hurry(self) -> None:
-        """Let the next look be one, however short ago the last was."""
+        """Let the next call read the wishes, however recent the last read is."""
         self._due = self._clock()
 
-    def look(self, queues: Collection[str]) -> None:
-        """Load the first version that is asked for and was not tried for that wish.
+    def next_wish(self, queues: Collection[str]) -> Wish | None:
+        """Return a wish that was not tried yet, to be given to `load`; None if there is none.
 
         Args:
             queues: Those that the worker serves.
@@ -79,15 +84,29 @@ class Warmer:
         Raises:
             RedisError: Redis does not answer.
         """
-        if not self.waits(queues):
-            return
-        queue, wanted_ms = self._waiting.popitem()
-        with self._loading():
-            self._load(queue, wanted_ms)
-        self._tell()
+        return Wish(*self._waiting.popitem()) if self.has_wish(queues) else None
 
-    def waits(self, queues: Collection[str]) -> bool:
-        """Whether there is something to load; asks Redis once a second.
+    def load(self, wish: Wish) -> None:
+        """Try to load a version; the result is in the cache, or in `failures`.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        queue, wanted_ms = wish
+        model, version = parse_queue(queue) or (queue, None)
+        self._refused.pop(queue, None)
+        if version is not None:
+            ref = ModelRef(model, version)
+            deaths = self._leave_trace(queue, wanted_ms)
+            if deaths >= self._settings.attempts:
+                self._refused[queue] = f"{ref}: {deaths} workers died while they loaded it"
+            else:
+                self._try_load(queue, ref)
+        self._answered[queue] = wanted_ms
+        self._redis.hdel(keys.key("loading", queue), self._worker)
+
+    def has_wish(self, queues: Collection[str]) -> bool:
+        """Return whether there is a version to load; reads Redis once a second.
 
         Raises:
             RedisError: Redis does not answer.
@@ -103,7 +122,7 @@ class Warmer:
         return bool(self._waiting)
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """What could not be loaded, as it is announced: why, and when it is tried again."""
+        """Return what could not be loaded, as it is announced: why, and when it is tried again."""
         loaded = {keys.queue_name(ref) for ref in self._cache.loaded()}
         found: dict[str, dict[str, Any]] = {
             queue: {"reason": reason, "retry_at": None, "wanted_ms": self._answered.get(queue)}
@@ -124,21 +143,8 @@ class Warmer:
             models = {queue.partition("@")[0] for queue in queues}
             self._cache.pin(routed_versions(self._redis, sorted(models)))
 
-    def _load(self, queue: str, wanted_ms: int) -> None:
-        model, version = parse_queue(queue) or (queue, None)
-        self._refused.pop(queue, None)
-        if version is not None:
-            ref = ModelRef(model, version)
-            deaths = self._note(queue, wanted_ms)
-            if deaths >= self._settings.attempts:
-                self._refused[queue] = f"{ref}: {deaths} workers died while they loaded it"
-            else:
-                self._bring(queue, ref)
-        self._answered[queue] = wanted_ms
-        self._redis.hdel(keys.key("loading", queue), self._worker)
-
-    def _bring(self, queue: str, ref: ModelRef) -> None:
-        self._cache.forgive(ref)  # whoever asks may have mended it
+    def _try_load(self, queue: str, ref: ModelRef) -> None:
+        self._cache.forgive(ref)  # it may have been mended
         try:
             with self._cache.use(ref) as use:
                 load_s = use.load_s
@@ -147,11 +153,11 @@ class Warmer:
             _log.warning("not warmed: %s", error.message, worker=self._worker, queue=queue)
             return
         if load_s:
-            self._count(ref, load_s)
+            self._write_load_time(ref, load_s)
         _log.info("warm", worker=self._worker, queue=queue, load_s=round(load_s, 3))
 
-    def _note(self, queue: str, wanted_ms: int) -> int:
-        """Leave a trace of the load that begins; how many workers died of it for this wish."""
+    def _leave_trace(self, queue: str, wanted_ms: int) -> int:
+        """Record the load that begins; return how many workers have died loading for this wish."""
         key = keys.key("loading", queue)
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(key, self._worker, wanted_ms)
@@ -167,10 +173,10 @@ class Warmer:
             if raw == str(wanted_ms).encode()
         )
 
-    def _count(self, ref: ModelRef, load_s: float) -> None:
-        tally = MetricsBuffer(ref)
-        tally.observe("model_load_time_seconds", load_s)
+    def _write_load_time(self, ref: ModelRef, load_s: float) -> None:
+        metrics = MetricsBuffer(ref)
+        metrics.observe("model_load_time_seconds", load_s)
         pipe = self._redis.pipeline(transaction=False)
-        for field, number in tally.items():
+        for field, number in metrics.items():
             pipe.hincrbyfloat(keys.METRICS, field, number)
         pipe.execute()

@@ -1,4 +1,4 @@
-"""The supervisor of the workers of one machine: start, watch, scale, stop."""
+"""The supervisor of the workers of one machine: start, monitor, scale, stop."""
 
 from typing import TYPE_CHECKING
 

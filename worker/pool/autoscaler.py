@@ -1,9 +1,9 @@
-"""How many workers there should be: a pure decision from what was observed.
+"""Decides how many workers a pool runs: a pure function of an observation.
 
-The pool observes, asks `decide`, and acts. Workers are counted by `yard.cluster.capacity`, in
-seconds of work against a target wait. More are started at once; fewer only when fewer would have
-done for ``idle_s``, and only idle ones are asked to leave. Pools on one Redis see each other, and
-share what is missing or too much by rules that each of them works out alike.
+The pool observes, calls `decide`, and acts. `yard.cluster.capacity` counts workers in seconds of
+work against a target wait. More are started at once; fewer run only when fewer would have done for
+``idle_s``, and only idle ones are asked to leave. Pools on one Redis see each other, and split a
+lack or a surplus by rules that give the same result in each of them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from dataclasses import dataclass, field, replace
 
 from yard.cluster import KEEP_HEADROOM, Bounds, Work, has_long_batches, workers_wanted
 
-#: Jobs' arrivals are counted over so long, in seconds.
+#: Window over which arrivals of jobs are counted, in seconds.
 RATE_S = 3.0
 
-#: How long a worker takes to start, before one has, in seconds; and the weight of each new figure.
+#: Start time that is assumed before a worker has started, in seconds; weight of each new figure.
 _START_S, _START_WEIGHT = 1.0, 0.5
 
-#: Jobs that wait for so many times the target tell that the figures are wrong: one more starts.
+#: If a job waits for this many times the target, the figures are wrong: one more worker starts.
 _FAR_TOO_LONG = 3.0
 
-#: How long such a start, or any other, is given to show, in target waits.
+#: Time for a start to take effect before the next such one, in target waits.
 _PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator has set.
+    """The operator's settings.
 
     Attributes:
         least: Workers that are kept even when there is nothing to do.
@@ -50,9 +50,9 @@ class Peer:
 
     Attributes:
         name: Its name.
-        workers: Its workers, whatever they do.
-        least: How many it keeps.
-        most: How many it may have.
+        workers: Number of its workers, in any state.
+        least: Workers that it keeps.
+        most: Workers that it may have.
     """
 
     name: str
@@ -63,24 +63,24 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the pool sees at one moment.
+    """The state of the yard as one pool sees it.
 
     Attributes:
         works: Its queues.
-        starting: Workers that have been started and have not reported yet.
+        starting: Workers that have been started and have not registered yet.
         busy: Workers that have a batch.
         idle_since: When each idle worker was first seen idle, by name.
         only: The idle workers that alone have some version loaded.
         started_at: When a worker was started last.
-        start_s: How long a worker takes to start, in seconds.
+        start_s: Time that a worker takes to start, in seconds.
         kept: Workers that were needed at most in the last ``idle_s``; None where that is not known
             yet, because the pool is younger.
-        guard: The worker that was told to keep off queues with long batches; empty for none.
+        guard: The worker that keeps off queues with long batches; empty for none.
         unmet: Versions that are to be loaded here before they get traffic (`yard.routing.warmup`).
-        names: The workers that have reported and were not asked to leave.
+        names: The workers that have registered and were not asked to leave.
         name: The pool's own name.
         peers: The other pools.
-        is_suspended: Whether nothing may be claimed now.
+        is_suspended: True if nothing may be claimed now.
     """
 
     works: Sequence[Work] = ()
@@ -100,16 +100,16 @@ class Observation:
 
     @property
     def workers(self) -> int:
-        """All workers of this pool, whatever they do."""
+        """Number of this pool's workers, in any state."""
         return self.starting + self.busy + len(self.idle_since)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the pool is to do.
+    """The next step of the pool.
 
     Attributes:
-        start: How many workers to start.
+        start: Number of workers to start.
         leave: The workers to ask to leave.
     """
 
@@ -123,7 +123,7 @@ class Guard:
 
     Attributes:
         worker: Its name.
-        off: The queues that it is to leave to others.
+        off: The queues that it leaves to others.
     """
 
     worker: str
@@ -131,9 +131,9 @@ class Guard:
 
 
 def decide(seen: Observation, policy: Policy, now: float) -> Plan:
-    """The plan for what was seen; ``now`` is of the clock that the observation's moments are of.
+    """Return the plan for an observation; ``now`` is by the clock of the observation's moments.
 
-    Idle workers count twice against a start: they are there, and they are free.
+    Idle workers count twice against a start: they exist, and they are free.
     """
     all_workers = seen.workers + sum(peer.workers for peer in seen.peers)
     missing = _wanted(seen, policy, now, all_workers) - all_workers - len(seen.idle_since)
@@ -153,7 +153,7 @@ def decide(seen: Observation, policy: Policy, now: float) -> Plan:
 
 
 def guard(seen: Observation, policy: Policy) -> Guard | None:
-    """The worker that is to keep off long batches; None where nobody need do so, or can.
+    """Return the worker that keeps off long batches; None where none has to, or can.
 
     While versions with long batches and others both have work, and there are two workers or more,
     one is for the others: the same as before, else one that is idle.
@@ -168,7 +168,7 @@ def guard(seen: Observation, policy: Policy) -> Guard | None:
 
 
 def _wanted(seen: Observation, policy: Policy, now: float, all_workers: int) -> int:
-    """Workers that there should be now, in all pools together."""
+    """Return the number of workers wanted now, in all pools together."""
     if seen.is_suspended:
         return 0
     bounds = replace(policy.bounds, start_s=seen.start_s)
@@ -181,7 +181,7 @@ def _wanted(seen: Observation, policy: Policy, now: float, all_workers: int) -> 
 
 
 def _share_of_missing(missing: int, seen: Observation, policy: Policy) -> int:
-    """How many of the missing workers are this pool's to start: the emptiest pools go first."""
+    """Return how many of the missing workers this pool starts: the emptiest pools go first."""
     pools = {peer.name: [peer.workers, peer.most] for peer in seen.peers}
     pools[seen.name] = [seen.workers, policy.most]
     mine = 0
@@ -196,7 +196,7 @@ def _share_of_missing(missing: int, seen: Observation, policy: Policy) -> int:
 
 
 def _share_of_surplus(surplus: int, seen: Observation, policy: Policy) -> int:
-    """How many of the workers too many are this pool's to let go: the fullest pools go first."""
+    """Return how many of the surplus workers this pool lets go: the fullest pools go first."""
     pools = {peer.name: [peer.workers, peer.least] for peer in seen.peers}
     pools[seen.name] = [seen.workers, policy.least]
     mine = 0
@@ -211,7 +211,7 @@ def _share_of_surplus(surplus: int, seen: Observation, policy: Policy) -> int:
 
 
 class Memory:
-    """What decisions need of the past: how fast jobs arrive, and what was needed lately.
+    """The past that decisions need: arrival rates of jobs, workers needed lately, start times.
 
     Args:
         policy: What the operator has set.
@@ -226,10 +226,10 @@ class Memory:
         self._start_s = _START_S
 
     def start_s(self, states: Mapping[str, str], now: float) -> float:
-        """How long a worker takes to start, in seconds, as far as it has been seen.
+        """Return the time that a worker takes to start, in seconds, as far as it was observed.
 
         Args:
-            states: What each of the pool's workers does, by name.
+            states: State of each of the pool's workers, by name.
             now: Seconds, never going back.
         """
         for name, state in states.items():
@@ -241,10 +241,10 @@ class Memory:
         return self._start_s
 
     def arrivals_s(self, counts: Mapping[str, int], now: float) -> dict[str, float]:
-        """Jobs a second over the last `RATE_S`, by queue.
+        """Return jobs a second over the last `RATE_S`, by queue.
 
         Args:
-            counts: By queue, how many jobs it has had up to now: those that wait, run, and ended.
+            counts: By queue, number of jobs that it has had: those that wait, run, and ended.
             now: Seconds, never going back.
         """
         for queue in self._seen.keys() - counts.keys():
@@ -252,21 +252,21 @@ class Memory:
         rates = {}
         for queue, count in counts.items():
             past = self._seen.setdefault(queue, deque())
-            if past and count < past[-1][1] // 2:  # Redis has lost its counters: begin anew
+            if past and count < past[-1][1] // 2:  # Redis has lost its counters: start again
                 past.clear()
             past.append((now, count))
             while len(past) > 2 and past[1][0] <= now - RATE_S:
                 past.popleft()
             taken_s = now - past[0][0]
             arrived = max(0, count - past[0][1])
-            # A pool that has just started, or stood still, must not take one look for the truth.
+            # A pool that has just started, or stood still, must not trust a single look.
             rates[queue] = arrived / max(taken_s, RATE_S / 3) if taken_s > 0 else 0.0
         return rates
 
     def kept(self, works: Sequence[Work], start_s: float, now: float) -> int | None:
-        """Workers that were needed at most in the last ``idle_s``, this moment included.
+        """Return the most workers needed in the last ``idle_s``, this moment included.
 
-        None while the pool has not looked for that long.
+        None while the pool has not observed for that long.
         """
         bounds = replace(self._policy.bounds, start_s=start_s)
         needed = sum(workers_wanted(works, bounds, KEEP_HEADROOM).values())

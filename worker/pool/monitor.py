@@ -1,8 +1,8 @@
-"""The workers of a pool, watched: the dead are buried, the late are ended, the others vouched for.
+"""Monitors a pool's workers: reaps those that exited, ends overdue ones, renews for the rest.
 
 `worker.pool.supervisor` takes these steps in each of its rounds, beside its own, which are about
-how many workers there should be. All that is known of a worker is in its `WorkerHandle`: what it
-says in Redis, and what its process does.
+the number of workers. All that is known of a worker, from Redis and of its process, is in its
+`WorkerHandle`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import psutil
 import structlog
 from redis import Redis
 
-from worker.pool.child import WorkerHandle, WorkerView
 from worker.pool.processes import collect_strays
+from worker.pool.worker_handle import WorkerHandle, WorkerView
 from worker.process import unregister
 from worker.queue import Lease, Reaped, Reason, reap
 from yard.cluster import count_crash, record_crash
@@ -25,36 +25,35 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: After so long without a look, Redis has been away, in seconds.
+#: Redis, or this pool, was away if two looks are further apart than this, in seconds.
 _GAP_S = 1.5
 
-#: How long a worker has between SIGTERM and SIGKILL once its batch is over its deadline, in
-#: seconds.
+#: Time between SIGTERM and SIGKILL for a worker whose batch is overdue, in seconds.
 _GRACE_S = 1.0
 
-#: After a worker that died at once, the next is started this much later, doubling, in seconds.
+#: Backoff before the next start after a worker that died at once, doubling, in seconds.
 _FIRST_BACKOFF_S = 0.5
 _LAST_BACKOFF_S = 30.0
 
-#: What processes are doing that do nothing.
+#: States of processes that do not run.
 _STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
 
-#: A worker that lived this long died of something new, in seconds.
+#: A worker that lived this long, in seconds, died of something new.
 _LONG_LIFE_S = 30.0
 
 
 class WorkerMonitor:
-    """The watch over one pool's workers.
+    """Monitors the workers of one pool.
 
     Args:
-        redis: Where workers say what they do.
+        redis: Where workers write their state.
         settings: All there is to set.
-        others: Tells the processes that are collected elsewhere.
+        others: Returns the worker processes that other parts of the pool collect.
         clock: Seconds, never going back.
 
     Attributes:
-        children: The workers by name, from their start until they are buried.
-        now_ms: When they were looked at last, by Redis' clock; 0.0 before the first look.
+        workers: The workers by name, from their start until they are collected.
+        now_ms: Time of the last look, by Redis' clock; 0.0 before the first.
         start_after: When another may be started, by ``clock``: later after one that died at once.
     """
 
@@ -69,7 +68,7 @@ class WorkerMonitor:
         self._settings = settings
         self._others = others
         self._clock = clock
-        self.children: dict[str, WorkerHandle] = {}
+        self.workers: dict[str, WorkerHandle] = {}
         self.now_ms = 0.0
         self.start_after = 0.0
         self._backoff_s = 0.0
@@ -78,43 +77,45 @@ class WorkerMonitor:
 
     @property
     def staying(self) -> list[WorkerHandle]:
-        """Those that were not asked to leave."""
-        return [child for child in self.children.values() if not child.is_leaving]
+        """Workers that were not asked to leave."""
+        return [worker for worker in self.workers.values() if not worker.is_leaving]
 
     @property
     def is_any_alive(self) -> bool:
-        """Whether a process of theirs still runs."""
-        return any(child.process.poll() is None for child in self.children.values())
+        """True if a worker's process still runs."""
+        return any(worker.process.poll() is None for worker in self.workers.values())
 
-    def bury(self) -> None:
-        """Return what dead workers held, and take their entries away."""
-        for child in [c for c in self.children.values() if c.process.poll() is not None]:
-            status = child.process.returncode
-            reaped = self._reap(child)
-            unregister(self._redis, child.name)
-            del self.children[child.name]
-            if child.is_cut or (status == 0 and reaped is None):
-                _log.info("worker left", worker=child.name)
+    def collect_exited(self) -> None:
+        """Give back what exited workers held, and remove their entries."""
+        for worker in [c for c in self.workers.values() if c.process.poll() is not None]:
+            status = worker.process.returncode
+            reaped = self._reap(worker)
+            unregister(self._redis, worker.name)
+            del self.workers[worker.name]
+            if worker.is_cut or (status == 0 and reaped is None):
+                _log.info("worker left", worker=worker.name)
             else:
-                self._note_crash(child, status, reaped)
-        collect_strays({*self._others(), *(c.process.pid for c in self.children.values())})
+                self._record_crash(worker, status, reaped)
+        collect_strays({*self._others(), *(c.process.pid for c in self.workers.values())})
 
-    def _reap(self, child: WorkerHandle) -> Reaped | None:
-        why: Reason = "timeout" if child.overdue else "died"
-        why = "released" if child.is_cut else why
-        return reap(self._redis, child.name, why, self._settings, child.overdue or "")
+    def _reap(self, worker: WorkerHandle) -> Reaped | None:
+        why: Reason = "timeout" if worker.overdue else "died"
+        why = "released" if worker.is_cut else why
+        return reap(self._redis, worker.name, why, self._settings, worker.overdue or "")
 
-    def _note_crash(self, child: WorkerHandle, status: int | None, reaped: Reaped | None) -> None:
+    def _record_crash(
+        self, worker: WorkerHandle, status: int | None, reaped: Reaped | None
+    ) -> None:
         queue = reaped.queue if reaped and reaped.is_charged else ""
         _log.error(
             "a worker died (%s); %d jobs given back, %d failed",
             exit_cause(status or 0),
             reaped.given_back if reaped else 0,
             reaped.failed if reaped else 0,
-            worker=child.name,
+            worker=worker.name,
             queue=queue,
         )
-        if self._clock() - child.born > _LONG_LIFE_S or reaped is not None:
+        if self._clock() - worker.born > _LONG_LIFE_S or reaped is not None:
             self._backoff_s = 0.0  # it died of a job: the next one may start at once
         else:
             self._backoff_s = min(_LAST_BACKOFF_S, max(_FIRST_BACKOFF_S, self._backoff_s * 2))
@@ -125,62 +126,62 @@ class WorkerMonitor:
             _log.error("%d workers in a row died; held back for %g s", row, held_s, queue=queue)
 
     def look(self) -> None:
-        """See what each worker does, and with which batch."""
+        """Read each worker's state and batch."""
         pipe = self._redis.pipeline(transaction=False)
         pipe.time()
-        for name in self.children:
+        for name in self.workers:
             pipe.hmget(keys.key("worker", name), "state", "my_load")
             pipe.hmget(keys.key("batch", name), "token", "deadline_ms")
         (seconds, micros), *found = pipe.execute()
-        now, passed_s = self._clock(), self._note_look()
+        now, passed_s = self._clock(), self._record_look()
         before_ms, self.now_ms = self.now_ms, seconds * 1000 + micros / 1000
         # A batch that is seen for the first time was claimed after the last look. Where Redis'
         # clock has gone ahead of ours since, it may have been claimed before that step.
         step_ms = max(0.0, self.now_ms - before_ms - 1000 * passed_s) if before_ms else 0.0
-        for child, entry, batch in zip(
-            self.children.values(), found[::2], found[1::2], strict=True
+        for worker, entry, batch in zip(
+            self.workers.values(), found[::2], found[1::2], strict=True
         ):
             view = WorkerView(*entry, *batch)
-            child.note(view, now, self.now_ms - step_ms, self._settings.timeout_s)
+            worker.update(view, now, self.now_ms - step_ms, self._settings.timeout_s)
 
-    def _note_look(self) -> float:
-        """Seconds since the last look; after a gap, workers first write what they have."""
+    def _record_look(self) -> float:
+        """Return seconds since the last look; after a gap, spare late workers: they write first."""
         now = self._clock()
         passed_s, self._looked = now - self._looked, now
         if passed_s > _GAP_S:
             self._spare_until = now + self._settings.lease_s
         return passed_s
 
-    def vouch(self) -> None:
-        """Renew for workers that run: code that keeps Python's lock keeps their own thread from it.
+    def renew_for_running(self) -> None:
+        """Renew leases for running workers: code that holds Python's lock stops their own thread.
 
-        Whoever is stopped does not run, and loses its lease; whoever hangs has its deadline, and is
-        this pool's to end.
+        A worker that is stopped (SIGSTOP) loses its lease. One that hangs has its deadline, and
+        this pool ends it.
         """
-        for child in self.children.values():
-            if child.token is not None and _runs(child.process.pid):
-                Lease(self._redis, child.name, self._settings).renew(child.token)
+        for worker in self.workers.values():
+            if worker.token is not None and _runs(worker.process.pid):
+                Lease(self._redis, worker.name, self._settings).renew(worker.token)
 
     def end_late(self) -> None:
-        """End workers whose batch has run past its deadline: first asked, a second later killed."""
+        """End workers whose batch is past its deadline: SIGTERM, and SIGKILL a second later."""
         now = self._clock()
-        for child in self.children.values():
-            if child.is_late and now >= self._spare_until and child.overdue is None:
-                _log.error("a batch ran past its deadline; its worker ends", worker=child.name)
-                child.end_overdue(now + _GRACE_S)
-            if child.kill_at is not None and now >= child.kill_at:
-                child.process.kill()
+        for worker in self.workers.values():
+            if worker.is_late and now >= self._spare_until and worker.overdue is None:
+                _log.error("a batch ran past its deadline; its worker ends", worker=worker.name)
+                worker.end_overdue(now + _GRACE_S)
+            if worker.kill_at is not None and now >= worker.kill_at:
+                worker.process.kill()
 
     def kill_all(self) -> None:
-        """Kill all that run; also called in the handler of a second signal."""
-        for child in list(self.children.values()):
-            if child.process.poll() is None:
-                child.is_cut = True
-                child.process.kill()
+        """Kill all workers that run; also called in the handler of a second signal."""
+        for worker in list(self.workers.values()):
+            if worker.process.poll() is None:
+                worker.is_cut = True
+                worker.process.kill()
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process could do something, if it wanted to: it is there, and not stopped."""
+    """Return whether a process is there and not stopped."""
     try:
         return psutil.Process(pid).status() not in _STILL
     except psutil.Error:

@@ -1,7 +1,7 @@
-"""What a pool sees of the yard when it decides how many workers to run.
+"""Observes the yard for a pool that decides how many workers to run.
 
-Reads the queues, and the presence of everybody's workers and of the other pools, from Redis; what
-the pool's own workers do it is told by the pool. What comes out goes to `worker.pool.autoscaler`.
+Reads the queues, and the presence of all workers and of the other pools, from Redis; the pool
+passes the states of its own workers. The `Observation` goes to `worker.pool.autoscaler`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from yard.registry import catalog
 
 
 class Observer:
-    """The eyes of one pool; ``start_s`` is how long its workers take to start, as seen last.
+    """Observes for one pool.
 
     Args:
         redis: Where the yard is.
         name: The pool's name.
-        queues: Tells the names of the pool's queues.
+        queues: Returns the names of the pool's queues.
         policy: What the operator has set.
+
+    Attributes:
+        start_s: Seconds that the pool's workers take to start, as observed last.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Observer:
 
     @property
     def arrivals_s(self) -> dict[str, float]:
-        """Jobs that arrive in a second, by queue, as seen last; queues without any are left out."""
+        """Jobs that arrive in a second, by queue, as observed last, where there are any."""
         return {queue: round(rate, 3) for queue, rate in self._rates.items() if rate > 0}
 
     def observe(
@@ -54,16 +57,16 @@ class Observer:
         guard: str = "",
         unmet: int = 0,
     ) -> Observation:
-        """The yard and the pool's workers at this moment.
+        """Return the state of the yard and of the pool's workers at this moment.
 
         Args:
             now: Seconds, never going back.
-            states: What each of the pool's workers does, by name, those left out that were asked to
+            states: State of each of the pool's workers, by name, without those that were asked to
                 leave.
             idle_since: When each idle one was first seen idle, by name.
             started_at: When one was started last.
-            guard: The one that was told to keep off queues with long batches.
-            unmet: Versions that are to be loaded here before they get traffic.
+            guard: The one that keeps off queues with long batches; empty for none.
+            unmet: Number of versions that are to be loaded here before they get traffic.
 
         Raises:
             RedisError: Redis does not answer.
@@ -92,6 +95,17 @@ class Observer:
             is_suspended=load.is_suspended,
         )
 
+    def has_jobs(self) -> bool:
+        """Return whether a job waits in any of the pool's queues, in one round trip.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        for queue in self._read_queues():
+            pipe.exists(keys.key("queue", queue))
+        return any(reply == 1 for reply in pipe.execute(raise_on_error=False))
+
     def _peers(self, presence: Presence, queues: Sequence[str]) -> Sequence[Peer]:
         models = {queue.partition("@")[0] for queue in queues}
         return [
@@ -102,7 +116,7 @@ class Observer:
 
 
 def _only_holders(presence: Presence) -> frozenset[str]:
-    """The workers that alone have some version loaded."""
+    """Return the workers that alone have some version loaded."""
     holders: dict[str, list[str]] = {}
     for worker in presence.workers:
         for version in worker.versions:
@@ -111,13 +125,13 @@ def _only_holders(presence: Presence) -> frozenset[str]:
 
 
 def _serves(pool: PoolInfo, models: Iterable[str]) -> bool:
-    """Whether a pool looks at one of these models' queues."""
+    """Return whether a pool looks at one of these models' queues."""
     pattern = pool.known.get("pattern")
     return not isinstance(pattern, str) or any(fnmatchcase(model, pattern) for model in models)
 
 
 def _peer(pool: PoolInfo) -> Peer:
-    """A pool of another release may not say how many stay and how many more it could start."""
+    """Return another pool; one of another release may not announce ``staying`` and ``room``."""
     workers = _count(pool.known.get("staying"), sum(pool.workers.values()))
     room = _count(pool.known.get("room"), _count(pool.known.get("max"), workers) - workers)
     return Peer(pool.name, workers, _count(pool.known.get("min"), 0), workers + max(0, room))
@@ -127,44 +141,33 @@ def _count(value: Any, default: int) -> int:
     return value if type(value) is int and value >= 0 else default
 
 
-class Needs:
-    """The needs of the models that match.
+class RuntimeNeeds:
+    """The runtimes that the versions of matching models need.
 
     Args:
-        redis: Where the catalogue and the queues are.
+        redis: Where the catalogue is.
         pattern: Only models whose name matches.
-        names: Gives the names of their queues.
+        queues: Returns the names of their queues.
     """
 
-    def __init__(self, redis: Redis, pattern: str, names: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, redis: Redis, pattern: str, queues: Callable[[], Sequence[str]]) -> None:
         self._redis = redis
         self._pattern = pattern
-        self._names = names
+        self._read_queues = queues
         self._queues: frozenset[str] | None = None
         self._runtimes: frozenset[str] = frozenset()
 
     def runtimes(self) -> frozenset[str]:
-        """The names of the runtimes, read anew when a version comes or goes.
+        """Return the names of the runtimes, read again when a version comes or goes.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        queues = frozenset(self._names())
+        queues = frozenset(self._read_queues())
         if self._queues != queues:
             self._runtimes = frozenset(self._read())
             self._queues = queues
         return self._runtimes
-
-    def has_jobs(self) -> bool:
-        """Whether a job waits in any queue, in one round trip.
-
-        Raises:
-            RedisError: Redis does not answer.
-        """
-        pipe = self._redis.pipeline(transaction=False)
-        for queue in self._names():
-            pipe.exists(keys.key("queue", queue))
-        return any(reply == 1 for reply in pipe.execute(raise_on_error=False))
 
     def _read(self) -> set[str]:
         found: set[str] = set()

@@ -1,9 +1,9 @@
-"""Worker processes as their pool holds them, whichever way they were started.
+"""Worker processes as their pool holds them, spawned or forked.
 
 A spawned worker is a `subprocess.Popen`. A forked one is the child of a go-between that has ended;
-the kernel gives it to the nearest ancestor that asked for such (``prctl(2)``,
-``PR_SET_CHILD_SUBREAPER``), and that is the pool, which gets SIGCHLD and its exit status as of any
-other child. It also gets what workers and models leave behind, and must collect it.
+the kernel gives it to the nearest ancestor that asked for orphans (``prctl(2)``,
+``PR_SET_CHILD_SUBREAPER``): the pool, which gets SIGCHLD and its exit status as of any other child.
+The pool also gets the processes that workers and models leave behind, and must collect them.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from yard.platform import prctl
 #: Bytes of a message between a pool and its fork server, at most.
 MOST_BYTES = 4096
 
-#: What a forked worker waits for before it begins.
+#: The message that a forked worker waits for before it begins.
 GO = b"!"
 
-#: The status of a child that somebody else has collected, so that its own is not known.
+#: The status of a child that was collected elsewhere, so that its own is not known.
 _UNKNOWN = 255
 
-#: How long a new worker waits to become its pool's child, in seconds.
+#: Time limit of a new worker for becoming its pool's child, in seconds.
 _TIED_S = 5.0
 
 
 class Process(Protocol):
-    """What the pool asks of a worker's process; as `subprocess.Popen` has it."""
+    """The part of `subprocess.Popen` that the pool uses of a worker's process."""
 
     pid: int
     returncode: int | None
 
     def poll(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
+        """Return the exit status, negative for a signal; None while it runs."""
 
     def wait(self) -> int:
-        """The exit status, once it has ended."""
+        """Wait until it has ended and return the exit status."""
 
     def terminate(self) -> None:
         """Send SIGTERM, if it runs."""
@@ -49,7 +49,7 @@ class Process(Protocol):
 
 
 class Forked:
-    """A child of this process that another has forked; see `Process`."""
+    """A child of this process that another process has forked; see `Process`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -89,14 +89,14 @@ class Forked:
 
 
 def adopt_orphans() -> bool:
-    """Become the parent of what descendants leave behind; whether the system can do that."""
+    """Become the parent of descendants' orphans; return whether the system can do that."""
     return prctl.become_subreaper()
 
 
 def collect_strays(known: Collection[int]) -> None:
-    """Collect children that have ended and are not ``known``: models' own processes, for the most.
+    """Collect children that have ended and are not ``known``, mostly models' own processes.
 
-    The known ones are collected by their owners, so that no exit status is lost.
+    The owners of the known ones collect them, so that no exit status is lost.
     """
     while True:
         try:
@@ -109,12 +109,15 @@ def collect_strays(known: Collection[int]) -> None:
 
 
 def tie_to(parent: int) -> bool:
-    """Whether this process, whose parent is about to end, is now ``parent``'s child and tied to it.
+    """Wait until this process, whose parent is about to end, is the child of ``parent``.
 
-    Tied: it gets a SIGTERM when ``parent`` dies.
+    From then on it gets a SIGTERM when ``parent`` dies.
+
+    Returns:
+        True if it is.
     """
     between, until = os.getppid(), time.monotonic() + _TIED_S
     while os.getppid() == between != parent and time.monotonic() < until:
-        time.sleep(0.0002)  # exiting takes the go-between so long
+        time.sleep(0.0002)  # about as long as the go-between takes to exit
     prctl.die_with_parent(signal.SIGTERM)
     return os.getppid() == parent

@@ -1,10 +1,10 @@
-"""Starts worker processes: by a fork server where that is fit, else each anew.
+"""Starts worker processes: forked from a fork server where that works, else spawned.
 
-The pool asks for a worker by name and gets its process. Meanwhile this keeps a fork server
-(`worker.pool.fork_server`) ready: it starts one, tells it what the published versions need, and
-starts another when it dies, hangs or does not answer. Whatever becomes of it, a worker is started:
-then by ``python -m worker.process.worker``, which takes a second longer. On other systems than
-Linux, where a child cannot be tied to an adopted parent, all are started so.
+The pool asks for a worker by name and gets its process. Meanwhile the spawner keeps a fork server
+(`worker.pool.fork_server`) ready: it starts one, sends it the runtimes that the published versions
+need, and starts another when it dies, hangs or does not answer. Without one, a worker is started by
+``python -m worker.process.worker``, which takes a second longer; so are all workers on systems
+other than Linux, where a child cannot be tied to an adopted parent.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: How long the fork server may take to import, in seconds; then workers are started without it.
+#: Time limit of the fork server for importing, in seconds; after it, workers are spawned.
 _IMPORT_S = 20.0
 
-#: How long it may take to fork a worker, in seconds; some 10 ms are usual.
+#: Time limit of the fork server for forking a worker, in seconds; some 10 ms are usual.
 _FORK_S = 1.0
 
-#: After a fork server that failed, the next is started this much later, doubling, in seconds.
+#: Backoff before the next start of a fork server that failed, doubling, in seconds.
 _FIRST_DELAY_S, _LAST_DELAY_S = 1.0, 60.0
 
-#: A process with pools of threads cannot be forked; an operator who sets these decides otherwise.
+#: Defaults, for a process with pools of threads cannot be forked; an operator may set others.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -46,7 +46,7 @@ class Spawner:
     """Starts the workers of one pool.
 
     Args:
-        settings: All there is to set; `Settings.fork_server` says whether to fork at all.
+        settings: All there is to set; `Settings.fork_server` turns forking off.
         pool: The pool's name.
         pattern: Only models whose name matches are served.
         clock: Seconds, never going back.
@@ -73,16 +73,16 @@ class Spawner:
 
     @property
     def descriptors(self) -> Sequence[int]:
-        """What becomes readable when the fork server has something to say."""
+        """Descriptors that become readable when the fork server answers."""
         return [self._orders.fileno()] if self._orders is not None else []
 
     @property
     def pids(self) -> Collection[int]:
-        """Processes of its own, which it collects itself."""
+        """Child processes that the spawner collects itself."""
         return [self._server.pid] if self._server is not None else []
 
     def tend(self, runtimes: Collection[str]) -> None:
-        """Keep a fork server that has imported ``runtimes``; to be called often."""
+        """Keep a fork server running that has imported ``runtimes``; to be called often."""
         wanted = self._runtimes | set(runtimes)
         if self._server is None:
             if self._is_fit and self._clock() >= self._start_at:
@@ -91,12 +91,12 @@ class Spawner:
         if self._server.poll() is not None:
             self._discard(f"it has ended with status {self._server.returncode}")
         elif self._importing_until is not None:
-            self._hear()
+            self._read_answer()
         elif wanted != self._runtimes:
             self._order_import(wanted)
 
     def start(self, name: str) -> Process | None:
-        """A worker's process; None while the fork server imports: ask again."""
+        """Start a worker and return its process; None while the fork server imports: try again."""
         if self._server is not None and self._importing_until is None:
             process = self._fork(name)
             if process is not None:
@@ -139,14 +139,14 @@ class Spawner:
         self._runtimes = frozenset(runtimes)
         self._importing_until = self._clock() + _IMPORT_S
         try:
-            self._tell({"import": sorted(self._runtimes)})
+            self._order({"import": sorted(self._runtimes)})
         except OSError as error:
             self._discard(f"it takes no orders: {error}")
 
-    def _hear(self) -> None:
-        """Take the answer to an order to import, if it is there."""
+    def _read_answer(self) -> None:
+        """Read the answer to an order to import, if it is there."""
         assert self._orders is not None  # it is there with the server
-        assert self._importing_until is not None  # else it has nothing to say
+        assert self._importing_until is not None  # else no answer is due
         if not select.select([self._orders], [], [], 0)[0]:
             if self._clock() > self._importing_until:
                 self._discard(f"it has been importing for {_IMPORT_S:g} s")
@@ -169,7 +169,7 @@ class Spawner:
         with ours, theirs:
             ours.settimeout(_FORK_S)
             try:
-                self._tell(order, theirs.fileno())
+                self._order(order, theirs.fileno())
                 theirs.close()
                 answer = json.loads(ours.recv(MOST_BYTES) or b"{}")
                 if "pid" in answer:
@@ -182,15 +182,15 @@ class Spawner:
         self._delay_s = _FIRST_DELAY_S
         return Forked(answer["pid"])
 
-    def _tell(self, order: Mapping[str, Any], line: int | None = None) -> None:
-        """Send an order, with the worker's end of its line.
+    def _order(self, order: Mapping[str, Any], channel: int | None = None) -> None:
+        """Send an order, with the worker's end of its channel.
 
         Raises:
-            OSError: The server does not take it, and not in time.
+            OSError: The server does not take it in time, or not at all.
         """
         assert self._orders is not None  # it is there with the server
         socket.send_fds(
-            self._orders, [json.dumps(order).encode()], [line] if line is not None else []
+            self._orders, [json.dumps(order).encode()], [channel] if channel is not None else []
         )
 
     def _spawn(self, name: str) -> Process:
@@ -212,7 +212,7 @@ class Spawner:
             )
 
     def _discard(self, why: str) -> None:
-        """Do without the server, for a while."""
+        """Kill the server; another one is started after the backoff."""
         if self._server is None:
             return
         self._close(self._server)

@@ -1,4 +1,4 @@
-"""One worker process: its loop, heartbeat, watchdog and entries in Redis."""
+"""One worker process: its loop, heartbeat, watchdog, retry and entries in Redis."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""How a worker is seen: in RQ's own entries, and in Modelyard's presence.
+"""A worker's entries in Redis: RQ's own, and Modelyard's presence.
 
-``rq info``, ``rq.Worker.all`` and ``send_shutdown_command`` read what is written here. RQ's worker
-class is not used for it: it would bring its dequeueing and clean-up, which must never act on our
+``rq info``, ``rq.Worker.all`` and ``send_shutdown_command`` read these entries. RQ's worker class
+is not used to write them: it would bring its dequeueing and clean-up, which must never act on our
 batches.
 """
 
@@ -11,6 +11,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib import metadata
 from typing import Any
 
@@ -20,10 +21,25 @@ from yard.broker import Script, ScriptArgument
 from yard.cluster import announce_presence, withdraw_worker
 from yard.contract import format_time, keys
 
-#: What RQ's tools show as the worker's version: that of the installed RQ, whose formats these are.
+#: The worker's version in RQ's tools: that of the installed RQ, whose formats these are.
 RQ_VERSION = metadata.version("rq")
 
 _BEAT = Script("worker", "beat")
+
+
+class Activity(Enum):
+    """The present activity of a worker, each with its state in RQ's entry."""
+
+    WAITING = ("waiting", "idle")
+    WOKEN = ("woken", "idle")  # by a bell, and has not looked for a job yet
+    RUNNING = ("running", "busy")
+    LOADING = ("loading", "busy")
+    SUSPENDED = ("suspended", "suspended")
+
+    @property
+    def rq_state(self) -> str:
+        """The state that RQ's tools show."""
+        return self.value[1]
 
 
 class Registration:
@@ -51,11 +67,11 @@ class Registration:
         }
 
     def on(self, redis: Redis) -> Registration:
-        """The same worker's entries, through another connection: for another thread."""
+        """Return the same worker's entries on another connection, for another thread."""
         return Registration(redis, self._worker, self._pool)
 
     def birth(self, queues: Sequence[str]) -> None:
-        """Enter the worker, idle, with the queues that it looks at."""
+        """Register the worker, idle, with the queues that it claims from."""
         self.beat(queues, {})
 
     def beat(
@@ -64,14 +80,14 @@ class Registration:
         loaded: Mapping[str, int],
         failed: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Say that the worker is alive, which queues it looks at and what it has loaded.
+        """Announce that the worker is alive, with its queues and loaded versions.
 
-        All of its entry is written each time: a Redis that was restarted may have forgotten it.
+        All of its entry is written each time: a Redis that was restarted may have lost it.
 
         Args:
             queues: The queues' names.
             loaded: Bytes of each loaded version by its ``model@version``.
-            failed: What could not be loaded, by the same; see `yard.cluster.presence.FailedLoad`.
+            failed: Failed loads, by the same; see `yard.cluster.presence.FailedLoad`.
         """
         left = self._queues - set(queues)
         arguments: list[ScriptArgument] = [self._worker, len(queues), *queues, len(left), *left]
@@ -89,26 +105,26 @@ class Registration:
         announce_presence(self._redis, "worker", self._worker, what)
 
     def set_state(self, state: str) -> None:
-        """Say what the worker does: idle, busy or suspended."""
+        """Write RQ's state of the worker: idle, busy or suspended."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(self._key, "state", state)
         pipe.expire(self._key, keys.WORKER_TTL_S)
         pipe.execute()
 
     def begin_load(self) -> None:
-        """Say that the worker is busy without a batch: it loads, and this load is a new one."""
+        """Write that the worker is busy with a load, which the pool times apart from others."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(self._key, mapping={"state": "busy", "my_load": format_time()})
         pipe.expire(self._key, keys.WORKER_TTL_S)
         pipe.execute()
 
     def death(self) -> None:
-        """Take the worker's entries away."""
+        """Remove the worker's entries."""
         unregister(self._redis, self._worker)
 
 
 def unregister(redis: Redis, worker: str) -> None:
-    """Take away the entries of a worker, which may be one that has died."""
+    """Remove the entries of a worker, which may have died."""
     key = keys.key("worker", worker)
     known: Any = redis.hget(key, "queues")
     queues = (known or b"").decode("utf-8", "replace")

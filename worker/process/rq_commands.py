@@ -1,8 +1,8 @@
 """RQ's commands to a running worker: shut down, and stop a job.
 
 ``send_shutdown_command`` drains the worker, ``send_stop_job_command`` cancels the job (one of many
-in a batch, so its worker is not killed for it), ``send_kill_horse_command`` finds no horse. What
-cannot be read is logged and passed over: RQ's own listener would end for ever.
+in a batch, so its worker is not killed for it), ``send_kill_horse_command`` finds no horse. An
+unreadable command is logged and passed over; RQ's own listener would end for good.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from yard.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-#: How long one read of the channel waits, in seconds.
+#: Time limit of one read of the channel, in seconds.
 _WAIT_S = 0.5
 
 
@@ -34,7 +34,7 @@ class CommandListener:
     Args:
         url: The Redis.
         worker: The worker's name.
-        settings: Times to live of what a command ends.
+        settings: Times to live of jobs that a command ends.
     """
 
     def __init__(self, url: str, worker: str, settings: Settings) -> None:
@@ -43,12 +43,12 @@ class CommandListener:
         self._settings = settings
         self._is_listening = threading.Event()
 
-    def wait_until_heard(self, timeout_s: float) -> None:
-        """Return when the channel is listened to, so that no command is missed from then on."""
+    def wait_until_subscribed(self, timeout_s: float) -> None:
+        """Return when the channel is subscribed to: from then on no command is missed."""
         self._is_listening.wait(timeout_s)
 
     def thread(self, stopped: threading.Event) -> threading.Thread:
-        """A thread that listens until ``stopped`` is set."""
+        """Return a thread that listens until ``stopped`` is set."""
         return threading.Thread(target=self._run, args=(stopped,), name="commands", daemon=True)
 
     def _run(self, stopped: threading.Event) -> None:
@@ -58,7 +58,7 @@ class CommandListener:
             except OUTAGE as error:
                 _log.debug("commands: Redis is away: %s", error)
                 stopped.wait(_WAIT_S)
-            except Exception:  # whatever somebody sent: the worker must not go deaf
+            except Exception:  # over an unforeseen command: the worker must go on listening
                 _log.exception("commands: the worker goes on listening")
                 stopped.wait(_WAIT_S)
 
@@ -72,9 +72,9 @@ class CommandListener:
                 if subscription.is_confirmed:
                     self._is_listening.set()
                 if command is not None:
-                    self._obey(redis, command)
+                    self._handle(redis, command)
 
-    def _obey(self, redis: Redis, data: Any) -> None:
+    def _handle(self, redis: Redis, data: Any) -> None:
         try:
             command = wire.loads(data)
             match command:

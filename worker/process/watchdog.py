@@ -1,10 +1,10 @@
-"""The end of a worker that hangs in a batch when nobody is left to end it.
+"""The watchdog: kills a worker that hangs in a batch when no pool is left to end it.
 
-The pool ends workers whose batch has run past its deadline. If the pool was killed, or is frozen,
-its workers get a SIGTERM and drain; but code that keeps Python's lock for good hears no signal, and
-one that sleeps goes on renewing its lease. So each batch sets the kernel's own timer, whose signal
-kills a process that has no handler for it, whatever it does: a while after the deadline, so that a
-pool that lives has long acted. The batch's lease runs out then, and other pools take its jobs up.
+The pool ends workers whose batch is past its deadline. If the pool was killed, or is frozen, its
+workers get a SIGTERM and drain; but code that holds Python's lock for good handles no signal, and
+code that sleeps lets the lease be renewed. So each batch sets the kernel's own timer, whose signal
+kills a process without a handler for it, whatever it does: a while after the deadline, when a pool
+that lives has long acted. Then the batch's lease runs out, and other pools recover its jobs.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: How long after its pool would have, in seconds.
+#: Grace period after the time at which a pool would have acted, in seconds.
 _GRACE_S = 5.0
 
 
 class Watchdog:
-    """The timer of one process; does nothing where no pool has started the worker.
+    """The timer of one process; off where no pool has started the worker.
 
     Args:
-        lease_s: How long a pool spares those who are late because Redis was away.
-        is_on: Whether to set it at all.
+        lease_s: Seconds that a pool spares workers that are late because Redis was away.
+        is_on: False to never set the timer.
     """
 
     def __init__(self, lease_s: float, is_on: bool) -> None:
@@ -31,7 +31,7 @@ class Watchdog:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Let what is done now take so long, and a while."""
+        """Kill this process if the block runs longer than ``seconds`` plus the grace period."""
         self._set(seconds + self._grace_s)
         try:
             yield
@@ -40,7 +40,7 @@ class Watchdog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let what is done now take any time: waiting for Redis is no hanging."""
+        """Stop the timer for the block: waiting for Redis is no hanging."""
         left_s = self._set(0.0)
         try:
             yield
@@ -48,5 +48,5 @@ class Watchdog:
             self._set(left_s)
 
     def _set(self, seconds: float) -> float:
-        """What was left of the timer, 0.0 for none."""
+        """Set the timer, 0.0 for off; return what was left of it, in seconds."""
         return signal.setitimer(signal.ITIMER_REAL, seconds)[0] if self._is_on else 0.0

@@ -1,10 +1,10 @@
-"""The worker process: wait, claim, serve, finish, until told to stop.
+"""The worker process: wait, claim, execute, finish, until a signal asks it to stop.
 
-The main thread runs one batch after the other. A second thread keeps the batch's lease and says
-that the worker lives (`worker.process.heartbeat`); a third listens to RQ's commands
-(`worker.process.rq_commands`). Nothing that is in Redis, and no absence of Redis, ends the process:
-it backs off and goes on. Stopping is asked for by a signal, ends the present batch and claims no
-other; a second signal gives the batch back and ends at once.
+The main thread runs one batch after the other. A second thread keeps the batch's lease and
+announces the worker (`worker.process.heartbeat`); a third listens to RQ's commands
+(`worker.process.rq_commands`). Nothing in Redis, and no absence of Redis, ends the process: it
+backs off and goes on. A signal lets it end the present batch and claim no other; a second signal
+gives the batch back and ends the process at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import structlog
 from redis import Redis
@@ -24,14 +24,16 @@ from models.runtimes import ModelCache
 from models.store import open_maps, open_repository
 from worker.inference import (
     BatchExecutor,
-    BatchResult,
+    BatchObserver,
     Loader,
+    MetricsObserver,
     ServiceTimes,
     Warmer,
     cache_limit_bytes,
 )
 from worker.process.heartbeat import Heartbeat
-from worker.process.registration import Registration
+from worker.process.registration import Activity, Registration
+from worker.process.retry import DrainRetry
 from worker.process.rq_commands import CommandListener
 from worker.process.watchdog import Watchdog
 from worker.queue import (
@@ -48,21 +50,21 @@ from worker.queue import (
     retry_until_up,
 )
 from yard.broker import connections
-from yard.contract import Failure, ModelRef, keys
+from yard.contract import ModelRef, keys
 from yard.platform import StopSignals
 from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: How long a new worker waits to be heard before it says that it is there, in seconds.
-_HEARD_S = 5.0
+#: Seconds to wait for the command subscription before the worker registers.
+_SUBSCRIBED_S = 5.0
 
-#: For so long a worker takes one batch ahead after the other, in seconds; then those queues have
-#: their turn that it does not take ahead from.
-_RUN_S = 0.25
+#: Longest run of prefetched batches, in seconds; after it, queues that are not prefetched get a
+#: turn.
+_PREFETCH_S = 0.25
 
-#: For so long a worker has nothing to do before it imports what it may need, in seconds: that can
-#: take a second, and whoever comes meanwhile waits for it.
+#: Idle time before a worker imports what it may need, in seconds: importing can take a second, for
+#: which a job that comes meanwhile waits.
 _IDLE_S = 1.0
 
 
@@ -87,9 +89,12 @@ class Worker:
         self._bell = connections.blocking(url, settings.look_s, self.name)
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
+        self._signals = StopSignals(on_second=self._leave_now)
+        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool))
+        self._retry = DrainRetry(self._signals, self._watchdog, settings.drain_s)
         repository = open_repository(settings)
         repository.maps = open_maps(settings)
-        self._loader = Loader(repository, self._redis, self._persist)
+        self._loader = Loader(repository, self._redis, self._retry)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._scheduler = QueueScheduler(
             self._redis,
@@ -99,28 +104,24 @@ class Worker:
             patience_s=settings.target_wait_s,
         )
         self._service_times = ServiceTimes()
-        self._busy_since = 0.0  # the end of the batch before, or when there was none
-        self._run_since = 0.0  # the beginning of the batch that was not taken ahead
-        self._server = BatchExecutor(self._cache, self._loader.is_batchable, settings)
-        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool))
+        self._busy_since = 0.0  # the end of the batch before, or the beginning of the run
+        self._run_since = 0.0  # the beginning of the batch that was not prefetched
+        self._executor = BatchExecutor(self._cache, self._loader.is_batchable, settings)
+        self._observers: tuple[BatchObserver, ...] = (MetricsObserver(), self._service_times)
+        self._warmer = Warmer(self._redis, self._cache, self.name, settings)
         self._heartbeat = Heartbeat(
-            url, self.name, settings, self._service_times, self._loaded, self._announce
-        )
-        self._warmer = Warmer(
-            self._redis,
-            self._cache,
-            self.name,
+            url,
             settings,
-            self._loading,
-            lambda: self._heartbeat.tell(self._registration),  # at once: somebody waits for it
+            self._lease,
+            self._registration,
+            self._scheduler,
+            self._cache,
+            self._warmer,
+            self._service_times,
         )
         self._stopped = threading.Event()
         self._prepared: set[str] = set()
-        self._is_suspended = False
-        self._is_loading = False
-        self._has_rung = False
-        self._leaves_by = float("inf")
-        self._signals = StopSignals(on_second=self._leave_now)
+        self._activity = Activity.WAITING
 
     def run(self) -> None:
         """Work until a signal, or RQ's shutdown command, asks to stop; in the main thread."""
@@ -130,12 +131,12 @@ class Worker:
     def _run(self) -> None:
         commands = CommandListener(self._url, self.name, self._settings)
         threads = [
-            self._heartbeat.thread(self._registration, self._stopped),
+            self._heartbeat.thread(self._stopped),
             commands.thread(self._stopped),
         ]
         for thread in threads:
             thread.start()
-        commands.wait_until_heard(_HEARD_S)  # whoever sees the worker may send it a command
+        commands.wait_until_subscribed(_SUBSCRIBED_S)  # a registered worker may get commands
         with contextlib.suppress(GaveUp):
             self._register()
         _log.info("worker started", worker=self.name)
@@ -144,14 +145,12 @@ class Worker:
             try:
                 self._step()
                 pause = backoff()
-            except Suspended:
-                self._suspended()
             except OUTAGE as error:
                 _log.warning("Redis is away: %s", error, worker=self.name)
                 self._signals.wait(next(pause))
             except GaveUp:
                 _log.warning("Redis is away: the batch is left to others", worker=self.name)
-            except Exception:  # of something in Redis that nobody thought of: no reason to die
+            except Exception:  # over something unforeseen in Redis: no reason to die
                 _log.exception("the worker goes on", worker=self.name)
                 self._signals.wait(next(pause))
         self._leave(threads)
@@ -161,10 +160,10 @@ class Worker:
         return self._signals.count > 0 or self._heartbeat.is_overgrown
 
     def _register(self) -> None:
-        """Be seen, unless told to stop before Redis was there.
+        """Write the worker's entries, once Redis is there.
 
         Raises:
-            GaveUp: So it was.
+            GaveUp: A signal to stop came before that.
         """
         retry_until_up(
             lambda: self._registration.birth(self._scheduler.queues()),
@@ -172,177 +171,152 @@ class Worker:
             lambda: self._signals.count > 0,
         )
 
-    def _persist(self, action: Callable[[], object]) -> None:
-        """Repeat ``action`` until Redis has answered; once told to stop, for the drain time.
-
-        Raises:
-            GaveUp: The drain time is over, too.
-        """
-        with self._watchdog.paused():
-            retry_until_up(action, self._signals.wait, self._is_out_of_time)
-
-    def _is_out_of_time(self) -> bool:
-        if self._signals.count and self._leaves_by == float("inf"):
-            self._leaves_by = time.monotonic() + self._settings.drain_s
-        return time.monotonic() >= self._leaves_by
-
     def _step(self) -> None:
-        """One batch, or one wait for work."""
+        """Claim and run batches, or wait for work once."""
         queues = self._scheduler.queues()
         self._unload_dropped()
-        claimed = self._lease.claim(queues) if queues else 0
-        has_been = self._is_suspended or self._is_loading
-        if has_been and not isinstance(claimed, Batch):  # a claim has said busy itself
-            self._registration.set_state("idle")
-        self._is_suspended = self._is_loading = False
-        if isinstance(claimed, Batch):
-            self._work(claimed)
-            self._warmer.look(queues)
-        elif claimed == 0:
-            if self._has_rung:  # for no job, so perhaps for a version that is to be loaded
-                self._warmer.hurry()
-            self._warmer.look(queues)
-            self._wait_for_bell(queues)
+        try:
+            claimed = self._lease.claim(queues) if queues else 0
+        except Suspended:
+            self._rest()
             return
-        self._has_rung = False
+        if isinstance(claimed, Batch):
+            self._activity = Activity.RUNNING  # as the claim has written
+            self._work(claimed)
+            self._warm(queues)
+            return
+        has_rung = self._activity is Activity.WOKEN
+        self._enter(Activity.WAITING)
+        if claimed == 0:
+            if has_rung:  # for no job, so perhaps for a version that is to be loaded
+                self._warmer.hurry()
+            self._warm(queues)
+            self._wait_for_bell(queues)
+
+    def _enter(self, activity: Activity) -> None:
+        """Change what the worker does, and in Redis, too, where RQ's entry shows the difference.
+
+        Claiming and finishing scripts write it themselves.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        if activity is Activity.LOADING:
+            self._activity = activity  # Redis may have it though the reply is lost
+            self._registration.begin_load()
+        elif activity.rq_state != self._activity.rq_state:
+            self._registration.set_state(activity.rq_state)
+        self._activity = activity
 
     def _unload_dropped(self) -> None:
-        """Let go of versions that are out of service; nothing is in use between two batches."""
+        """Unload versions that are out of service; none is in use between two batches."""
         for queue in self._scheduler.dropped:
             ref = ModelRef(*queue.split("@"))
             if self._cache.evict(ref):
-                self._scheduler.unloaded(queue)
+                self._scheduler.mark_unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:
-        """Return when a job is submitted, or when it is time to look for jobs pushed otherwise."""
+        """Wait until a job is submitted, or until it is time to look for jobs without a bell."""
         if self._prepared != set(queues) and time.monotonic() - self._busy_since >= _IDLE_S:
             self._loader.prepare(queues)  # something was published: import what it needs
             self._prepared = set(queues)
-        self._has_rung = False
+        self._enter(Activity.WAITING)
         if not queues:
             self._signals.wait(self._settings.look_s)
             return
         bells = [keys.key("bell", queue) for queue in queues]
-        self._has_rung = self._bell.blpop(bells, timeout=self._settings.look_s) is not None
+        if self._bell.blpop(bells, timeout=self._settings.look_s) is not None:
+            self._enter(Activity.WOKEN)
 
-    def _work(self, batch: Batch) -> None:
-        """Serve a batch and, as long as more wait than fit into one, those after it."""
-        prefetcher = Prefetcher(
-            self._lease, self._serve, self._ahead, self._settle, lambda: self._is_leaving
-        )
+    def _work(self, first: Batch) -> None:
+        """Run a batch and, as long as more wait than fit into one, those after it."""
         self._busy_since = self._run_since = time.monotonic()
         try:
-            prefetcher.run(batch)  # what it took ahead and did not begin, `_leave` gives back
-        except RedisError:  # at the front door; an OSError is a file's, and would come again
+            queues = self._queues_ahead(first)
+            with Prefetcher(self._lease, self._retry, first, queues) as prefetcher:
+                for batch in prefetcher:
+                    if self._is_leaving and batch is not first:
+                        break  # `_leave` gives it back
+                    ended = self._execute(batch)
+                    queues = self._queues_ahead(batch) if prefetcher.is_ahead else ()
+                    prefetcher.complete(ended, queues)
+            self._activity = Activity.WAITING  # as the last finish has written
+        except RedisError:  # in forwarding; an OSError is a file's, and would come again
             raise
         except Exception:
-            # Our own fault, not the model's: count it as a crash, so that no job comes back for
+            # Our own fault, not the model's: count it as a crash, so that jobs do not come back for
             # ever.
             _log.exception("a batch could not be served", worker=self.name)
-            self._persist(lambda: reap(self._redis, self.name, "died", self._settings))
+            self._retry(lambda: reap(self._redis, self.name, "died", self._settings))
         finally:
-            self._heartbeat.batch = None
+            self._lease.held = None
 
-    def _serve(self, batch: Batch) -> EndedBatch:
-        self._heartbeat.batch = batch
-        self._scheduler.took(batch.queue)
+    def _execute(self, batch: Batch) -> EndedBatch:
+        self._scheduler.begin(batch.queue)
         self._unload_dropped()  # under load there is no other moment
+        for observer in self._observers:
+            observer.started(batch)
         started = time.monotonic()
         with self._watchdog.within(batch.timeout_s):
-            served = self._server.serve(batch, self._lease)
-        self._scheduler.served(batch.queue, time.monotonic() - started)
-        self._note_pace(batch.queue, served)
-        self._heartbeat.batch = None  # its end is about to be sent, and with it goes the lease
-        return self._lease.ended(batch, served.endings, served.run, served.tally.items())
+            result = self._executor.run(batch, self._lease)
+        now = time.monotonic()
+        result.busy_s, self._busy_since = now - self._busy_since, now
+        self._scheduler.record_duration(batch.queue, now - started)
+        self._scheduler.charge(batch.queue, result.busy_s, result.load_s)
+        for observer in self._observers:
+            observer.ended(batch, result)
+        metrics = result.metrics.items()
+        return self._lease.ended(batch, result.ended_jobs, result.run_info, metrics)
 
-    def _ahead(self, batch: Batch) -> Sequence[str]:
-        """Where to take a batch ahead; nowhere, unless more wait and none will wait long here.
+    def _queues_ahead(self, batch: Batch) -> Sequence[str]:
+        """Return the queues to prefetch from; none unless more jobs wait, and none will wait long.
 
-        What is taken now waits for the batch that is served next, which is of one of these queues,
-        too. A worker that was told to leave takes nothing more, and a crash suspect runs alone.
+        A batch that is claimed now waits for the one that is run next, which is of one of these
+        queues, too. A worker that leaves claims no more, and a crash suspect runs alone.
         """
         if not batch.has_more or self._is_leaving or batch.jobs[0].crashes:
             return ()
-        if not self._scheduler.is_brisk(batch.queue) or time.monotonic() - self._run_since > _RUN_S:
+        is_over = time.monotonic() - self._run_since > _PREFETCH_S
+        if is_over or not self._scheduler.is_quick(batch.queue):
             return ()
         with contextlib.suppress(*OUTAGE):
             queues = self._scheduler.queues()
-            return () if self._warmer.waits(queues) else self._scheduler.brisk()
+            return () if self._warmer.has_wish(queues) else self._scheduler.prefetchable()
         return ()
 
-    def _settle(self, ended: EndedBatch, written: int | None) -> None:
-        """Make sure that a batch is written, however long it takes to reach Redis."""
-        done = [] if written is None else [written]
-        if not done:
-            self._heartbeat.batch = ended.batch
-            self._persist(lambda: done.append(self._lease.write(ended)))
-            self._heartbeat.batch = None
-        self._note_end(ended, done[-1])
-
-    def _note_end(self, ended: EndedBatch, written: int) -> None:
-        queue, endings = ended.batch.queue, ended.endings
-        if written < len(endings):
-            _log.warning(
-                "%d of %d jobs were canceled or given to others meanwhile",
-                len(endings) - written,
-                len(endings),
-                worker=self.name,
-                queue=queue,
-            )
-        model, _, version = queue.partition("@")
-        for ending in endings:
-            if isinstance(ending.outcome, Failure):
-                code = ending.outcome.code
-                _log.info("job failed", job=ending.id, model=model, version=version, code=code)
-        _log.debug("batch", worker=self.name, queue=queue, jobs=len(endings))
-
-    def _note_pace(self, queue: str, served: BatchResult) -> None:
-        """Note what a batch kept the worker busy for: for turns, and for how many workers it takes.
-
-        That is the time since the end of the one before it, what went on in Redis meanwhile
-        included.
-        """
-        now = time.monotonic()
-        taken_s, self._busy_since = now - self._busy_since, now
-        self._scheduler.charge(queue, taken_s, served.load_s)
-        self._service_times.add(
-            queue, served.jobs, served.rows, taken_s - served.load_s, served.load_s
-        )
-
-    def _suspended(self) -> None:
-        if not self._is_suspended or self._is_loading:
-            self._registration.set_state("suspended")
-            self._is_suspended, self._is_loading = True, False
-        self._warmer.look(self._scheduler.known)  # no job runs by that
+    def _rest(self) -> None:
+        """Wait a moment while ``rq suspend`` is in force."""
+        self._enter(Activity.SUSPENDED)
+        self._warm(self._scheduler.known)  # loading runs no job
         self._signals.wait(0.2)
 
-    @contextlib.contextmanager
-    def _loading(self) -> Iterator[None]:
-        """Be seen as busy: the pool, or the alarm, ends a load that hangs as it ends a batch."""
-        self._is_loading = True  # until the next step has said otherwise
-        self._registration.begin_load()
+    def _warm(self, queues: Sequence[str]) -> None:
+        """Load the first version that is asked for, and announce at once what came of it.
+
+        Its entry says busy meanwhile: the pool, or the watchdog, ends a load that hangs as it ends
+        a batch.
+        """
+        wish = self._warmer.next_wish(queues)
+        if wish is None:
+            return
+        self._enter(Activity.LOADING)
         with self._watchdog.within(self._settings.timeout_s):
-            yield
-
-    def _announce(self, registration: Registration) -> None:
-        registration.beat(self._scheduler.known, self._loaded(), self._warmer.failures())
-
-    def _loaded(self) -> dict[str, int]:
-        return {str(ref): size for ref, size in self._cache.loaded().items()}
+            self._warmer.load(wish)
+        self._heartbeat.announce()
 
     def _leave(self, threads: Sequence[threading.Thread]) -> None:
         self._stopped.set()
         for thread in threads:
             thread.join(timeout=1.0)
         try:
-            self._lease.release()  # what a claim took whose answer was lost, if there is any
+            self._lease.release()  # a batch that was not begun, or whose claim's reply was lost
             self._registration.death()
         except OUTAGE as error:
             _log.warning("Redis is away, RQ's entry of the worker expires by itself: %s", error)
         _log.info("worker stopped", worker=self.name)
 
     def _leave_now(self) -> None:
-        """In the handler of a second signal: give the batch back and end."""
+        """Give the batch back and exit, in the handler of a second signal."""
         try:
             redis: Redis = connections.fast(self._url, self.name)
             Lease(redis, self.name, self._settings).release()

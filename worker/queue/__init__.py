@@ -1,15 +1,16 @@
-"""The batch protocol: claim, lease, prefetch, finish, recover; which queue is next."""
+"""The batch protocol: claim, lease, prefetch, finish, recover; and the order of the queues."""
 
 from worker.queue.lease import MOST_TIMEOUT_S, Batch, Claimed, EndedBatch, Lease, Suspended
 from worker.queue.outcomes import EndedJob
 from worker.queue.prefetch import Prefetcher
-from worker.queue.reconnect import OUTAGE, GaveUp, backoff, retry_until_up
+from worker.queue.reconnect import OUTAGE, UNREACHABLE, GaveUp, Retry, backoff, retry_until_up
 from worker.queue.recovery import Reaped, Reason, reap, sweep
 from worker.queue.scheduler import QueueScheduler, keep_off
 
 __all__ = [
     "MOST_TIMEOUT_S",
     "OUTAGE",
+    "UNREACHABLE",
     "Batch",
     "Claimed",
     "EndedBatch",
@@ -20,6 +21,7 @@ __all__ = [
     "QueueScheduler",
     "Reaped",
     "Reason",
+    "Retry",
     "Suspended",
     "backoff",
     "keep_off",

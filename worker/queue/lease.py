@@ -1,8 +1,8 @@
 """The batch protocol as a worker speaks it: claim, renew, finish, give back.
 
 A job's id is at every instant in a queue, or in a batch that has a lease, or ended. Each step
-below is one script and so one instant (of a large batch, claim and finish are several: its lease
-begins with the first and ends with the last); between them a worker may die and nothing is lost:
+below is one script and so atomic (of a large batch, claim and finish are several: its lease begins
+with the first and ends with the last); between them a worker may die and nothing is lost:
 
     queue --claim--> batch under a lease --finish--> ended
                           |  ^
@@ -10,12 +10,12 @@ begins with the first and ends with the last); between them a worker may die and
                           v
                      queue again (`worker.queue.recovery`)
 
-While more waits than fits into one batch, `worker.queue.prefetch` claims the next one ahead, so
-that Redis and Python work at the same time. It is under the same lease.
+While more jobs wait than fit into one batch, `worker.queue.prefetch` claims the next one ahead,
+under the same lease, so that Redis and Python work at the same time.
 
-A batch's token is written into its jobs when they are claimed and taken away when they are given
-back, so a worker that wakes after its lease has run out finds nothing that it may write. Times are
-Redis'. ``docs/how-a-job-runs.md`` tells the whole story.
+A batch's token fences its writes: a claim writes it into the jobs, and giving back removes it, so a
+worker that wakes after its lease has run out finds nothing that it may write. Times are Redis'.
+``docs/how-a-job-runs.md`` has the whole protocol.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from yard.contract import wire
 from yard.settings import Settings
 
 # No script may hold Redis for more than 2 ms. A claim takes 6 to 12 us a job and 0.6 ms a MiB of
-# payload. Only a job that is larger than all its batch may be takes longer. For a finish see
-# `worker.queue.outcomes`; giving back takes a call for the whole batch, so `Settings.batch_jobs`
-# ends.
+# payload; only a job that is larger than a whole batch may be takes longer. For a finish see
+# `worker.queue.outcomes`. Giving back is one call for the whole batch, so `Settings.batch_jobs` is
+# bounded.
 
-#: Jobs that one call of the claiming scripts takes, at most.
+#: Most jobs of one call of the claiming scripts.
 MOST_CLAIMED = 64
 
-#: A batch's payloads, together, at most.
+#: Most bytes of a batch's payloads, together.
 MOST_BATCH_BYTES = 2 * 2**20
 
 #: The longest timeout that a job may carry, in seconds.
@@ -54,7 +54,7 @@ MOST_TIMEOUT_S = 3600
 _RENEW = Script("worker", "renew")
 _FINISH = Script("worker", "finish")
 _MORE = Script("worker", "more")
-# `Lease.send` cannot teach a server a script. It is sent after a claim, so a server knows all.
+# `Lease.send` cannot load a script. It is used after a claim, which loads those that it needs.
 _CLAIM = Script("worker", "claim", before=[_FINISH, _MORE])
 _FORWARD = Script("worker", "forward")
 
@@ -67,11 +67,11 @@ class Claimed(NamedTuple):
     Attributes:
         id: The job's id.
         created_at: When it was created, as its hash says it.
-        attempt: Which attempt this is, from 1.
-        crashes: How many workers it has crashed.
+        attempt: Number of this attempt, from 1.
+        crashes: Number of workers that it has crashed.
         result_ttl: Its own time to live of a result, as its hash says it.
         failure_ttl: The same of a failure.
-        flaw: Why it is not to be run, if it is not.
+        flaw: The reason not to run it; empty for none.
         data: RQ's payload.
     """
 
@@ -90,11 +90,11 @@ class Batch:
     """Jobs of one queue that are this worker's until its lease runs out.
 
     Attributes:
-        token: What fences its writes.
+        token: The fencing token of its writes.
         queue: Where the jobs came from.
-        claimed_us: When, in microseconds.
+        claimed_us: Time of the claim, in microseconds since the epoch, by Redis' clock.
         timeout_s: The shortest of their timeouts, in seconds.
-        has_more: Whether more jobs waited, in that queue or in the next ones.
+        has_more: True if more jobs waited, in that queue or in the next ones.
         jobs: At least one.
     """
 
@@ -107,16 +107,16 @@ class Batch:
 
 
 class EndedBatch(NamedTuple):
-    """A batch whose jobs have ended, and what is to be written of it.
+    """A batch whose jobs have ended, encoded to be written.
 
     Attributes:
         batch: The batch, as claimed.
-        endings: How each of its jobs ends.
+        jobs: How each of its jobs ends.
         calls: The arguments of the finishing script's calls; the last ends the lease.
     """
 
     batch: Batch
-    endings: Sequence[EndedJob]
+    jobs: Sequence[EndedJob]
     calls: Sequence[Sequence[ScriptArgument]]
 
 
@@ -125,17 +125,23 @@ class Suspended(Exception):
 
 
 class Lease:
-    """The protocol as one worker speaks it: it holds one batch, and at most one taken ahead.
+    """The protocol of one worker, which holds one batch, and at most one claimed ahead.
 
     Args:
         redis: A connection with time-outs and no retries of its own.
         worker: The worker's name, unique to this process.
         settings: Bounds and times to live.
+
+    Attributes:
+        worker: The worker's name.
+        held: The batch that the worker is running or writing, whose lease is to be renewed; None
+            between two batches.
     """
 
     def __init__(self, redis: Redis, worker: str, settings: Settings) -> None:
+        self.worker = worker
+        self.held: Batch | None = None
         self._redis = redis
-        self._worker = worker
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
         most = settings.batch_jobs
@@ -144,10 +150,14 @@ class Lease:
         self._may_come_late = False
 
     def claim(self, queues: Sequence[str]) -> Batch | int:
-        """A batch of the first of ``queues`` that has jobs; else how many entries were no job.
+        """Claim a batch of the first of ``queues`` that has jobs.
 
-        Repeating it after a lost reply is safe: what the lost call took is given back first, and if
-        Redis comes to the lost call only after the repeated one, it does nothing.
+        Repeating it after a lost reply is safe: the jobs of the lost call are given back first, and
+        if Redis comes to the lost call only after the repeated one, it does nothing.
+
+        Returns:
+            The batch; without one, the number of entries that were passed over because they are no
+            job to run.
 
         Raises:
             Suspended: ``rq suspend`` is in force.
@@ -164,32 +174,36 @@ class Lease:
         return int(reply[1]) if reply[0] == b"idle" else _batch(token, replies)
 
     def _together(self, calls: Sequence[Sequence[ScriptArgument]]) -> list[Any]:
-        """The replies to a claim and to what is sent behind it."""
-        line = self.line()
-        line.send(_commands(calls))
-        replies = line.receive()
-        line.close()
+        """Return the replies to a claim and to the calls that are sent behind it."""
+        connection = self.pipeline()
+        connection.send(_commands(calls))
+        replies = connection.receive()
+        connection.close()
         if isinstance(replies[0], NoScriptError):
-            return [_CLAIM(self._redis, calls[0])]  # the rest it knows the next time
+            return [_CLAIM(self._redis, calls[0])]  # the claim has loaded the rest
         if isinstance(replies[1], NoScriptError):
-            self._redis.script_load(_MORE.source)  # and so it does here
+            self._redis.script_load(_MORE.source)
         error = _error_in(replies)
         if error:
             raise error
         return replies
 
+    def on(self, redis: Redis) -> Lease:
+        """Return the same worker's protocol on another connection, for another thread."""
+        return Lease(redis, self.worker, self._settings)
+
     def next_token(self) -> str:
-        """A token that was never used."""
-        return f"{self._worker}.{next(self._numbers)}"
+        """Return a token that was never used."""
+        return f"{self.worker}.{next(self._numbers)}"
 
     def _claim_calls(
         self, token: str, queues: Sequence[str], ahead_of: str = ""
     ) -> list[list[ScriptArgument]]:
-        """The arguments of a claim, and of the calls for more of its batch, if it takes several."""
+        """Return the arguments of a claim, and of the calls for more of its batch, if any."""
         bounds = self._settings
         calls: list[list[ScriptArgument]] = [
             [
-                self._worker,
+                self.worker,
                 token,
                 ahead_of,
                 portion,
@@ -210,21 +224,21 @@ class Lease:
         return calls
 
     def renew(self, token: str) -> bool:
-        """Whether the batch is still ours; if so its lease runs anew.
+        """Renew the lease of a batch; return False if the batch is no longer this worker's.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        return bool(_RENEW(self._redis, [self._worker, token, self._lease_ms]))
+        return bool(_RENEW(self._redis, [self.worker, token, self._lease_ms]))
 
     def finish(
         self,
         batch: Batch,
-        endings: Sequence[EndedJob],
+        jobs: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
-        measures: Sequence[tuple[str, float]] = (),
+        metrics: Sequence[tuple[str, float]] = (),
     ) -> int:
-        """End a batch: how many jobs were written. Repeating it writes nothing twice.
+        """End a batch; return the number of jobs written. Repeating it writes nothing twice.
 
         Jobs that were canceled or given to others meanwhile are passed over. For the arguments see
         `ended`.
@@ -232,48 +246,48 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        return self.write(self.ended(batch, endings, run, measures))
+        return self.write(self.ended(batch, jobs, run, metrics))
 
     def write(self, ended: EndedBatch) -> int:
-        """As `finish`, one call after the other."""
+        """End a batch as `finish` does, one call after the other."""
         return sum(max(0, _FINISH(self._redis, arguments)) for arguments in ended.calls)
 
     def ended(
         self,
         batch: Batch,
-        endings: Sequence[EndedJob],
+        jobs: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
-        measures: Sequence[tuple[str, float]] = (),
+        metrics: Sequence[tuple[str, float]] = (),
     ) -> EndedBatch:
-        """What is to be written of a batch, ready to be sent.
+        """Encode the end of a batch, to be sent.
 
         Args:
             batch: The batch, as claimed.
-            endings: How each of its jobs ends.
-            run: What is kept about the run: load and predict in ms, batch size.
-            measures: Fields of the metrics hash, and what to add to each.
+            jobs: How each of its jobs ends.
+            run: What is kept of the run with each job: load and predict in ms, batch size.
+            metrics: Fields of the metrics hash, each with the amount to add.
         """
         about = wire.dumps(dict(run))
-        chunks = chunked(endings) or [[]]
+        chunks = chunked(jobs) or [[]]
         calls: list[list[ScriptArgument]] = []
         for place, chunk in enumerate(chunks, start=1):
-            counted = measures if place == len(chunks) else ()
-            arguments: list[ScriptArgument] = [self._worker, batch.token, batch.queue]
+            counted = metrics if place == len(chunks) else ()
+            arguments: list[ScriptArgument] = [self.worker, batch.token, batch.queue]
             arguments += [place, len(chunks), len(chunk), len(counted), about]
             for job in chunk:
                 arguments += job
             for name, amount in counted:
                 arguments += [name, f"{amount:.9g}"]
             calls.append(arguments)
-        return EndedBatch(batch, endings, calls)
+        return EndedBatch(batch, jobs, calls)
 
-    def line(self) -> PipelinedConnection:
-        """A connection for `send` and `receive`."""
+    def pipeline(self) -> PipelinedConnection:
+        """Return a connection for `send` and `receive`."""
         return PipelinedConnection(self._redis)
 
     def send(
         self,
-        line: PipelinedConnection,
+        connection: PipelinedConnection,
         ended: EndedBatch | None,
         token: str,
         queues: Sequence[str],
@@ -282,11 +296,11 @@ class Lease:
         """Send the end of a batch and the claim of another, in one go; see `worker.queue.prefetch`.
 
         Args:
-            line: Where.
+            connection: From `pipeline`.
             ended: The batch that has ended, if any.
             token: For the claim, from `next_token`; empty for no claim.
             queues: Where to claim, in the order to look.
-            holding: The token of the batch that the worker has when Redis comes to the claim; where
+            holding: The token of the batch that the worker has when Redis comes to the claim; if
                 it has another, nothing is claimed.
 
         Raises:
@@ -295,31 +309,33 @@ class Lease:
         commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
         if token:
             commands += _commands(self._claim_calls(token, queues, holding))
-        line.send(commands)
+        connection.send(commands)
 
-    def receive(self, line: PipelinedConnection, token: str) -> tuple[int | None, Batch | None]:
-        """What became of the oldest `send`.
+    def receive(
+        self, connection: PipelinedConnection, token: str
+    ) -> tuple[int | None, Batch | None]:
+        """Read the replies to the oldest `send`.
 
         Returns:
-            How many jobs were written, None where the batch must be finished again; and the batch
-            that was claimed with ``token``, if there is one.
+            Number of jobs written, None where the batch must be finished again; and the batch that
+            was claimed with ``token``, if there is one.
 
         Raises:
             RedisError: See `worker.queue.pipeline.PipelinedConnection.receive`.
         """
-        replies = line.receive()
-        endings = len(replies) - (len(self._portions) if token else 0)
-        claimed, replies = replies[endings:], replies[:endings]
+        replies = connection.receive()
+        finishes = len(replies) - (len(self._portions) if token else 0)
+        claimed, replies = replies[finishes:], replies[:finishes]
         batch = None
         if claimed and not _error_in(claimed) and claimed[0][0] == b"batch":
-            batch = _batch(token, claimed)  # all else is met by the next claim that is waited for
+            batch = _batch(token, claimed)  # the next `claim` meets all else
         is_known = not any(isinstance(reply, Exception) or reply < 0 for reply in replies)
         return (sum(replies) if is_known else None), batch
 
     def forward(
         self, batch: Batch, model: str, wanted: Sequence[tuple[str, str, float, int]]
     ) -> dict[str, str]:
-        """Move front-door jobs to their versions' queues; by id, why one cannot be moved.
+        """Move jobs of an unversioned queue to their versions' queues.
 
         Args:
             batch: The batch, claimed from the queue that is named as the model.
@@ -327,10 +343,13 @@ class Lease:
             wanted: For each job its id, the version or alias that it asks for or an empty text, its
                 point in [0, 1), its rows.
 
+        Returns:
+            By job id, the reason why it cannot be moved.
+
         Raises:
             RedisError: Redis does not answer.
         """
-        arguments: list[ScriptArgument] = [self._worker, batch.token, model]
+        arguments: list[ScriptArgument] = [self.worker, batch.token, model]
         for entry in wanted:
             arguments += entry
         replies = _FORWARD(self._redis, arguments)
@@ -338,23 +357,23 @@ class Lease:
         return {entry[0]: reply.decode() for entry, reply in problems if reply}
 
     def release(self) -> Reaped | None:
-        """Give the batch back as if it had never been claimed; None where there is none.
+        """Give the batch back as if it had never been claimed; return None where there is none.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        return reap(self._redis, self._worker, "released", self._settings)
+        return reap(self._redis, self.worker, "released", self._settings)
 
 
 def _commands(calls: Sequence[Sequence[ScriptArgument]]) -> list[tuple[ScriptArgument, ...]]:
-    """The commands of a claim's calls."""
+    """Return the commands of a claim's calls."""
     return [_CLAIM.command(calls[0]), *map(_MORE.command, calls[1:])]
 
 
 def _error_in(replies: Sequence[Any]) -> Exception | None:
-    """What went wrong with a claim: whatever it took is then to be given back.
+    """Return the error of a claim, if any; the jobs that it took must then be given back.
 
-    A server that only knows the first of its scripts has taken less, and that is all.
+    A server that only knows the first of its scripts has taken fewer jobs, which is no error.
     """
     for place, reply in enumerate(replies):
         if isinstance(reply, Exception) and not (place and isinstance(reply, NoScriptError)):
@@ -363,7 +382,7 @@ def _error_in(replies: Sequence[Any]) -> Exception | None:
 
 
 def _batch(token: str, replies: Sequence[Any]) -> Batch:
-    """The batch that a claim took, with what the calls behind it added."""
+    """Return the batch of a claim, with the jobs that the calls behind it added."""
     _, queue, claimed_us, timeout_s, has_more, fields = replies[0]
     for reply in replies[1:]:
         if isinstance(reply, list) and reply[0] == b"batch":

@@ -1,6 +1,6 @@
-"""How jobs end, as the finishing script takes them, in parts that hold Redis for a short time each.
+"""Ended jobs, encoded for the finishing script, in chunks that hold Redis briefly.
 
-What failed is written twice: as RQ shows it, and as our clients do.
+A failure is written twice: in RQ's form, and in ours for our clients.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, NamedTuple
 
 from yard.contract import Failure, wire
 
-# No script may hold Redis for more than 2 ms: a finish takes 7 to 15 us a job and 0.9 ms a MiB, and
-# others wait meanwhile.
+# No script may hold Redis for more than 2 ms, while others wait: a finish takes 7 to 15 us a job
+# and 0.9 ms a MiB.
 
-#: Jobs that one call of the finishing script ends, and bytes of their results, at most.
+#: Most jobs of one call of the finishing script, and most bytes of their results.
 CHUNK = 32
 _CHUNK_BYTES = 2**20
 
 
 class EndedJob(NamedTuple):
-    """How one job ends.
+    """The end of one job.
 
     Attributes:
         id: The job's id.
-        outcome: Its result, as clients see it, or why it failed.
-        ttl_s: How long the outcome lives, in seconds.
+        outcome: Its result, as clients see it, or its failure.
+        ttl_s: Time to live of the outcome, in seconds.
     """
 
     id: str
@@ -39,9 +39,9 @@ class Entry(NamedTuple):
 
     Attributes:
         id: The job's id.
-        ttl_s: How long the outcome lives, in seconds.
+        ttl_s: Time to live of the outcome, in seconds.
         payload: The result, or RQ's form of the failure, in base64.
-        error: Our form of the failure; empty of a result.
+        error: Our form of the failure; empty for a result.
     """
 
     id: str
@@ -50,14 +50,14 @@ class Entry(NamedTuple):
     error: bytes
 
 
-def chunked(endings: Sequence[EndedJob]) -> list[list[Entry]]:
-    """The jobs, in their order, for one call of the finishing script after the other.
+def chunked(ended_jobs: Sequence[EndedJob]) -> list[list[Entry]]:
+    """Return the jobs, in their order, in one chunk for each call of the finishing script.
 
-    Each has at most `CHUNK` of them and 1 MiB of results, but at least one.
+    A chunk has at most `CHUNK` jobs and 1 MiB of results, but at least one job.
     """
     chunks: list[list[Entry]] = []
     size = 0
-    for entry in map(_entry, endings):
+    for entry in map(_entry, ended_jobs):
         size += len(entry.payload)
         if not chunks or len(chunks[-1]) == CHUNK or size > _CHUNK_BYTES:
             chunks.append([])
@@ -66,22 +66,22 @@ def chunked(endings: Sequence[EndedJob]) -> list[list[Entry]]:
     return chunks
 
 
-def _entry(ending: EndedJob) -> Entry:
-    outcome = ending.outcome
+def _entry(job: EndedJob) -> Entry:
+    outcome = job.outcome
     if isinstance(outcome, Failure):
         error, payload = _written(outcome)
-        return Entry(ending.id, ending.ttl_s, payload, error)
-    return Entry(ending.id, ending.ttl_s, base64.b64encode(wire.dumps(outcome)), b"")
+        return Entry(job.id, job.ttl_s, payload, error)
+    return Entry(job.id, job.ttl_s, base64.b64encode(wire.dumps(outcome)), b"")
 
 
 def _written(failure: Failure) -> tuple[bytes, bytes]:
-    """Our form of a failure, and RQ's: a traceback, base64 of zlib of text."""
+    """Return our form of a failure, and RQ's: a traceback, base64 of zlib of text."""
     text = f"{failure.code}: {failure.message}"
     packed = base64.b64encode(zlib.compress(text.encode("utf-8", "replace")))
     return wire.dumps(failure.to_dict()), packed
 
 
-# What pools write of jobs whose worker could not: our form, and RQ's.
+# Failures that pools write for jobs whose worker could not: our form, and RQ's.
 CRASHED = _written(Failure("worker_crashed", "the worker died each time that it ran this job"))
 OVERRAN = _written(Failure("timeout", "the job ran longer than its timeout"))
 EXPIRED = _written(Failure("expired", "the job was not started before its deadline"))

@@ -1,6 +1,6 @@
 """A connection to Redis on which commands are sent before the replies to earlier ones are read.
 
-redis-py's pipeline sends and waits. A worker that has a batch to predict need not wait: while Redis
+redis-py's pipeline sends and waits. A worker that has a batch to predict does not wait: while Redis
 ends the batch before and hands out the next, the worker predicts.
 """
 
@@ -22,7 +22,7 @@ class PipelinedConnection:
     """One connection of ``redis``' pool, taken with the first command.
 
     Args:
-        redis: Whose time-outs hold. A time-out counts from when a reply is waited for.
+        redis: Its time-outs apply, each from when a reply is waited for.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -31,7 +31,7 @@ class PipelinedConnection:
         self._sent: deque[int] = deque()
 
     def send(self, commands: Sequence[Sequence[ScriptArgument]]) -> None:
-        """Send commands, whose replies `receive` gives together.
+        """Send commands; `receive` returns their replies together.
 
         Raises:
             RedisError: They could not be sent. Whether they, and what was sent before, were carried
@@ -49,7 +49,7 @@ class PipelinedConnection:
         self._sent.append(len(commands))
 
     def receive(self) -> list[Any]:
-        """The replies to the oldest `send`; an error that Redis replied stands in its place.
+        """Return the replies to the oldest `send`; an error reply stands in its place.
 
         Raises:
             RedisError: The connection was lost, or Redis takes too long: nothing is known of what
@@ -66,7 +66,7 @@ class PipelinedConnection:
         return replies
 
     def close(self) -> None:
-        """Give the connection back; one whose replies were not all read is closed."""
+        """Return the connection to the pool; close it if replies are unread."""
         if self._sent:
             self._drop()
         elif self._connection is not None:

@@ -1,7 +1,7 @@
-"""What becomes of a batch whose worker is gone, and of jobs that nobody has started in time.
+"""Recovers batches of workers that are gone, and fails jobs that were not started in time.
 
-A pool that sees its worker die reaps that worker's batch at once. What nobody saw is found by its
-lease: every pool sweeps twice a second, for whichever pool's workers.
+A pool that sees its worker die reaps that worker's batch at once. Other lost batches are found by
+their lease: every pool sweeps twice a second, for the workers of all pools.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from worker.queue.outcomes import CRASHED, EXPIRED, OVERRAN
 from yard.broker import Script, ScriptArgument
 from yard.settings import Settings
 
-#: What one call of the sweep takes: leases (7 us for each job of a batch, and of the one that was
-#: taken ahead), deadlines (30 us each), and entries of queues to look through (10 ns each).
+#: Most leases of one call of the sweep (7 us for each job of a batch, and of the one that was taken
+#: ahead), most deadlines (30 us each), and most entries of queues to look through (10 ns each).
 _SWEEP_LEASES = 1
 _SWEEP_DEADLINES = 32
 _SWEEP_ENTRIES = 20_000
 
-#: How often one sweep calls, at most: what is left then is the next one's.
+#: Most calls of one sweep; the next one goes on with the rest.
 _SWEEP_CALLS = 50
 
 _REAP = Script("worker", "reap")
@@ -32,14 +32,14 @@ Reason = Literal["died", "timeout", "released"]
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What became of the batch of a worker that is gone.
+    """The recovered batch of a worker that is gone.
 
     Attributes:
         worker: The worker.
         queue: Where its jobs came from.
-        given_back: How many went back there.
-        failed: How many failed.
-        is_charged: Whether the worker's end was counted as the batch's doing.
+        given_back: Number of jobs that went back there.
+        failed: Number of jobs that failed.
+        is_charged: True if the worker's end was counted as a crash of the batch.
     """
 
     worker: str
@@ -52,7 +52,7 @@ class Reaped:
 def reap(
     redis: Redis, worker: str, why: Reason, settings: Settings, overdue: str = ""
 ) -> Reaped | None:
-    """Return the batch of a worker that is gone; None where it has none.
+    """Give back the batch of a worker that is gone; return None where it has none.
 
     Args:
         redis: A connection with time-outs.
@@ -60,7 +60,7 @@ def reap(
         why: Why it is gone.
         settings: Bounds and times to live.
         overdue: The token of the batch that it was killed for; where it has another by now, that
-            one is released. Empty for whichever it has.
+            one is released. Empty for any batch.
 
     Raises:
         RedisError: Redis does not answer.
@@ -75,19 +75,19 @@ def reap(
 
 
 def sweep(redis: Redis, settings: Settings) -> tuple[int, list[Reaped]]:
-    """Return batches whose lease has run out, and fail queued jobs past their deadline.
+    """Give back batches whose lease has run out, and fail queued jobs past their deadline.
 
-    Each call of the script takes little, so that others get their turn at Redis in between.
+    Each call of the script takes little, so that Redis serves others in between.
 
-    When nobody was served for a while, Redis was away, and live workers could not renew: nothing is
-    taken from anybody for a lease's time, by whichever pool (``worker/scripts/presence.lua``).
+    If Redis served no call for a while, it was away, and live workers could not renew: for a
+    lease's time no pool takes a batch from any worker (``worker/scripts/presence.lua``).
 
     Args:
         redis: A connection with time-outs.
         settings: Bounds and times to live.
 
     Returns:
-        How many jobs have expired, and what became of each batch.
+        Number of jobs that have expired, and each recovered batch.
 
     Raises:
         RedisError: Redis does not answer.

@@ -1,8 +1,8 @@
-"""Which queues a worker looks at, and in which order: every version's turn comes round.
+"""The queues that a worker claims from, in order: every version gets its turn.
 
-The queues are those of `yard.registry.queues`, but none of a version that kills its workers. They
-are read anew every second, and with them which versions are to be unloaded and, by a worker that
-has work, how long their first jobs have waited. `worker.queue.fair_queue` puts them in order.
+The queues are those of `yard.registry.queues`, without those of versions that kill their workers.
+They are read again every second, and with them the versions to be unloaded and, by a worker that
+has work, the time that the first jobs have waited. `worker.queue.fair_queue` orders them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from yard.cluster import read_waits_s
 from yard.contract import keys
 from yard.registry import VersionState, read_served_queues
 
-#: How long the queues are remembered.
+#: Time between two reads of the queues, in seconds.
 _TTL_S = 1.0
 
-#: How long their order holds: to sort a hundred queues takes as long as to serve some jobs.
+#: Time that their order holds, in seconds: sorting a hundred queues takes as long as some jobs.
 _TURN_S = 0.002
 
-#: Other jobs are taken ahead, to wait in the worker, only for a batch that takes less than this, in
-#: seconds: what it holds, no idle worker can take.
-_BRISK_S = 0.05
+#: Batches are prefetched only behind batches that take less than this, in seconds: jobs that wait
+#: in a worker cannot be claimed by an idle one.
+_QUICK_S = 0.05
 
 
 class QueueScheduler:
@@ -35,10 +35,10 @@ class QueueScheduler:
     Args:
         redis: Where the catalogue is.
         pattern: Only models whose name matches, as a shell matches file names.
-        clock: Seconds, for how long to remember.
-        worker: The worker's name: its pool may tell it to leave some queues to others.
-        loaded: Tells the ``model@version`` of what the worker has loaded.
-        patience_s: How long a job may wait before its version's turn comes, loaded or not.
+        clock: Seconds, never going back.
+        worker: The worker's name: its pool may exclude some queues (`keep_off`).
+        loaded: Returns the ``model@version`` of each version that the worker has loaded.
+        patience_s: Seconds after which a waiting job's version gets a turn, loaded or not.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class QueueScheduler:
         self._queues: list[str] = []
         self._read_at = self._ordered_at = float("-inf")
         self._order: list[str] = []
-        self._brisk: list[str] | None = None
-        self._served_s: dict[str, float] = {}
+        self._prefetchable: list[str] | None = None
+        self._durations_s: dict[str, float] = {}
         self._worker = worker
         self._loaded = loaded
         self._fair_queue = FairQueue(patience_s)
@@ -69,7 +69,7 @@ class QueueScheduler:
         self._dropped: set[str] = set()
 
     def queues(self) -> list[str]:
-        """All queues, whose turn it is first.
+        """Return all queues in the order of their turns.
 
         Raises:
             RedisError: Redis does not answer.
@@ -83,7 +83,7 @@ class QueueScheduler:
                 if state[0] != "retired" and self._states.get(queue) != state
             }
             self._states = states
-            # Nothing waits for long where a worker is idle.
+            # Where a worker is idle, no job waits for long.
             self._waits_s = read_waits_s(self._redis, self._queues) if self._is_at_work else {}
             self._off = read_off(self._redis, self._worker) if self._worker else frozenset()
             self._is_at_work = False
@@ -93,26 +93,26 @@ class QueueScheduler:
         mine = [queue for queue in self._queues if queue not in self._off]
         self._order = self._fair_queue.order(mine, self._loaded(), self._waits_s)
         self._ordered_at = now
-        self._brisk = None
+        self._prefetchable = None
         return self._order
 
-    def brisk(self) -> list[str]:
-        """Those of `queues`, as ordered last, whose batches others can wait for in the worker.
+    def prefetchable(self) -> list[str]:
+        """Return those of `queues`, as ordered last, to prefetch from: their batches are quick.
 
-        A version that is loaded and was not served yet is given the benefit of the doubt, once.
+        A loaded version whose batches were not timed yet counts as quick, once.
         """
-        if self._brisk is None:
+        if self._prefetchable is None:
             loaded = self._loaded()
-            self._brisk = [
+            self._prefetchable = [
                 queue
                 for queue in self._order
-                if self.is_brisk(queue) or (queue in loaded and queue not in self._served_s)
+                if self.is_quick(queue) or (queue in loaded and queue not in self._durations_s)
             ]
-        return self._brisk
+        return self._prefetchable
 
-    def is_brisk(self, queue: str) -> bool:
-        """Whether the last batch of a queue took little time."""
-        return self._served_s.get(queue, _BRISK_S) < _BRISK_S
+    def is_quick(self, queue: str) -> bool:
+        """Return whether the last batch of a queue took little time."""
+        return self._durations_s.get(queue, _QUICK_S) < _QUICK_S
 
     @property
     def known(self) -> list[str]:
@@ -121,30 +121,30 @@ class QueueScheduler:
 
     @property
     def dropped(self) -> frozenset[str]:
-        """The queues of versions that are to be unloaded: drained, deleted, or published anew."""
+        """The queues of versions to unload: drained, deleted, or published again."""
         return frozenset(self._dropped)
 
-    def unloaded(self, queue: str) -> None:
-        """Note that one of `dropped` is not loaded any more."""
+    def mark_unloaded(self, queue: str) -> None:
+        """Record that one of `dropped` is no longer loaded."""
         self._dropped.discard(queue)
 
-    def took(self, queue: str) -> None:
-        """Note that a batch of a queue has its turn."""
-        self._fair_queue.took(queue)
-        self._waits_s.pop(queue, None)  # its first job is another one now
+    def begin(self, queue: str) -> None:
+        """Record that a batch of a queue is about to be run."""
+        self._fair_queue.begin(queue)
+        self._waits_s.pop(queue, None)  # it has another first job now
         self._is_at_work = True
 
-    def served(self, queue: str, seconds: float) -> None:
-        """Note how long serving a batch took."""
-        self._served_s[queue] = seconds
+    def record_duration(self, queue: str, seconds: float) -> None:
+        """Record how long a batch took to run."""
+        self._durations_s[queue] = seconds
 
     def charge(self, queue: str, seconds: float, load_s: float) -> None:
-        """Note what the batch took of the worker's time, and what part of it loading was."""
+        """Charge a queue with a batch's time in the worker, ``load_s`` of it for loading."""
         self._fair_queue.charge(queue, seconds, load_s)
 
 
 def keep_off(redis: Redis, worker: str, queues: Sequence[str]) -> None:
-    """Tell a worker to leave some queues to others, for `keys.PRESENCE_TTL_S`.
+    """Exclude some queues from a worker's, for `keys.PRESENCE_TTL_S`.
 
     Raises:
         RedisError: Redis does not answer.
@@ -153,7 +153,7 @@ def keep_off(redis: Redis, worker: str, queues: Sequence[str]) -> None:
 
 
 def read_off(redis: Redis, worker: str) -> frozenset[str]:
-    """The queues that a worker was told to leave to others.
+    """Return the queues that are excluded from a worker's.
 
     Raises:
         RedisError: Redis does not answer.

@@ -6,22 +6,22 @@
 --
 --   token, queue, ids   the batch; ids of jobs that have ended stay in it
 --   deadline_ms         when it must be over: its shortest timeout from when it began
---   calls               how many of its finishing calls have been carried out
+--   calls               number of its finishing calls that have been carried out
 --   room                rows and payload bytes that it has so far; empty where more.lua adds nothing
---   released            that it was given back at no cost, and could not be pushed back then
---   next_token, next_queue, next_ids, next_ms   the batch that a worker takes ahead under load, and
+--   released            set if it was given back at no cost, and could not be pushed back then
+--   next_token, next_queue, next_ids, next_ms   the batch that a worker claims ahead under load, and
 --                       its shortest timeout; under the same lease. It becomes the batch when the one
---                       before it ends, and next_token empty: what is in the others is of no meaning,
---                       and neither is what is in room, but for the calls that come with its claim.
+--                       before it ends. Then next_token is empty, and the others have no meaning.
+--                       room has one only for the calls that are sent with the batch's claim.
 --   next_room           as room
 --
--- Uses what clock, ended and bell define.
+-- Uses clock, ended and bell.
 
--- How long a batch that cannot be given back is left alone, in ms.
+-- Time until the next try for a batch that cannot be given back, in ms.
 local LATER_MS = 5000
 
--- A small whole number that a hash field holds; 0 for whatever else somebody wrote there. Most jobs of
--- a batch have the same, so each text is looked at once.
+-- Returns the small whole number that a hash field holds; 0 for any other text. Most jobs of a batch
+-- have the same, so each text is parsed once.
 local counts = {}
 local function count_of(text)
   if not text then return 0 end
@@ -46,7 +46,7 @@ local function watch_deadline(id, due)
   end
 end
 
--- A time to live that a job may carry, within bounds; else the default.
+-- Returns a time to live that a job carries, within bounds; else the default.
 local function ttl_of(text, default)
   if not text or not string.match(text, '^%d+$') or #text > 7 then return default end
   local seconds = tonumber(text)
@@ -68,8 +68,8 @@ local function fail(id, queue, us, worker, failure, default_ttl)
 end
 
 -- Gives the jobs of one batch back to the head of its queue, in their order; see give_back. A job is
--- known to have overrun only where nothing else was in its batch: a batch mate that has ended since,
--- or was canceled, may be the one that hung.
+-- known to have overrun only where no other was in its batch: a batch mate that has ended since, or
+-- was canceled, may be the one that hung.
 local function return_jobs(worker, token, queue, listed, us, why, terms)
   local ids, held, back, failed = {}, {}, 0, 0
   for id in string.gmatch(listed, '[^ ]+') do ids[#ids + 1] = id end
@@ -111,17 +111,17 @@ local function return_jobs(worker, token, queue, listed, us, why, terms)
   return back, failed
 end
 
--- Whether jobs can be pushed back: somebody may have put another thing in the queue's place.
+-- Returns whether jobs can be pushed back: the queue's key may have been overwritten.
 local function is_queue(queue)
   local place = redis.call('TYPE', K.queue .. queue)['ok']
   return place == 'list' or place == 'none'
 end
 
--- Whether a field of the batch that was read as a token holds one.
+-- Returns whether a field of the batch that was read as a token holds one.
 local function is_token(field) return field and field ~= '' end
 
--- Gives back the batch that a worker took ahead, which it has not begun; none costs nothing.
--- Returns whether it could.
+-- Gives back the batch that a worker claimed ahead and has not begun, at no cost to its jobs.
+-- Returns the number of jobs, and false where they could not be pushed back.
 local function give_back_next(worker)
   local batch = redis.call('HMGET', K.batch .. worker, 'next_token', 'next_queue', 'next_ids')
   if not is_token(batch[1]) then return 0, true end
@@ -132,15 +132,15 @@ local function give_back_next(worker)
   return back, true
 end
 
--- Gives all jobs of a worker back to the heads of their queues, in their order. Where somebody has put
--- another thing in a queue's place, they stay in the batch, to be given back later: under the batch's
--- token, so that the worker, if it lives, can take another one.
+-- Gives all jobs of a worker back to the heads of their queues, in their order. Where a queue's key
+-- was overwritten, they stay in the batch, to be given back later: under the batch's token, so that
+-- the worker, if it lives, can claim another one.
 --
 -- why         'released' costs them nothing; 'died' and 'timeout' count as a crash, after which a
---             job runs alone; a batch that was taken ahead had not begun, and is released
--- terms       crashes: after how many a job fails instead; crashed, overran: the failures to write then,
---             as `fail` takes them; ttl: how long they live, in s. 'released' needs none
--- Returns the queue, how many were given back, how many failed; nil where there was no batch.
+--             job runs alone; a batch that was claimed ahead had not begun, and is released
+-- terms       crashes: number after which a job fails instead; crashed, overran: the failures to
+--             write then, as `fail` takes them; ttl: their time to live, in s. 'released' needs none
+-- Returns the queue, the number given back, the number failed; nil where there was no batch.
 local function give_back(worker, why, terms)
   local batch = redis.call('HMGET', K.batch .. worker, 'token', 'queue', 'ids', 'next_token', 'released')
   redis.call('ZREM', K.leases, worker)
@@ -154,8 +154,8 @@ local function give_back(worker, why, terms)
     redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LATER_MS), token)
     return queue, ahead, 0
   end
-  -- With another one ahead, it may be that which hung: its worker begins it before it knows that
-  -- Redis knows of the end of this one. Suspects have none ahead, so the next run of each will tell.
+  -- A batch ahead may be the one that hung: its worker begins it before Redis has confirmed the end of
+  -- this one. Suspects have none ahead, so the next run of each shows which it was.
   if why == 'timeout' and is_token(batch[4]) then why = 'died' end
   if batch[5] then why = 'released' end
   local back, failed = return_jobs(worker, token, queue, batch[3], us, why, terms)

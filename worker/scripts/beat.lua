@@ -1,8 +1,8 @@
--- Says in RQ's entries that a worker is alive, and which queues it looks at.
+-- Announces in RQ's entries that a worker is alive, and which queues it claims from.
 --
--- ARGV  1 worker   2 how many queues, then their names
---       then how many queues it no longer looks at, then their names
---       then what else its entry holds, each with its value
+-- ARGV  1 worker   2 number of queues, then their names
+--       then number of queues that it no longer claims from, then their names
+--       then the other fields of its entry, each with its value
 -- Writes K.worker..worker, K.all_workers, K.workers..queue, K.swept
 --- use clock
 --- use presence

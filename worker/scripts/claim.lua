@@ -1,24 +1,24 @@
--- Takes a batch: up to so many jobs of the first queue that has any, under a lease, in one step.
+-- Claims a batch: jobs of the first queue that has any, up to a bound, under a lease, in one step.
 --
 -- ARGV  1 to 9 see take.lua
---       10 moment (us of the worker's own clock: tells its calls' order)   11 lease (ms)
+--       10 moment (us of the worker's own clock: gives its calls' order)   11 lease (ms)
 --       12 '1' where the worker has given up an earlier call, which may come after this one
 --       13.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
---       idle, skipped              nothing to take, or a call that came late; so many entries were
---                                  no job to run
+--       idle, skipped              nothing to claim, or a call that came late; number of entries
+--                                  that were no job to run
 --       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), then
 --       one list, for each job eight:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
--- Reads  K.suspended, and all that it writes but K.deadlines and K.metrics
+-- Reads  K.suspended, and all keys that it writes but K.deadlines and K.metrics
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
 --        K.deadlines, K.quarantine, K.metrics, K.bell..queue
 --
 -- If an earlier claim of this worker was not ended (its reply was lost), its jobs are given back first.
--- A call that Redis gets to only after a later one (it was in a buffer while Redis stood still, and its
--- worker has given it up) does nothing: the worker's entry keeps the moment of the last claim that took
--- a batch, or that knew of one given up (my_claim).
+-- A call that Redis carries out only after a later one (it was in a buffer while Redis stood still, and
+-- its worker has given it up) does nothing: the worker's entry keeps the moment of the last claim that
+-- took a batch, or that knew of one given up (my_claim).
 --- use clock
 --- use ended
 --- use bell
@@ -27,17 +27,17 @@
 
 local MOMENT, LEASE_MS = tonumber(ARGV[10]), tonumber(ARGV[11])
 local MAY_COME_LATE, FIRST_QUEUE = ARGV[12] == '1', 13
--- Queues after the batch's own that are asked whether they hold any jobs.
+-- Number of queues after the batch's own that are checked for jobs.
 local LOOK_AHEAD = 16
 
--- Tells this call from those before it; more fields of the worker's entry may go with it.
+-- Records this call's moment; more fields of the worker's entry may go with it.
 local function note_claim(...)
   redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT), ...)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
 
 if redis.call('EXISTS', K.suspended) == 1 then return {'suspended'} end
-if IS_AHEAD then -- of a call that comes late, this tells, too
+if IS_AHEAD then -- this finds a call that comes late, too
   local held = redis.call('HMGET', BATCH, 'token', 'next_token')
   if held[1] ~= AHEAD_OF then return {'idle', 0} end
   if is_token(held[2]) and not select(2, give_back_next(WORKER)) then return {'idle', 0} end
@@ -50,7 +50,7 @@ else
   if redis.call('EXISTS', BATCH) == 1 then give_back(WORKER, 'released') end
 end
 
--- Writes the batch of these jobs, and its lease: as the worker's only one, or as its next.
+-- Writes the batch of these jobs, and its lease: as the worker's batch, or as its next.
 local function hold(queue, jobs)
   redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LEASE_MS), WORKER)
   redis.call('HSET', BATCH, NEXT .. 'token', TOKEN, NEXT .. 'queue', queue,
@@ -59,7 +59,7 @@ local function hold(queue, jobs)
   if not IS_AHEAD then redis.call('HSET', BATCH, 'calls', 0) end
 end
 
--- Whether more wait in a queue, or in one of those that come next.
+-- Returns 1 if more jobs wait in a queue, or in one of those that come next; else 0.
 local function is_more(i)
   if redis.call('EXISTS', K.queue .. ARGV[i]) == 1 then
     ring(ARGV[i])

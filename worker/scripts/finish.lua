@@ -4,23 +4,23 @@
 -- Redis for long. The last of them ends the batch and its lease.
 --
 -- ARGV  1 worker   2 token   3 queue   4 which of the batch's calls this is, from 1   5 of how many
---       6 jobs   7 measures   8 what there is to know of the run (JSON)
+--       6 number of jobs   7 number of metrics   8 information on the run (JSON)
 --       then for each job four: id, TTL (s), payload, error (JSON) or '' if it finished
---       then for each measure two: field of K.metrics, increment
--- Reply how many were written; writing twice writes nothing. -1, and nothing is done, where the call
+--       then for each metric two: field of K.metrics, increment
+-- Reply number of jobs written; writing twice writes nothing. -1, and nothing is done, where the call
 --       before this one was not carried out (a server that has just started did not know the
 --       script): all are to be sent again.
 -- Reads  K.batch..worker, K.job..id
 -- Writes K.results..id, K.job..id, K.finished..queue, K.failed..queue, K.canceled..queue,
---        K.wip..queue, K.metrics, K.batch..worker, K.leases, K.worker..worker; tells K.ended
+--        K.wip..queue, K.metrics, K.batch..worker, K.leases, K.worker..worker; publishes K.ended
 --
--- The batch that was taken ahead, if there is one, becomes the worker's with the last call.
+-- The batch that was claimed ahead, if any, becomes the worker's with the last call.
 --- use clock
 --- use ended
 
 local WORKER, TOKEN, QUEUE, CALL, CALLS = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local JOBS, MEASURES, RUN = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
-local FIRST_JOB, FIRST_MEASURE = 9, 9 + 4 * JOBS
+local JOBS, METRICS, RUN = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+local FIRST_JOB, FIRST_METRIC = 9, 9 + 4 * JOBS
 local BATCH = K.batch .. WORKER
 
 local batch = redis.call('HMGET', BATCH, 'token', 'calls', 'next_token', 'next_queue', 'next_ids',
@@ -28,9 +28,9 @@ local batch = redis.call('HMGET', BATCH, 'token', 'calls', 'next_token', 'next_q
 local is_held = batch[1] == TOKEN
 if is_held and (tonumber(batch[2] or '') or 0) < CALL - 1 then return -1 end
 
--- What frees memory goes first: a full Redis lets a script that has begun to free go on writing.
+-- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
 local wip = {''}
-for i = FIRST_JOB, FIRST_MEASURE - 1, 4 do wip[#wip + 1] = ARGV[i] .. ':' .. TOKEN end
+for i = FIRST_JOB, FIRST_METRIC - 1, 4 do wip[#wip + 1] = ARGV[i] .. ':' .. TOKEN end
 redis.pcall('ZREM', K.wip .. QUEUE, unpack(wip))
 
 local us = now_us()
@@ -43,7 +43,7 @@ local function note(registry, id, ttl)
   ended[#ended + 1] = id
 end
 
-for i = FIRST_JOB, FIRST_MEASURE - 1, 4 do
+for i = FIRST_JOB, FIRST_METRIC - 1, 4 do
   local id, ttl, failure = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
   local job = redis.pcall('HMGET', K.job .. id, 'my_token', 'status')
   if job[1] ~= TOKEN then -- canceled by us, or given to others
@@ -71,14 +71,14 @@ end
 add_to('successful_job_count', #finished / 2)
 add_to('failed_job_count', #failed / 2)
 
-local function add_measures()
-  for i = FIRST_MEASURE, FIRST_MEASURE + 2 * MEASURES - 1, 2 do
+local function add_metrics()
+  for i = FIRST_METRIC, FIRST_METRIC + 2 * METRICS - 1, 2 do
     local is_whole = not string.find(ARGV[i + 1], '%D')
     redis.pcall(is_whole and 'HINCRBY' or 'HINCRBYFLOAT', K.metrics, ARGV[i], ARGV[i + 1])
   end
 end
 
--- Ends the batch; what it leaves the worker doing, and with which job.
+-- Ends the batch; returns the worker's state after it, and its current job.
 local function end_batch()
   if batch[3] and batch[3] ~= '' then
     redis.call('HSET', BATCH, 'token', batch[3], 'queue', batch[4], 'ids', batch[5], 'calls', 0,
@@ -95,7 +95,7 @@ if ARGV[4] ~= CALLS then
 elseif is_held or not batch[1] then -- not where the worker has gone on to another batch
   local state, current_job = 'idle', ''
   if is_held then
-    add_measures()
+    add_metrics()
     state, current_job = end_batch()
   end
   redis.pcall('HSET', K.worker .. WORKER, 'state', state, 'current_job', current_job)

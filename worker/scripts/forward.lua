@@ -1,10 +1,10 @@
--- Moves jobs from a model's front door to the queues of the versions that the keys choose now.
+-- Moves jobs from a model's unversioned queue to the queues of the versions that the keys choose.
 --
--- ARGV  1 worker   2 token   3 model, whose name is the front door's queue
+-- ARGV  1 worker   2 token   3 model, whose name is the unversioned queue's
 --       then for each job four: id, wanted version or alias or '', point in [0, 1), rows
 -- Reply for each job '' if it was moved (or is no longer the batch's), else why it cannot be:
 --       unknown_model | unknown_version | version_gone | no_active_version | unavailable (its queue is no list)
--- Writes K.job..id, K.wip..queue, K.queue..queue, K.queues, K.deadlines, K.bell..queue, what
+-- Writes K.job..id, K.wip..queue, K.queue..queue, K.queues, K.deadlines, K.bell..queue, and all that
 --        route.lua writes
 --- use clock
 --- use route
@@ -14,7 +14,7 @@
 
 local WORKER, TOKEN, MODEL = ARGV[1], ARGV[2], ARGV[3]
 
--- Nothing, but a write that needs no memory: a full Redis lets the script go on writing after it.
+-- Only a write that needs no memory: after it, a full Redis lets the script go on writing.
 redis.call('PERSIST', K.batch .. WORKER)
 
 local function forward(id, wanted, point, rows)

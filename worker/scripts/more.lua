@@ -1,11 +1,11 @@
--- Takes more jobs of the same queue into the batch that the call before this one has taken.
+-- Adds jobs of the same queue to the batch that the call before this one has claimed.
 --
--- A batch of more jobs than one call may take is claimed by claim.lua and, behind it in the same
--- round trip, by this as often as it takes, so that no call holds Redis for long.
+-- A batch of more jobs than one call may claim takes claim.lua and, behind it in the same round trip,
+-- as many calls of this script as needed, so that no call holds Redis for long.
 --
--- ARGV  1 to 9 as claim.lua takes them
--- Reply as claim.lua's: a batch, whose jobs are more of the same, or idle
--- Reads and writes what claim.lua does but K.suspended, K.leases, K.worker..worker and K.bell..queue
+-- ARGV  1 to 9 as in claim.lua
+-- Reply as claim.lua's: a batch, which holds the added jobs, or idle
+-- Reads and writes as claim.lua, but not K.suspended, K.leases, K.worker..worker and K.bell..queue
 --
 -- Where the worker has another batch by now, or Redis comes to this call late, it does nothing.
 --- use clock

@@ -1,35 +1,34 @@
--- Whether Redis has been there, for somebody: what tells a worker that is dead from one that could not
--- renew.
+-- Records when Redis last served a call, to distinguish dead workers from those that could not renew.
 --
--- Redis' clock goes on while Redis stands still, or is down, or nobody reaches it, and nobody can
--- renew: after that, workers that live get a lease's time to say so, from the first call that is
--- carried out. K.swept holds when Redis was last seen to serve (at) and until when nothing is taken
--- (spare_until), both in ms.
+-- Redis' clock goes on while Redis stands still, is down or cannot be reached, and no worker can renew.
+-- After such a gap, live workers get a lease's time to renew, the spare, from the first call that is
+-- carried out. K.swept holds when Redis last served (at) and the end of the spare (spare_until), both
+-- in ms; until then no batch is taken from its worker.
 --
--- What proves that it served is only that it has served: each sweep of any pool, each renewal and each
--- beat of any worker leaves its time. They are looked at in the order in which Redis has carried them
--- out, so that calls that waited in its buffers while it was stopped come after the gap, and the first
--- of them sees it. That a pool knows itself to be late proves nothing: Redis may have been gone in the
--- same time, as where a machine sleeps. So a pool that is late takes what has run out if workers or
--- other pools were served meanwhile; and where nobody was, it gives everybody time.
+-- Only a call that was served proves that Redis served: each sweep of any pool, each renewal and each
+-- beat of any worker records its time. They count in the order in which Redis has carried them out, so
+-- calls that waited in its buffers while it was stopped come after the gap, and the first of them finds
+-- it. A pool that knows itself to be late proves nothing: Redis may have been gone in the same time, as
+-- where a machine sleeps. So a late pool takes leases that have run out if workers or other pools were
+-- served meanwhile; if none was, all get the spare.
 --
--- That time cannot be drawn out without end, by a pool that is late again and again: a gap within a
--- spare does not begin it anew, but counts as the shortest gap of it. With gaps of half a lease, the
--- third call after the beginning of a spare, at the latest, finds it over, and takes what has run out.
--- (Live workers have had the time before the gap and what is left of the spare after it.)
+-- A pool that is late again and again cannot prolong the spare without end: a gap within a spare does
+-- not start it again, but counts as the shortest gap of it. With gaps of half a lease, the third call
+-- after the beginning of a spare, at the latest, finds it over, and takes the leases that have run out.
+-- (Live workers have had the time before the gap and the rest of the spare after it.)
+--
+-- Where the clock itself was set back, all get the spare, too, and leases are set back with it: else
+-- those of dead workers would run for as much longer.
 
--- Where the clock itself was set back, everybody gets that time, too, and leases are set back with it:
--- else those of the dead would run for as much longer.
-
--- Leases that are set back, at most.
+-- Most leases that are set back.
 local MOST_SET_BACK = 1000
 
--- Calls further apart than this, in ms, say that Redis was away; half a lease, for a worker has that
--- much left at least when Redis goes, or three sweeps.
+-- Returns the gap between two calls, in ms, above which Redis was away: half a lease, which a worker
+-- has left at least when Redis goes, or three sweeps.
 local function gap_ms(lease_ms) return math.max(lease_ms / 2, 1500) end
 
--- Notes that Redis goes on serving, from a call that does not know how long leases are: where there was
--- a gap, it is left for the others to see.
+-- Records that Redis goes on serving, for a call that does not know how long leases are; a gap is left
+-- for the others to find.
 local function extend_presence(now_ms)
   local kept = redis.pcall('HGET', K.swept, 'at')
   local at = type(kept) == 'string' and tonumber(kept)
@@ -38,7 +37,7 @@ local function extend_presence(now_ms)
   end
 end
 
--- Notes that Redis serves now. Returns whether leases that have run out mean something.
+-- Records that Redis serves now. Returns true if no spare is on: leases that have run out count.
 local function note_presence(now_ms, lease_ms)
   local kept = redis.pcall('HMGET', K.swept, 'at', 'spare_until')
   local at, spare_until = tonumber(kept[1] or ''), tonumber(kept[2] or '')

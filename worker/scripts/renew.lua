@@ -1,5 +1,5 @@
--- Keeps a worker's batches: the lease runs anew from now, if the batch, or the one that was taken
--- ahead, is still the worker's.
+-- Renews a worker's lease from now, if the batch, or the one that was claimed ahead, is still the
+-- worker's.
 --
 -- ARGV  1 worker   2 token   3 lease (ms)
 -- Reply 1 kept | 0 lost: the jobs have been given to others
@@ -9,7 +9,7 @@
 
 local tokens = redis.call('HMGET', K.batch .. ARGV[1], 'token', 'next_token')
 if tokens[1] ~= ARGV[2] and tokens[2] ~= ARGV[2] then return 0 end
--- Nothing, but a write that needs no memory: a full Redis lets the script go on writing after it.
+-- Only a write that needs no memory: after it, a full Redis lets the script go on writing.
 redis.call('PERSIST', K.batch .. ARGV[1])
 local now_ms, lease_ms = now_us() / 1000, tonumber(ARGV[3])
 note_presence(now_ms, lease_ms)

@@ -1,13 +1,13 @@
--- What every pool does twice a second: returns batches whose lease has run out, and fails queued jobs
--- whose deadline has passed. It takes few at a time, and is called again while there are more: no
--- script is to hold Redis for more than 2 ms.
+-- Gives back batches whose lease has run out, and fails queued jobs past their deadline. Every pool
+-- calls it twice a second. It takes few at a time, and is called again while there are more: no script
+-- may hold Redis for more than 2 ms.
 --
 -- ARGV  1 crashes after which a job fails   2 failure TTL (s)   3 lease (ms)
 --       4 most leases   5 most deadlines   6 most entries of queues to look through
 --       7, 8 error JSON and RQ exc_string of worker_crashed   9, 10 the same of expired
--- Reply jobs expired, 1 if there may be more to do else 0, then a list for each lease: worker, queue,
---       given back, failed
--- Writes what batch.lua's give_back writes, K.swept, K.deadlines, K.job..id, K.queue..queue
+-- Reply number of jobs expired, 1 if there may be more to do else 0, then a list for each lease:
+--       worker, queue, number given back, number failed
+-- Writes as batch.lua's give_back; K.swept, K.deadlines, K.job..id, K.queue..queue
 --- use clock
 --- use ended
 --- use bell
@@ -29,7 +29,7 @@ local function take_lapsed()
   for _, worker in ipairs(gone) do
     local is_read, queue, back, failed = pcall(give_back, worker, 'died',
       {crashes = CRASHES, ttl = TTL, crashed = {'worker_crashed', ARGV[7], ARGV[8]}})
-    if not is_read then -- what is under its name is no batch: it must not hide the others
+    if not is_read then -- the key under its name is no batch: it must not hide the others
       redis.call('ZADD', K.leases, string.format('%.0f', now_ms + LATER_MS), worker)
       queue, back, failed = '', 0, 0
     end
@@ -37,9 +37,9 @@ local function take_lapsed()
   end
 end
 
--- Cuts a job that has ended out of its queue, if it is among the first entries, as those that wait
+-- Removes a job that has ended from its queue, if it is among the first entries, as those that wait
 -- longest are. One that is deep in a long queue stays: a claim passes it over when it comes to it.
--- Returns how many entries it took to look through, at 10 ns each.
+-- Returns the number of entries that were looked through, at 10 ns each.
 local function cut(queue, id)
   local place = redis.pcall('LPOS', queue, id, 'MAXLEN', MOST_ENTRIES)
   if type(place) ~= 'number' then

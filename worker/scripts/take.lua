@@ -1,16 +1,16 @@
--- How jobs are looked at and become a worker's: what claim.lua and more.lua have in common.
+-- Reads jobs and makes them a worker's: the part that claim.lua and more.lua share.
 --
--- ARGV  1 worker   2 token       3 '' | the token of the batch that the worker has, to take the next
+-- ARGV  1 worker   2 token       3 '' | the token of the batch that the worker has, to claim the next
 --                                  one ahead
 --       4 most jobs of this call   5 most rows a batch
 --       6 most payload bytes a job   7 most payload bytes a batch
 --       8 default timeout (s)    9 most timeout (s)
 --
--- A job that has crashed a worker before is taken alone, and never ahead. A script has no way back, so
--- all is read first, then the batch is written, then the jobs, and last the queue is cut: an error on
--- the way leaves an id in two places, never in none.
+-- A job that has crashed a worker before is claimed alone, and never ahead. A script cannot roll back,
+-- so all is read first, then the batch is written, then the jobs, and last the queue is cut: an error
+-- on the way leaves an id in two places, never in none.
 --
--- Uses what clock, ended, bell and batch define.
+-- Uses clock, ended, bell and batch.
 
 local WORKER, TOKEN, AHEAD_OF = ARGV[1], ARGV[2], ARGV[3]
 local MOST_JOBS, MOST_ROWS = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -18,11 +18,11 @@ local MOST_JOB_BYTES, MOST_BYTES = tonumber(ARGV[6]), tonumber(ARGV[7])
 local TIMEOUT, MOST_TIMEOUT = tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local IS_AHEAD, BATCH = AHEAD_OF ~= '', K.batch .. WORKER
--- Its fields of the hash: those of the worker's batch, or of its next.
+-- The prefix of the fields to write in the batch's hash: those of the worker's batch, or of its next.
 local NEXT = IS_AHEAD and 'next_' or ''
 local DUE = IS_AHEAD and 'next_ms' or 'deadline_ms'
 
--- The field that whoever ended or started the job has written with the status.
+-- The field that was written with the status when the job was ended or started.
 local TRACE = {finished = 'ended_at', failed = 'ended_at', canceled = 'ended_at',
   stopped = 'ended_at', started = 'started_at'}
 
@@ -30,7 +30,7 @@ local us = now_us()
 local started_at = iso(us)
 local skipped = 0
 
--- Sets aside what cannot be read, for the operator to see.
+-- Sets an unreadable entry aside, for the operator to see.
 local function quarantine(queue, id, reason)
   local shown = string.gsub(string.sub(id, 1, 200), '[^%w%p ]', '?')
   redis.pcall('LPUSH', K.quarantine,
@@ -39,7 +39,7 @@ local function quarantine(queue, id, reason)
   skipped = skipped + 1
 end
 
--- What keeps a job from being run although it is one; '' if nothing does.
+-- Returns the reason not to run a job; '' for none.
 local function flaw_of(status, data, deadline, attempts)
   if status ~= 'queued' then return 'status' end
   if #data > MOST_JOB_BYTES then return 'too_large' end
@@ -47,7 +47,7 @@ local function flaw_of(status, data, deadline, attempts)
   return ''
 end
 
--- A job's timeout in seconds, within bounds. Most jobs of a batch have the same.
+-- Returns a job's timeout in seconds, within bounds. Most jobs of a batch have the same.
 local timeouts = {}
 local function timeout_of(text)
   if not text then return TIMEOUT end
@@ -62,7 +62,7 @@ local function timeout_of(text)
   return seconds
 end
 
--- The fields of the job that an entry names; nil where it is none that can run.
+-- Returns the fields of the job that an entry names; nil where it cannot run.
 local function read(queue, id)
   if #id > 64 or not string.match(id, '^[%w_-]+$') then
     return quarantine(queue, id, 'not a job id')
@@ -80,10 +80,10 @@ local function read(queue, id)
   skipped = skipped + 1
 end
 
--- Looks at one queue: which of its jobs fit into a batch that has so many rows and payload bytes
--- already. Writes nothing but what is set aside. Of the jobs there are lists side by side: a table for
--- each job would cost more than reading it. And
---   used          how many entries they, and what is skipped between them, are
+-- Returns the jobs of one queue that fit into a batch that has `rows` and payload `bytes` already.
+-- Writes nothing but entries that are set aside. The jobs are lists side by side: a table for each job
+-- would cost more than reading it. And
+--   used          number of entries that they, and those skipped between them, are
 --   timeout       their shortest timeout, in seconds
 --   rows, bytes   of the batch with them; rows is nil where it takes no more of this queue
 local function look(queue, rows, bytes)
@@ -128,7 +128,7 @@ local function look(queue, rows, bytes)
   return jobs
 end
 
--- Makes jobs this worker's, whose batch has been written, and cuts the queue.
+-- Makes jobs this worker's, once their batch has been written, and cuts the queue.
 local function take(queue, jobs)
   local ids, wip, suffix = jobs.ids, {}, ':' .. TOKEN
   local wip_from = math.floor(us / 1000000) + K.wip_margin
@@ -137,7 +137,7 @@ local function take(queue, jobs)
     local key = K.job .. id
     redis.call('HSET', key, 'status', 'started', 'started_at', started_at,
       'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', jobs.attempts[i], 'origin', queue)
-    -- RQ's `ttl` is how long a job may wait, not how long it may run. What submit.lua made has none.
+    -- RQ's `ttl` bounds how long a job may wait, not how long it may run. Jobs of submit.lua have none.
     if jobs.is_foreign[i] then redis.call('PERSIST', key) end
     if jobs.dues[i] then redis.pcall('ZREM', K.deadlines, id) end
     wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
@@ -146,10 +146,10 @@ local function take(queue, jobs)
   if jobs.used > 0 then redis.call('LTRIM', K.queue .. queue, jobs.used, -1) end
 end
 
--- When jobs must be over, in ms; of those taken ahead, how long after they have begun.
+-- Returns when jobs must be over, in ms; of those claimed ahead, their timeout, in ms.
 local function due_ms(jobs) return jobs.timeout * 1000 + (IS_AHEAD and 0 or us / 1000) end
 
--- What more.lua finds of the batch: how many rows and bytes it has; empty where it takes no more.
+-- Returns the rows and bytes of the batch, for more.lua; empty where it takes no more.
 local function room_of(jobs)
   return jobs.rows and string.format('%.0f %.0f', jobs.rows, jobs.bytes) or ''
 end

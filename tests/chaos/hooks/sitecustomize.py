@@ -93,7 +93,7 @@ def _install() -> None:
 
         for owner, name, point in [
             (loader, "load", "load"),
-            (executor, "run", "predict"),
+            (executor, "predict_members", "predict"),
             (registration.Registration, "death", "leave"),
             (pipeline.PipelinedConnection, "send", "send"),  # ends of batches, and claims ahead
             (pipeline.PipelinedConnection, "receive", "receive"),

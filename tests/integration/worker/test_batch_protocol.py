@@ -230,7 +230,7 @@ class TestFinish:
         wide = protocol.bounded(batch_jobs=CHUNK + 1)
         wide.submit_at_once(CHUNK + 1)
         ended, lease = wide.ended(wide.claim()), wide.lease()
-        line = lease.line()
+        line = lease.pipeline()
         lease.send(line, ended._replace(calls=ended.calls[1:]), "", [], "")
         assert lease.receive(line, "") == (None, None)
         lease.send(line, ended, "", [], "")

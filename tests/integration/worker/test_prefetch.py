@@ -54,11 +54,11 @@ def scheduler(redis: Redis, loaded: set[str]) -> QueueScheduler:
     return scheduler
 
 
-def brisk(scheduler: QueueScheduler) -> set[str]:
+def prefetchable(scheduler: QueueScheduler) -> set[str]:
     """Read when their order is."""
     scheduler._ordered_at = float("-inf")
     scheduler.queues()
-    return set(scheduler.brisk())
+    return set(scheduler.prefetchable())
 
 
 class Run:
@@ -74,24 +74,31 @@ class Run:
         self.on_batch = on_batch
         self.batches: list[Batch] = []
         self.settled: list[tuple[str, int | None]] = []
+        self.goes_ahead = goes_ahead
         self.is_leaving = False
-        self.prefetcher = Prefetcher(
-            lease,
-            self.serve,
-            lambda batch: [QUEUE] if goes_ahead and batch.has_more else (),
-            self.settle,
-            lambda: self.is_leaving,
-        )
 
-    def serve(self, batch: Batch) -> EndedBatch:
+    def run(self, first: Batch) -> None:
+        prefetcher = Prefetcher(self.lease, lambda action: action(), first, self.ahead(first))
+        settle = prefetcher._settle
+
+        def noting(ended: EndedBatch, written: int | None) -> None:
+            self.settled.append((ended.batch.token, written))
+            settle(ended, written)
+
+        prefetcher._settle = noting  # type: ignore[method-assign]
+        with prefetcher:
+            for batch in prefetcher:
+                if self.is_leaving:
+                    break
+                prefetcher.complete(self.execute(batch), self.ahead(batch))
+
+    def ahead(self, batch: Batch) -> Sequence[str]:
+        return [QUEUE] if self.goes_ahead and batch.has_more else ()
+
+    def execute(self, batch: Batch) -> EndedBatch:
         self.batches.append(batch)
         self.on_batch(len(self.batches))
         return self.lease.ended(batch, echo(batch))
-
-    def settle(self, ended: EndedBatch, written: int | None) -> None:
-        self.settled.append((ended.batch.token, written))
-        if written is None:
-            self.lease.write(ended)
 
 
 def all_ended_once(protocol: Protocol, job_ids: Sequence[str]) -> bool:
@@ -106,7 +113,7 @@ class TestPrefetcher:
     def test_serves_all_that_waits_in_order_and_ends_each_once(self, redis, protocol, lease):
         job_ids = protocol.submit(50)
         run = Run(lease)
-        run.prefetcher.run(protocol.claim())
+        run.run(protocol.claim())
         assert [job_id for batch in run.batches for job_id in ids(batch)] == job_ids
         assert run.settled == [(batch.token, len(batch.jobs)) for batch in run.batches]
         assert all_ended_once(protocol, job_ids)
@@ -124,7 +131,7 @@ class TestPrefetcher:
             seen.append((protocol.held()["token"], protocol.held().get("next_token", "")))
 
         run.on_batch = look
-        run.prefetcher.run(protocol.claim())
+        run.run(protocol.claim())
         tokens = [batch.token for batch in run.batches]
         assert seen == list(zip(tokens, [*tokens[1:], ""], strict=True))
 
@@ -137,7 +144,7 @@ class TestPrefetcher:
                 wait_until(lambda: client.get(job_ids[0]).status is JobStatus.FINISHED, 20)
 
         run.on_batch = look
-        run.prefetcher.run(protocol.claim())
+        run.run(protocol.claim())
         assert len(run.batches) == 2
 
     def test_a_lost_connection_loses_no_job_and_writes_none_twice(self, redis, protocol, lease):
@@ -150,7 +157,7 @@ class TestPrefetcher:
 
         run.on_batch = cut
         while isinstance(batch := retried(protocol.look), Batch):
-            run.prefetcher.run(batch)
+            run.run(batch)
         assert any(written is None for _, written in run.settled)
         assert all_ended_once(protocol, job_ids)
         assert protocol.is_idle()
@@ -160,10 +167,10 @@ class TestPrefetcher:
         batch = protocol.claim()
         redis.script_flush()
         run = Run(lease)
-        run.prefetcher.run(batch)
+        run.run(batch)
         assert run.settled == [(batch.token, None)], "it was not taken for written"
         while isinstance(batch := protocol.look(), Batch):
-            run.prefetcher.run(batch)
+            run.run(batch)
         assert all_ended_once(protocol, job_ids)
 
     def test_a_worker_that_leaves_serves_what_it_has_and_gives_the_rest_back_in_order(
@@ -176,7 +183,7 @@ class TestPrefetcher:
             run.is_leaving = number == 2
 
         run.on_batch = leave
-        run.prefetcher.run(protocol.claim())
+        run.run(protocol.claim())
         lease.release()
         assert len(run.batches) == 2
         assert protocol.waiting() == job_ids[16:]
@@ -193,7 +200,7 @@ class TestPrefetcher:
 
         run.on_batch = fail
         with pytest.raises(RuntimeError):
-            run.prefetcher.run(protocol.claim())
+            run.run(protocol.claim())
         protocol.reap()
         assert all_ended_once(protocol, job_ids[:8])
         crashes = [protocol.field(job_id, "my_crashes") for job_id in job_ids[8:]]
@@ -203,7 +210,7 @@ class TestPrefetcher:
     def test_takes_nothing_ahead_while_workers_are_suspended(self, redis, protocol, lease):
         job_ids = protocol.submit(24)
         run = Run(lease, on_batch=lambda number: suspend(redis))
-        run.prefetcher.run(protocol.claim())
+        run.run(protocol.claim())
         resume(redis)
         assert len(run.batches) == 2, "the second was taken before"
         assert protocol.waiting() == job_ids[16:]
@@ -211,7 +218,7 @@ class TestPrefetcher:
     def test_one_batch_at_a_time_where_nothing_is_to_be_taken_ahead(self, protocol, lease):
         job_ids = protocol.submit(16)
         run = Run(lease, goes_ahead=False)
-        run.prefetcher.run(protocol.claim())
+        run.run(protocol.claim())
         assert len(run.batches) == 1
         assert protocol.waiting() == job_ids[8:]
 
@@ -311,25 +318,25 @@ class TestABatchAhead:
 
 class TestQueuesThatAreTakenAhead:
     def test_nothing_is_taken_ahead_for_a_version_whose_last_batch_took_long(self, scheduler):
-        scheduler.served(QUEUE, 0.01)
-        scheduler.served(SLOW, 2.0)
-        assert brisk(scheduler) == {QUEUE}
-        scheduler.served(SLOW, 0.01)
-        assert brisk(scheduler) == {QUEUE, SLOW}
+        scheduler.record_duration(QUEUE, 0.01)
+        scheduler.record_duration(SLOW, 2.0)
+        assert prefetchable(scheduler) == {QUEUE}
+        scheduler.record_duration(SLOW, 0.01)
+        assert prefetchable(scheduler) == {QUEUE, SLOW}
 
     def test_a_version_that_is_loaded_is_tried_once(self, scheduler):
-        assert brisk(scheduler) == {QUEUE, SLOW}
-        assert not scheduler.is_brisk(SLOW), "while it is served first, nothing waits behind it"
-        scheduler.served(SLOW, 2.0)
-        assert brisk(scheduler) == {QUEUE}
+        assert prefetchable(scheduler) == {QUEUE, SLOW}
+        assert not scheduler.is_quick(SLOW), "while it is served first, nothing waits behind it"
+        scheduler.record_duration(SLOW, 2.0)
+        assert prefetchable(scheduler) == {QUEUE}
 
     def test_what_must_be_loaded_first_is_not_taken_ahead(self, scheduler, loaded):
         loaded.discard(SLOW)
-        assert brisk(scheduler) == {QUEUE}
+        assert prefetchable(scheduler) == {QUEUE}
 
     def test_an_unversioned_queue_is_not_taken_ahead(self, scheduler):
         assert "echo" in scheduler.queues()
-        assert "echo" not in brisk(scheduler)
+        assert "echo" not in prefetchable(scheduler)
 
 
 def retried(call: Callable[[], Any]) -> Any:

@@ -13,8 +13,8 @@ from redis import Redis
 
 from tests.helpers.protocol import QUEUE, Protocol, ids
 from tests.helpers.waiting import wait_until
-from worker.pool.child import WorkerHandle
 from worker.pool.monitor import WorkerMonitor
+from worker.pool.worker_handle import WorkerHandle
 from worker.process.registration import Registration
 from worker.queue import recovery
 from yard.cluster import metrics
@@ -311,7 +311,7 @@ class Scene:
         self.now = 0.0
         self.process: Any = Process()
         self.watch = WorkerMonitor(redis, settings, clock=lambda: self.now)
-        self.watch.children["w1"] = WorkerHandle("w1", self.process, 0.0)
+        self.watch.workers["w1"] = WorkerHandle("w1", self.process, 0.0)
 
     def look(self, after_s: float = 0.5) -> None:
         """A look, so much later by the pool's clock."""
@@ -323,7 +323,7 @@ class Scene:
         self.watch.end_late()
         self.look(1.1)
         self.watch.end_late()
-        self.watch.bury()
+        self.watch.collect_exited()
 
 
 class TestLateBatches:

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.suspension import suspend
 
 from tests.helpers.waiting import wait_until
 from worker.inference.executor import BatchExecutor
 from worker.inference.loader import Loader
+from worker.process.heartbeat import Heartbeat
+from worker.process.registration import Registration
 from worker.process.worker import _IDLE_S, Worker
 from worker.queue.lease import Lease
 from yard.contract import keys
@@ -66,7 +70,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 def test_a_file_that_cannot_be_read_is_no_outage(protocol, monkeypatch, work_until):
     """An OSError of the store's, taken for Redis' absence, would bring the job back for ever."""
-    monkeypatch.setattr(BatchExecutor, "serve", raising(PermissionError("no such luck")))
+    monkeypatch.setattr(BatchExecutor, "run", raising(PermissionError("no such luck")))
     (job_id,) = protocol.submit()
     work_until(lambda: protocol.client.get(job_id).status.is_terminal)
     assert protocol.outcome(job_id) == ("failed", "worker_crashed")
@@ -77,14 +81,14 @@ def test_what_may_be_needed_is_imported_when_nothing_was_to_do_for_a_while(
 ):
     """Imports can take a second: a job that comes right behind another is not to wait for them."""
     served, prepared = [], []
-    serve = BatchExecutor.serve
+    run = BatchExecutor.run
 
     def noting(self: BatchExecutor, *arguments: Any) -> Any:
-        ended = serve(self, *arguments)
+        ended = run(self, *arguments)
         served.append(time.monotonic())
         return ended
 
-    monkeypatch.setattr(BatchExecutor, "serve", noting)
+    monkeypatch.setattr(BatchExecutor, "run", noting)
     monkeypatch.setattr(Loader, "prepare", lambda *_: prepared.append(time.monotonic()))
     protocol.submit()
     work_until(lambda: prepared)
@@ -107,8 +111,8 @@ def test_an_error_in_the_thread_that_keeps_the_lease_does_not_end_it(
     redis, protocol, monkeypatch, work_until
 ):
     done = threading.Event()
-    monkeypatch.setattr(BatchExecutor, "serve", lambda *_args: done.wait(5) and None)
-    monkeypatch.setattr(Worker, "_loaded", raising(RuntimeError("nobody thought of it")))
+    monkeypatch.setattr(BatchExecutor, "run", lambda *_args: done.wait(5) and None)
+    monkeypatch.setattr(Heartbeat, "_loaded", raising(RuntimeError("nobody thought of it")))
     protocol.submit()
     renewals: list[float] = []
 
@@ -140,3 +144,20 @@ def test_a_claim_whose_answer_was_lost_when_the_worker_left_is_given_back_at_no_
     assert protocol.waiting() == [job_id]
     assert protocol.attempts([job_id]) == [0]
     assert not redis.exists(keys.LEASES, keys.WORKERS)
+
+
+def test_a_redis_that_goes_away_while_workers_are_suspended_ends_none(
+    client, redis, monkeypatch, work_until
+):
+    calls: list[str] = []
+
+    def set_state(_registration: Registration, state: str) -> None:
+        calls.append(state)
+        raise RedisConnectionError
+
+    monkeypatch.setattr(Registration, "set_state", set_state)
+    client.submit("echo", instances=[[1.0]])
+    suspend(redis)
+    work_until(lambda: len(calls) > 2)
+    assert set(calls) == {"suspended"}
+    assert not redis.exists(keys.WORKERS), "it left as it was told to"

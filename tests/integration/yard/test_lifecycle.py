@@ -174,7 +174,7 @@ def test_a_retired_versions_queue_is_looked_at_until_it_is_empty(client, redis, 
     assert state_of(redis) == "drained"
     scheduler.queues()
     assert scheduler.dropped == {QUEUE}
-    scheduler.unloaded(QUEUE)
+    scheduler.mark_unloaded(QUEUE)
     assert set(scheduler.queues()) == {"iris@v2", "iris"}
     assert scheduler.dropped == frozenset()
 
@@ -244,7 +244,7 @@ def test_a_name_that_is_published_anew_makes_workers_let_go_of_the_old_bytes(
     catalog.register(redis, V1, b'{"signature": {}}', NARROW)  # between two looks of a worker
     scheduler.queues()
     assert scheduler.dropped == {QUEUE}
-    scheduler.unloaded(QUEUE)
+    scheduler.mark_unloaded(QUEUE)
     scheduler.queues()
     assert scheduler.dropped == frozenset()
     assert redis.hexists(keys.key("signatures", "iris"), "v1")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.inference.batching import Member, check, read_call, run, stacks
+from worker.inference.batching import Member, check, predict_members, read_call, stacks
 from worker.queue.lease import Claimed, Flaw
 from yard.contract.payload import Call, encode_call
 from yard.contract.values import Column, Failure, Output, Signature
@@ -84,7 +84,7 @@ def test_a_bad_row_is_named_and_never_enters_the_stack() -> None:
 
 def test_each_job_gets_its_own_rows_back() -> None:
     members = [member(1, rows=2), member(2), member(3, rows=3)]
-    outcomes: dict[str, Any] = run(members, Model(), ECHO)
+    outcomes: dict[str, Any] = predict_members(members, Model(), ECHO)
     assert outcomes["job1"] == {
         "predictions": [1.0, 1.0],
         "probabilities": [[1.0, 1.0]] * 2,
@@ -95,7 +95,7 @@ def test_each_job_gets_its_own_rows_back() -> None:
 
 def test_only_wanted_outputs_are_given_and_classes_go_with_probabilities() -> None:
     asked = [member(1, outputs=("predictions",)), member(2)]
-    outcomes: dict[str, Any] = run(asked, Model(), ECHO)
+    outcomes: dict[str, Any] = predict_members(asked, Model(), ECHO)
     assert outcomes["job1"] == {"predictions": [1.0]}
     assert set(outcomes["job2"]) == {"predictions", "probabilities", "classes"}
 
@@ -105,7 +105,7 @@ def test_only_wanted_outputs_are_given_and_classes_go_with_probabilities() -> No
 )
 def test_whatever_the_model_raises_only_the_culprit_fails(error: BaseException) -> None:
     model = Model({7.0}, error)
-    outcomes = run([member(n) for n in range(32)], model, ECHO)
+    outcomes = predict_members([member(n) for n in range(32)], model, ECHO)
     failed = {job for job, outcome in outcomes.items() if isinstance(outcome, Failure)}
     assert failed == {"job7"}
     assert model.calls <= 2 * log2(32) + 1
@@ -114,7 +114,7 @@ def test_whatever_the_model_raises_only_the_culprit_fails(error: BaseException) 
 @given(count=st.integers(1, 70), bad=st.sets(st.integers(0, 69), max_size=4))
 def test_any_culprits_fail_and_all_others_finish(count: int, bad: set[int]) -> None:
     model = Model({float(n) for n in bad})
-    outcomes = run([member(n) for n in range(count)], model, ECHO)
+    outcomes = predict_members([member(n) for n in range(count)], model, ECHO)
     assert set(outcomes) == {f"job{n}" for n in range(count)}
     failed = {job for job, outcome in outcomes.items() if isinstance(outcome, Failure)}
     assert failed == {f"job{n}" for n in bad if n < count}
@@ -132,7 +132,7 @@ def test_any_culprits_fail_and_all_others_finish(count: int, bad: set[int]) -> N
 def test_outputs_that_are_no_answer_fail_the_job(
     outputs: Callable[[list[Any]], dict[str, list[Any]]], words: str
 ) -> None:
-    outcome = run([member(1, rows=2)], outputs, ECHO)["job1"]
+    outcome = predict_members([member(1, rows=2)], outputs, ECHO)["job1"]
     assert isinstance(outcome, Failure)
     assert outcome.code == "predict_failed"
     assert words in outcome.message

@@ -22,7 +22,7 @@ def serve(
     while now < seconds:
         order = fair_queue.order(list(costs), loaded, waits)
         queue = next(queue for queue in order if queue in backlog)
-        fair_queue.took(queue)
+        fair_queue.begin(queue)
         fair_queue.charge(queue, costs[queue])
         loaded.add(queue)
         had[queue] += costs[queue]
@@ -53,7 +53,7 @@ def test_loaded_versions_come_first_and_of_equals_whose_first_job_waits_longest(
 def test_what_is_not_loaded_comes_first_once_it_has_waited_for_too_long():
     fair_queue = FairQueue(patience_s=1.0)
     fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {})
-    fair_queue.took("a@v1")
+    fair_queue.begin("a@v1")
     fair_queue.charge("a@v1", 0.5)
     assert fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 0.9})[0] == "a@v1"
     assert fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {"b@v1": 1.0})[0] == "b@v1"
@@ -64,7 +64,7 @@ def test_versions_that_do_not_fit_together_are_not_loaded_over_and_over_and_shar
     for _ in range(100):
         order = fair_queue.order(["a@v1", "b@v1"], {taken[-1]}, {"a@v1": 5.0, "b@v1": 5.0})
         load_s = 0.5 if order[0] != taken[-1] else 0.0
-        fair_queue.took(order[0])
+        fair_queue.begin(order[0])
         fair_queue.charge(order[0], 0.1 + load_s, load_s)
         taken.append(order[0])
     changes = sum(before != after for before, after in pairwise(taken))
@@ -80,12 +80,12 @@ def test_an_idle_version_saves_no_credit_up():
     fair_queue = FairQueue()
     for _ in range(100):
         fair_queue.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
-        fair_queue.took("a@v1")
+        fair_queue.begin("a@v1")
         fair_queue.charge("a@v1", 0.1)
     taken = Counter[str]()
     for _ in range(20):
         order = fair_queue.order(["a@v1", "b@v1"], {"a@v1", "b@v1"}, {})
-        fair_queue.took(order[0])
+        fair_queue.begin(order[0])
         fair_queue.charge(order[0], 0.1)
         taken[order[0]] += 1
     assert taken["b@v1"] <= 13
@@ -95,7 +95,7 @@ def test_new_queues_and_queues_that_are_gone_are_no_trouble():
     fair_queue = FairQueue()
     fair_queue.order(["a@v1"], set(), {})
     fair_queue.order(["b@v1"], set(), {})
-    fair_queue.took("a@v1")
+    fair_queue.begin("a@v1")
     fair_queue.charge("a@v1", 1.0)
     assert fair_queue.order(["a@v1", "b@v1"], {"a@v1"}, {}) == ["a@v1", "b@v1"]
 

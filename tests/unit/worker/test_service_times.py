@@ -23,26 +23,26 @@ def test_what_a_batch_costs_is_told_from_what_a_row_costs():
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 65, 200)
     noise = rng.normal(1, 0.1, 200)
-    pace = fed((n, n, (0.004 + 0.001 * n) * x) for n, x in zip(sizes, noise, strict=True)).news()[
-        QUEUE
-    ]
+    pace = fed(
+        (n, n, (0.004 + 0.001 * n) * x) for n, x in zip(sizes, noise, strict=True)
+    ).unwritten()[QUEUE]
     assert pace.row_s == pytest.approx(0.001, rel=0.15)
     assert pace.batch_s == pytest.approx(0.004, abs=0.003)
 
 
 def test_batches_of_one_size_put_all_on_the_rows():
-    pace = fed([(1, 1, 0.01)] * 50).news()[QUEUE]
+    pace = fed([(1, 1, 0.01)] * 50).unwritten()[QUEUE]
     assert pace.batch_s == pytest.approx(0, abs=1e-4)
     assert pace.row_s == pytest.approx(0.01, rel=0.01)
 
 
 def test_the_first_batch_counts_only_until_there_is_a_second():
-    assert fed([(1, 1, 0.5)]).news()[QUEUE].row_s == pytest.approx(0.5)
-    assert fed([(1, 1, 0.5), (1, 1, 0.01)]).news()[QUEUE].row_s == pytest.approx(0.01, rel=0.2)
+    assert fed([(1, 1, 0.5)]).unwritten()[QUEUE].row_s == pytest.approx(0.5)
+    assert fed([(1, 1, 0.5), (1, 1, 0.01)]).unwritten()[QUEUE].row_s == pytest.approx(0.01, rel=0.2)
 
 
 def test_a_version_that_becomes_slow_is_seen_soon():
-    pace = fed([(8, 8, 0.08)] * 500 + [(8, 8, 0.16)] * 100).news()[QUEUE]
+    pace = fed([(8, 8, 0.08)] * 500 + [(8, 8, 0.16)] * 100).unwritten()[QUEUE]
     assert pace.row_s == pytest.approx(0.02, rel=0.1)
 
 
@@ -50,28 +50,28 @@ def test_rows_in_a_job_and_the_load_time_are_kept():
     watch = ServiceTimes()
     watch.add(QUEUE, 2, 20, 0.1, 3.0)
     watch.add(QUEUE, 2, 20, 0.1, 0.0)
-    pace = watch.news()[QUEUE]
+    pace = watch.unwritten()[QUEUE]
     assert pace.rows == pytest.approx(10)
     assert pace.load_s == 3.0
 
 
 def test_only_what_was_served_since_it_was_told_is_news():
     watch = fed([(1, 1, 0.1)])
-    news = watch.news()
-    assert watch.news() == news
-    watch.told(news)
-    assert watch.news() == {}
+    unwritten = watch.unwritten()
+    assert watch.unwritten() == unwritten
+    watch.mark_written(unwritten)
+    assert watch.unwritten() == {}
     watch.add(QUEUE, 1, 1, 0.1, 0.0)
-    assert set(watch.news()) == {QUEUE}
+    assert set(watch.unwritten()) == {QUEUE}
 
 
 def test_a_batch_in_which_nothing_was_predicted_says_nothing():
-    assert fed([(0, 0, 0.1)]).news() == {}
+    assert fed([(0, 0, 0.1)]).unwritten() == {}
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.floats(0, 60)), min_size=1, max_size=80))
 def test_a_pace_is_never_negative_and_goes_through_the_mean(batches):
-    pace = fed((n, n, s) for n, s in batches).news()[QUEUE]
+    pace = fed((n, n, s) for n, s in batches).unwritten()[QUEUE]
     assert pace.batch_s >= 0
     assert pace.row_s >= 0
     assert pace.rows == pytest.approx(1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.pool.child import WorkerHandle, WorkerView
+from worker.pool.worker_handle import WorkerHandle, WorkerView
 from worker.queue.lease import MOST_TIMEOUT_S
 
 #: Redis' clock, in ms, when the pool's shows 0 s.
@@ -34,7 +34,7 @@ def see(
     now_ms = REDIS_MS + 1000 * (now + step_s)
     deadline = None if left_s is None else str(now_ms + 1000 * left_s).encode()
     view = WorkerView(state.encode(), _raw(load), _raw(token), deadline)
-    child.note(view, now, now_ms, LOAD_S)
+    child.update(view, now, now_ms, LOAD_S)
     return child.is_late
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_due_of_an_idle_worker(child):
 
 @pytest.mark.parametrize("deadline", [b"x", b"nan", b"inf", b"", b"\xff", None])
 def test_a_deadline_that_is_none_is_the_usual_time(child, deadline):
-    child.note(WorkerView(b"busy", None, b"w1.1", deadline), 0.0, REDIS_MS, LOAD_S)
+    child.update(WorkerView(b"busy", None, b"w1.1", deadline), 0.0, REDIS_MS, LOAD_S)
     assert child.due == LOAD_S
 
 
