@@ -61,14 +61,15 @@ FACES: dict[str, str] = {
         Signature
     """,
     "worker.inference": """
-        BatchExecutor BatchResult Loader ServiceTimes Warmer cache_limit_bytes check run
-        used_bytes worker_limit_bytes
+        BatchExecutor BatchObserver BatchResult Loader MetricsObserver ServiceTimes Warmer
+        cache_limit_bytes check predict_members used_bytes worker_limit_bytes
     """,
     "worker.pool": "Pool",
     "worker.process": "unregister worker",
     "worker.queue": """
         Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE Prefetcher
-        QueueScheduler Reaped Reason Suspended backoff keep_off reap retry_until_up sweep
+        QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff keep_off reap
+        retry_until_up sweep
     """,
     "yard.broker": """
         OLDEST_REDIS Script ScriptArgument Subscription check_server connections redact_url

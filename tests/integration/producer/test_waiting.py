@@ -1,4 +1,4 @@
-"""Waiting for a job's end: the client reads for each wait, a mailbox once for a whole process."""
+"""Waiting for a job's end: the client reads for each wait, a listener once for a whole process."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Told:
         self._event.set()
 
 
-def new_mailbox(url: str) -> CompletionListener[Told]:
-    """A mailbox for threads."""
+def new_listener(url: str) -> CompletionListener[Told]:
+    """A completion listener for threads."""
 
     def tell(told: Sequence[tuple[Told, Raw]]) -> None:
         for waiter, raw in told:
@@ -67,18 +67,18 @@ def new_mailbox(url: str) -> CompletionListener[Told]:
 
 
 @contextmanager
-def expecting(mailbox: CompletionListener[Told], job_id: str) -> Iterator[Told]:
+def expecting(listener: CompletionListener[Told], job_id: str) -> Iterator[Told]:
     waiter = Told(job_id)
-    mailbox.expect(job_id, waiter)
+    listener.expect(job_id, waiter)
     try:
         yield waiter
     finally:
-        mailbox.forget(job_id, waiter)
+        listener.forget(job_id, waiter)
 
 
 @pytest.fixture
-def mailbox(redis_url: str) -> Iterator[CompletionListener[Told]]:
-    made = new_mailbox(redis_url)
+def listener(redis_url: str) -> Iterator[CompletionListener[Told]]:
+    made = new_listener(redis_url)
     yield made
     made.close()
 
@@ -235,24 +235,24 @@ def test_a_redis_that_dies_during_a_wait_is_unavailable_and_the_client_works_aga
         assert client.wait(job_id, 5).result == RESULT
 
 
-# The mailbox
+# The completion listener
 
 
-def wait_in(mailbox: CompletionListener[Told], job_id: str, timeout_s: float = 10) -> Job | None:
-    with expecting(mailbox, job_id) as waiter:
+def wait_in(listener: CompletionListener[Told], job_id: str, timeout_s: float = 10) -> Job | None:
+    with expecting(listener, job_id) as waiter:
         return waiter.wait(timeout_s)
 
 
-def all_wait(mailbox: CompletionListener[Told], count: int) -> None:
-    wait_until(lambda: mailbox.waiting == count)
+def all_wait(listener: CompletionListener[Told], count: int) -> None:
+    wait_until(lambda: listener.waiting == count)
 
 
 def test_many_threads_wait_on_one_connection(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, listener: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     ids = [submitted(client) for _ in range(50)]
-    waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
-    all_wait(mailbox, 50)
+    waiting = [threads.submit(wait_in, listener, job_id) for job_id in ids]
+    all_wait(listener, 50)
     wait_until(is_subscribed(redis))
     assert is_blocked(redis, "xread")() is False
     listeners = [c for c in redis.client_list() if int(c["sub"]) > 0]
@@ -261,34 +261,34 @@ def test_many_threads_wait_on_one_connection(
         finish(redis, job_id, {"predictions": [place]})
     jobs = [future.result(20) for future in waiting]
     assert [job.result for job in jobs if job] == [{"predictions": [n]} for n in range(50)]
-    assert mailbox.waiting == 0
+    assert listener.waiting == 0
 
 
 def test_a_message_wakes_the_waiter_before_the_next_look(
     client: Client,
     redis: Redis,
-    mailbox: CompletionListener[Told],
+    listener: CompletionListener[Told],
     threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ):
     """There is no next look: the mailbox's clock stands still."""
     monkeypatch.setattr("producer.completions.time", SimpleNamespace(monotonic=lambda: 1.0))
-    wait_in(mailbox, "warm-up", 0)
+    wait_in(listener, "warm-up", 0)
     wait_until(is_subscribed(redis))
     for _ in range(3):
         job_id = submitted(client)
-        waiting = threads.submit(wait_in, mailbox, job_id)
-        all_wait(mailbox, 1)
+        waiting = threads.submit(wait_in, listener, job_id)
+        all_wait(listener, 1)
         finish(redis, job_id, RESULT)
         assert waiting.result(20) is not None
 
 
 def test_a_message_with_many_ids_wakes_all_of_them(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, listener: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     ids = [submitted(client) for _ in range(3)]
-    waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in ids]
-    all_wait(mailbox, 3)
+    waiting = [threads.submit(wait_in, listener, job_id) for job_id in ids]
+    all_wait(listener, 3)
     for job_id in ids:
         finish(redis, job_id, RESULT, is_told=False)
     redis.publish(keys.ENDED, " ".join([*ids, "somebody-elses"]))
@@ -296,21 +296,21 @@ def test_a_message_with_many_ids_wakes_all_of_them(
 
 
 def test_several_threads_may_wait_for_the_same_job(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, listener: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
-    waiting = [threads.submit(wait_in, mailbox, job_id) for _ in range(5)]
-    all_wait(mailbox, 5)
+    waiting = [threads.submit(wait_in, listener, job_id) for _ in range(5)]
+    all_wait(listener, 5)
     finish(redis, job_id, RESULT)
     assert [future.result(20) is not None for future in waiting] == [True] * 5
 
 
 def test_a_lost_message_is_found_by_the_look(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, listener: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
-    waiting = threads.submit(wait_in, mailbox, job_id)
-    all_wait(mailbox, 1)
+    waiting = threads.submit(wait_in, listener, job_id)
+    all_wait(listener, 1)
     wait_until(is_subscribed(redis))
     finish(redis, job_id, RESULT, is_told=False)
     job = waiting.result(20)
@@ -319,37 +319,37 @@ def test_a_lost_message_is_found_by_the_look(
 
 
 def test_a_job_that_ended_before_the_wait_is_found(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told]
+    client: Client, redis: Redis, listener: CompletionListener[Told]
 ):
     job_id = submitted(client)
     finish(redis, job_id, RESULT)
-    job = wait_in(mailbox, job_id, 5)
+    job = wait_in(listener, job_id, 5)
     assert job is not None
     assert job.result == RESULT
 
 
 def test_a_job_submitted_after_the_wait_began_is_not_missed(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told]
+    client: Client, redis: Redis, listener: CompletionListener[Told]
 ):
-    with expecting(mailbox, "chosen-id") as waiter:
+    with expecting(listener, "chosen-id") as waiter:
         client.submit_request(Request("iris", [ROW]), "chosen-id")
         finish(redis, "chosen-id", RESULT)
         assert waiter.wait(5) is not None
 
 
 def test_a_wait_that_times_out_gives_none_and_is_forgotten(
-    client: Client, mailbox: CompletionListener[Told]
+    client: Client, listener: CompletionListener[Told]
 ):
-    assert wait_in(mailbox, submitted(client), 0.05) is None
-    assert mailbox.waiting == 0
+    assert wait_in(listener, submitted(client), 0.05) is None
+    assert listener.waiting == 0
 
 
 def test_failures_and_cancellations_wake_too(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, listener: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     failed, canceled = submitted(client), submitted(client)
-    waiting = [threads.submit(wait_in, mailbox, job_id) for job_id in (failed, canceled)]
-    all_wait(mailbox, 2)
+    waiting = [threads.submit(wait_in, listener, job_id) for job_id in (failed, canceled)]
+    all_wait(listener, 2)
     fail(redis, failed, "expired", "too late")
     client.cancel(canceled)
     jobs: list[Any] = [future.result(20) for future in waiting]
@@ -360,13 +360,13 @@ def test_failures_and_cancellations_wake_too(
 def test_garbage_on_the_channel_stops_nobody(
     client: Client,
     redis: Redis,
-    mailbox: CompletionListener[Told],
+    listener: CompletionListener[Told],
     threads: ThreadPoolExecutor,
     garbage: bytes,
 ):
     job_id = submitted(client)
-    waiting = threads.submit(wait_in, mailbox, job_id)
-    all_wait(mailbox, 1)
+    waiting = threads.submit(wait_in, listener, job_id)
+    all_wait(listener, 1)
     wait_until(is_subscribed(redis))
     redis.publish(keys.ENDED, garbage)
     finish(redis, job_id, RESULT)
@@ -374,25 +374,25 @@ def test_garbage_on_the_channel_stops_nobody(
 
 
 def test_a_message_about_a_job_that_goes_on_wakes_nobody(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], threads: ThreadPoolExecutor
+    client: Client, redis: Redis, listener: CompletionListener[Told], threads: ThreadPoolExecutor
 ):
     job_id = submitted(client)
-    waiting = threads.submit(wait_in, mailbox, job_id, 2 * LOOK_S)
-    all_wait(mailbox, 1)
+    waiting = threads.submit(wait_in, listener, job_id, 2 * LOOK_S)
+    all_wait(listener, 1)
     wait_until(is_subscribed(redis))
     redis.publish(keys.ENDED, job_id)
     assert waiting.result(20) is None
 
 
 def test_waits_survive_a_restart_of_redis(
-    client: Client, redis: Redis, mailbox: CompletionListener[Told], redis_server: RedisServer
+    client: Client, redis: Redis, listener: CompletionListener[Told], redis_server: RedisServer
 ):
     """The server forgets everything; what counts is that the same waits end when jobs do."""
     results: list[Future[Job | None]] = []
     with ThreadPoolExecutor(10) as threads:
         ids = [f"job-{n}" for n in range(10)]
-        results = [threads.submit(wait_in, mailbox, job_id, 20) for job_id in ids]
-        all_wait(mailbox, 10)
+        results = [threads.submit(wait_in, listener, job_id, 20) for job_id in ids]
+        all_wait(listener, 10)
         wait_until(is_subscribed(redis))
         redis_server.kill()
         redis_server.start()
@@ -408,32 +408,32 @@ def test_a_mailbox_may_be_made_while_redis_is_away(
     redis: Redis, redis_url: str, redis_server: RedisServer
 ):
     redis_server.kill()
-    mailbox = new_mailbox(redis_url)
+    listener = new_listener(redis_url)
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(wait_in, mailbox, "the-job", 20)
-        all_wait(mailbox, 1)
+        waiting = threads.submit(wait_in, listener, "the-job", 20)
+        all_wait(listener, 1)
         redis_server.start()
         with redis_server.client() as fresh:
             fresh.hset(keys.key("job", "the-job"), mapping={"origin": "iris@v1"})
             finish(fresh, "the-job", RESULT)
             assert waiting.result(20) is not None
-    mailbox.close()
+    listener.close()
 
 
 def test_a_closed_mailbox_leaves_no_thread_and_no_connection(
     client: Client, redis: Redis, redis_url: str
 ):
     before = set(threading.enumerate())
-    mailbox = new_mailbox(redis_url)
-    wait_in(mailbox, submitted(client), 0)
+    listener = new_listener(redis_url)
+    wait_in(listener, submitted(client), 0)
     wait_until(is_subscribed(redis))
-    mailbox.close()
+    listener.close()
     assert set(threading.enumerate()) <= before
     wait_until(lambda: not [c for c in redis.client_list() if int(c["sub"]) > 0])
 
 
 def test_a_mailbox_nobody_waits_in_has_no_thread(redis_url: str):
     before = threading.active_count()
-    mailbox = new_mailbox(redis_url)
+    listener = new_listener(redis_url)
     assert threading.active_count() == before
-    mailbox.close()
+    listener.close()
