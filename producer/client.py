@@ -51,7 +51,7 @@ class Client:
         self.url = url or local.redis_url(self.settings)
         self.redis: Redis = connections.fast(self.url)
         self.catalog = Catalog(self.redis)
-        self.submitter = Submitter(self)
+        self.submitter = Submitter(self.redis, self.catalog, self.settings, self)
         self._blocking: Redis = connections.blocking(self.url, _SLICE_S)
         self._commits = GroupCommit(self.submitter.submit, first_chunk_size)
         self._reads = GroupCommit(self._read, lambda ids: min(len(ids), CHUNK))

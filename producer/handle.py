@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from producer.client import Client
-    from yard.contract import Job
+from yard.contract import Job
+
+
+class JobClient(Protocol):
+    """Reads, awaits and cancels jobs by id, as `producer.client.Client` does."""
+
+    def get(self, job_id: str) -> Job:
+        """Reads a job as it stands."""
+
+    def wait(self, job_id: str, timeout_s: float = 30.0) -> Job:
+        """Waits for a job to end and returns it."""
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancels a job that has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +39,7 @@ class Handle:
     version: str
     queue: str
     is_repeat: bool
-    client: Client
+    client: JobClient
 
     def get(self) -> Job:
         """Reads the job as it stands.

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from producer.handle import Handle
+from redis import Redis
+
+from producer.handle import Handle, JobClient
 from yard.broker import Script, ScriptArgument, redis_reachable
 from yard.contract import (
     Request,
@@ -34,11 +36,9 @@ from yard.errors import (
     Unavailable,
     UnknownVersion,
 )
-from yard.registry import PublishedVersion
+from yard.registry import Catalog, PublishedVersion
 from yard.routing import resolve, routing_error, routing_point
-
-if TYPE_CHECKING:
-    from producer.client import Client
+from yard.settings import Settings
 
 #: Most jobs of one call of the submitting script, so that it holds Redis well under 2 ms.
 CHUNK = 64
@@ -84,14 +84,19 @@ class Submitter:
     `Client` calls it for its users, the gateway's `AsyncClient` for HTTP calls.
 
     Args:
-        client: The client whose Redis, catalogue and settings are used, and that its handles name.
+        redis: A connection that answers quickly or fails.
+        catalog: The signatures, as read lately.
+        settings: Bounds and times to live.
+        client: Handles of accepted jobs call it.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(
+        self, redis: Redis, catalog: Catalog, settings: Settings, client: JobClient
+    ) -> None:
+        self._redis = redis
+        self._catalog = catalog
+        self._settings = settings
         self._client = client
-        self._redis = client.redis
-        self._catalog = client.catalog
-        self._settings = client.settings
         self._chosen: dict[tuple[str, str | None], str] = {}
 
     def prepare(self, request: Request, job_id: str | None = None) -> PreparedJob:

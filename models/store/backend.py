@@ -1,9 +1,9 @@
 """Interface of a store of versions: a folder, or an object store that is named by a URL.
 
 `models.store.repository` reads and writes versions through `Store` and knows neither paths nor
-keys; `open_store` makes one from ``MODELYARD_STORE``. A store holds a version whole or not at all;
-the caller checks that the bytes are the published ones. Imports no numpy, and no client of an
-object store before one is named.
+keys; `models.store.location` opens the store of ``MODELYARD_STORE``. A store holds a version whole
+or not at all; the caller checks that the bytes are the published ones. Imports no numpy, and no
+client of an object store.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from models.manifest import File, Manifest
 from yard.contract import ModelRef
-from yard.errors import ConfigurationError, InvalidManifest
-from yard.settings import variable
+from yard.errors import InvalidManifest
 
 #: Content of a file, or the path to read it from.
 Source = bytes | Path
-
-#: The schemes that name an object store.
-SCHEMES = ("s3", "gs", "az")
 
 _CHUNK = 2**20
 
@@ -121,42 +116,6 @@ class Store(Protocol):
             OSError: It cannot be removed.
             Unavailable: The store does not answer.
         """
-
-
-def open_store(location: str) -> Store:
-    """Returns the store that a path or URL names; nothing is read yet.
-
-    Raises:
-        ConfigurationError: It is no folder's path and no URL of an object store, or the client of
-            object stores is not installed.
-    """
-    if "://" not in location:
-        from models.store.folder import FolderStore
-
-        return FolderStore(Path(location))
-    _check_url(location)
-    try:
-        from models.store.object_store import ObjectStore
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"{location} needs {error.name}: pip install 'modelyard[s3]'"
-        ) from None
-    return ObjectStore.at(location)
-
-
-def _check_url(location: str) -> None:
-    parts = urlsplit(location)
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        # not shown: it may be a secret
-        raise ConfigurationError(
-            f"{variable('store')}: a URL of an object store has no user, password or query; give "
-            "credentials by the variables of its kind, AWS_ACCESS_KEY_ID and so on"
-        )
-    if parts.scheme not in SCHEMES or not parts.netloc or ".." in parts.path.split("/"):
-        raise ConfigurationError(
-            f"{variable('store')}={location!r}: is no {'://, '.join(SCHEMES)}://bucket/prefix, and "
-            "a folder is given by its path"
-        )
 
 
 def copy_checked(source: Source, file: File, place: int, write: Callable[[bytes], object]) -> None:

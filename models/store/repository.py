@@ -21,10 +21,10 @@ from models.store.backend import (
     Store,
     StoreUnreachable,
     Unreadable,
-    open_store,
 )
 from models.store.disk_cache import DiskCache, cache_folder
 from models.store.folder import STAGING, STAGING_TTL_S, FolderStore
+from models.store.location import open_store
 from models.store.mmap import Maps
 from yard.contract import ModelRef, check_name
 from yard.errors import (

@@ -106,7 +106,9 @@ class TestRestarts:
                 assert redis.xlen(keys.key("results", handle.id)) == 1
             assert pool.workers(redis) == workers, "no worker has left"
             assert not redis.exists(keys.LEASES, keys.key("wip", QUEUE))
-            accepted[0][1].client.close()
+            client = accepted[0][1].client
+            assert isinstance(client, Client)
+            client.close()
             pool.stop()
 
     def accepted_under_restarts(self, server: RedisServer) -> list[tuple[float, Handle]]:

@@ -14,7 +14,7 @@ import obstore
 import pytest
 
 from models.manifest import File
-from models.store.backend import open_store
+from models.store.location import open_store
 from models.store.repository import Repository, open_repository
 from tests.helpers.object_store import (
     SECRET,
