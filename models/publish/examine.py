@@ -154,5 +154,9 @@ def _fence_text(fence: Fence) -> str:
         "writing nowhere else"
         if fence.files
         else "free to write (this system does not prevent it)",
+        "without local sockets and file modes"
+        if fence.calls
+        else "free to use local sockets and to change the modes of files (this system does not "
+        "prevent it)",
     ]
     return ", ".join(parts)
