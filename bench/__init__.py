@@ -5,3 +5,5 @@ A part is a module with ``run(quick)``, which measures and gives a `bench.report
 They stand on `yard` (a Redis, a store, processes), `jobs` (our side of a drain), `drivers` (the
 peers' side, which runs what is in `bench.peers`), `contest` (turns), `measure` and `report`.
 """
+
+import yard  # noqa: F401  # turns telemetry off before a part imports onnxruntime

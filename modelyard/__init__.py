@@ -22,6 +22,8 @@ __all__ = ["publish"]
 import_check.drop_current_folder()
 import_check.check_packages()
 
+import yard  # noqa: E402, F401  # turns telemetry off before the user imports onnxruntime
+
 
 def __getattr__(name: str) -> Any:
     if name != "publish":

@@ -6,7 +6,7 @@
 `write` takes it from a store and `read` returns the arguments of
 `models.store.repository.Repository.publish`. A tar file is read and never unpacked: its entries are
 looked up by the names in the manifest, so that no path in it leads anywhere. Nothing is opened that
-would run code.
+would run code: `models.publish.try_version` does that, in a child process.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from yard.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from models.publish.examine import try_version
     from models.publish.publisher import check_catalogue, publish, register, register_store
     from models.publish.quantizer import QuantizeReport, quantize
 
@@ -15,6 +16,7 @@ __all__ = [
     "quantize",
     "register",
     "register_store",
+    "try_version",
 ]
 
 __getattr__ = lazy_names(
@@ -26,5 +28,6 @@ __getattr__ = lazy_names(
         "quantize": "models.publish.quantizer",
         "register": "models.publish.publisher",
         "register_store": "models.publish.publisher",
+        "try_version": "models.publish.examine",
     },
 )

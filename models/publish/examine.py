@@ -14,8 +14,8 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from models.formats import Artefact, inspect_onnx
-from models.manifest import Compiled
+from models.formats import Artefact, detect_artefact, inspect_onnx
+from models.manifest import Compiled, Manifest, artefact_name
 from models.sandbox import (
     ArtefactDescription,
     ArtefactRaised,
@@ -32,6 +32,8 @@ from yard.errors import ConfigurationError, InvalidInput
 _GROWTH = 8
 ReportProgress = Callable[[str], None]
 
+#: Formats that are served as they are, by the runtime.
+FORMATS = {"sklearn": "joblib", "skops": "skops", "onnx": "onnx"}
 #: Opens artefacts for publishing; its server is started by the first question.
 SANDBOX = Sandbox("models.publish.sandbox_tasks")
 
@@ -119,6 +121,56 @@ def examine_artefact(
         return _examination(answers, failure, output, compiles=compiles)
 
 
+def try_version(
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    limits: Limits,
+    report_progress: ReportProgress,
+) -> None:
+    """Loads a version that was published elsewhere in a child, as a worker will, with its example.
+
+    Args:
+        manifest: The version's manifest.
+        contents: Its files by name, compared with the manifest.
+        limits: Limits of the child.
+        report_progress: Called with each progress line.
+
+    Raises:
+        ConfigurationError: A file is not what its name says, or the version does not load, does not
+            answer its example as it did, or breaks a limit.
+    """
+    ref = manifest.ref
+    for format_ in FORMATS.values():
+        name = artefact_name(format_)
+        found = detect_artefact(contents[name], name) if name in contents else None
+        if found is not None and found.format != format_:
+            raise ConfigurationError(f"{ref}: {name} is {found.description}")
+    served = artefact_name(FORMATS.get(manifest.runtime, manifest.format))
+    content = contents.get(served, b"")  # without its file, or its runtime, it does not load
+    answers = _Answers(report_progress)
+    is_loaded = False
+    with tempfile.TemporaryFile() as output:
+        try:
+            for line in SANDBOX.ask(
+                "load",
+                content,
+                limits_for(limits, len(content)),
+                output,
+                manifest=manifest.model_dump(mode="json"),
+            ):
+                answers.add(line)
+                is_loaded |= line.get("loaded") is True
+        except ArtefactRefused as error:
+            raise ConfigurationError(str(error)) from None
+        except SandboxError as error:
+            raise ConfigurationError(f"{ref}: does not load: {error}") from None
+        except ValidationError as error:
+            raise ConfigurationError(f"{ref}: {error.errors()[0]['msg']}") from None
+    if not is_loaded:
+        raise ConfigurationError(f"{ref}: does not load: nothing was found")
+
+
 def limits_for(limits: Limits, size_bytes: int) -> Limits:
     """Returns the limits for an artefact of this length."""
     more = limits.memory_bytes + _GROWTH * size_bytes
@@ -154,5 +206,9 @@ def _fence_text(fence: Fence) -> str:
         "writing nowhere else"
         if fence.files
         else "free to write (this system does not prevent it)",
+        "without local sockets and file modes"
+        if fence.calls
+        else "free to use local sockets and to change the modes of files (this system does not "
+        "prevent it)",
     ]
     return ", ".join(parts)

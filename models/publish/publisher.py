@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from models import manifest as manifests
 from models.formats import Artefact, detect_artefact, read_artefact
 from models.manifest import Compiled, File, Manifest, artefact_name
-from models.publish.examine import Examination, ReportProgress, examine_artefact
+from models.publish.examine import FORMATS, Examination, ReportProgress, examine_artefact
 from models.sandbox import Limits
 from models.store import Repository
 from yard.contract import ModelRef, keys
@@ -41,7 +41,7 @@ from yard.registry import catalog
 from yard.routing import routes, warmup
 
 #: Runtime of an artefact as published, by its format.
-SERVED_BY = {"joblib": "sklearn", "skops": "skops", "onnx": "onnx"}
+SERVED_BY = {format_: runtime for runtime, format_ in FORMATS.items()}
 #: The name of the compiled form in a version's folder.
 GRAPH = artefact_name("onnx")
 #: Libraries that a version may record.

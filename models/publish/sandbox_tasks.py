@@ -1,4 +1,4 @@
-"""Tasks of the sandbox's child: describe an artefact that is being published, or quantise it.
+"""Tasks of the sandbox's child: describe, quantise or load an artefact that is being published.
 
 `models.sandbox.server` calls a task of `TASKS` with the bytes; the task opens them, predicts the
 example, and sends plain values, `ArtefactDescription` first, so that it is not lost if the
@@ -10,24 +10,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships none
 
 from models.formats import inspect_onnx
-from models.manifest import Golden, Tolerance
+from models.manifest import File, Golden, Manifest, Tolerance
 from models.optimize import compile as compiling
 from models.optimize import rows_around
 from models.publish.sklearn_signature import derive_signature
-from models.runtimes import SklearnModel, golden, is_same_release, open_joblib, sklearn_tuning
+from models.runtimes import SklearnModel, golden, is_same_release, load, open_joblib, sklearn_tuning
 from models.sandbox import ArtefactDescription
-from yard.contract import Signature, check_rows
+from models.store import Repository
+from yard.contract import ModelRef, Signature, check_rows, wire
 from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
     from models.sandbox import Exchange
+    from models.store.backend import Store
 
 #: Allowed difference of the same file's answers between machines.
 SAME_RTOL, SAME_ATOL = 1e-6, 1e-9
@@ -77,6 +79,31 @@ def quantize_artefact(exchange: Exchange) -> None:
     exchange.send(quantized=outcome.comparison.model_dump(mode="json"))
 
 
+def load_version(exchange: Exchange) -> None:
+    """Loads a version as a worker does, and checks its golden answers.
+
+    The request has ``manifest``; the artefact is the file that the manifest's runtime opens.
+
+    Raises:
+        ModelUnavailable: It would not load in a worker with the libraries of this process.
+    """
+    manifest = Manifest.parse(wire.dumps(exchange.request["manifest"]))
+    store = cast("Store", _OneFile(exchange.artefact))
+    with threadpool_limits(limits=1):
+        load(manifest, Repository(store))
+    exchange.send(loaded=True)
+
+
+class _OneFile:
+    """The file of a version that a runtime reads; `Repository` compares it with the manifest."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self, ref: ModelRef, file: File | None = None) -> bytes:
+        return self._content
+
+
 #: Modules that children need beside this one, imported once before the first.
 PRELOAD = ("onnxruntime", "skl2onnx")
 
@@ -84,6 +111,7 @@ PRELOAD = ("onnxruntime", "skl2onnx")
 TASKS: Mapping[str, Callable[[Exchange], None]] = {
     "describe": describe_artefact,
     "quantize": quantize_artefact,
+    "load": load_version,
 }
 
 

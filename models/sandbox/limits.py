@@ -1,10 +1,11 @@
 """Resource limits of the sandbox, applied before a hostile file is opened.
 
-`models.sandbox.server` calls `confine` in the child that opens an artefact: no network, no writing
-except in its own empty folder, no signals to others, and bounds on memory, processor time and file
+`models.sandbox.server` calls `confine` in the child that opens an artefact: no network and no
+sockets, no writing except in its own empty folder, no changes to the modes, owners and times of
+files, no signals to others and none of their limits, and bounds on memory, processor time and file
 length. Restrictions that a system lacks are skipped and reported. It is a fence, not a jail: the
 child runs as the same user and may read what that user may read. Sources: landlock(7), unshare(2),
-setrlimit(2).
+seccomp(2), setrlimit(2).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from dataclasses import dataclass
 
 from models.manifest import FrozenModel
+from models.sandbox import syscall_filter
 from yard.platform import prctl
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
@@ -49,10 +51,18 @@ class Limits(FrozenModel):
 
 
 class Fence(FrozenModel):
-    """Restrictions of a child that this system supports."""
+    """Restrictions of a child that this system supports.
+
+    Attributes:
+        network: It has no network.
+        files: It writes to no file elsewhere.
+        calls: It has no local sockets, changes no modes and owners of files, and touches no other
+            process.
+    """
 
     network: bool = False
     files: bool = False
+    calls: bool = False
 
 
 @dataclass(slots=True)
@@ -82,8 +92,11 @@ def confine(limits: Limits, folder: str) -> Fence:
     libc = ctypes.CDLL(None, use_errno=True)
     has_own_net = libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC) == 0
     version = _restrict(libc, folder)
-    # From version 4 on Landlock blocks TCP, too, but not UDP: only a network namespace does.
-    return Fence(network=has_own_net, files=version >= 3)
+    program = syscall_filter.program(os.getpid())
+    is_filtered = program is not None and prctl.filter_calls(program)
+    # From version 4 on Landlock blocks TCP, too, but not UDP: a network namespace does, and a
+    # filter that leaves no sockets.
+    return Fence(network=has_own_net or is_filtered, files=version >= 3, calls=is_filtered)
 
 
 def _restrict(libc: ctypes.CDLL, folder: str) -> int:

@@ -72,8 +72,6 @@ def _run_child(
     child = os.fork()
     if child == 0:
         signal.set_wakeup_fd(-1)
-        for ours in (connection.fileno(), *wakes):
-            os.close(ours)
         _child_main(descriptors, tasks)
     for descriptor in descriptors:
         os.close(descriptor)
@@ -122,6 +120,7 @@ def _child_main(descriptors: list[int], tasks: str) -> NoReturn:
     status = 1
     try:
         question, answers, output = descriptors
+        _close_others({0, 1, 2, *descriptors})
         for kind in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(kind, signal.SIG_DFL)
         os.setsid()
@@ -132,6 +131,14 @@ def _child_main(descriptors: list[int], tasks: str) -> NoReturn:
         status = 0
     finally:
         os._exit(status)
+
+
+def _close_others(kept: set[int]) -> None:
+    """Closes the server's descriptors, and those that libraries have opened in it."""
+    for name in os.listdir("/dev/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(int(name))
 
 
 def _run_task(exchange: Exchange, tasks: str) -> None:

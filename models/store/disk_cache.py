@@ -8,10 +8,13 @@ full disk, everything is read from the store each time.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import logging
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -21,13 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.manifest import MOST_BYTES, File
+from models.store.safe_files import is_own_folder
 from yard.contract import ModelRef
-from yard.settings import Settings
+from yard.errors import ConfigurationError
+from yard.settings import Settings, variable
 
 #: Prefix of files that are being written; an older one was left by a writer that died.
 DRAFT = ".draft-"
 _DRAFT_TTL_S = 3600
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 _log = logging.getLogger(__name__)
@@ -134,10 +140,11 @@ class DiskCache:
     def _write(self, path: Path, content: bytes) -> None:
         draft = path.parent / f"{DRAFT}{uuid.uuid4().hex}"
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.folder, path.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                with open(draft, "xb") as stream:  # not flushed to disk: reads check it
-                    stream.write(content)
+                with os.fdopen(os.open(draft, _NEW, 0o600), "wb") as stream:
+                    stream.write(content)  # not flushed to disk: reads check it
                 os.replace(draft, path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -165,14 +172,59 @@ class DiskCache:
 
 
 def cache_folder(settings: Settings) -> Path:
-    """Returns the configured folder, the user's cache folder, or one among the temporary ones."""
+    """Returns the configured folder, the user's cache folder, or one among the temporary ones.
+
+    Raises:
+        ConfigurationError: It would be among the temporary ones, and none can be made there.
+    """
     if settings.store_cache:
         return Path(settings.store_cache)
     try:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         return Path(home) / "modelyard"
     except RuntimeError:  # a container's user that has no home
-        return Path(tempfile.gettempdir()) / f"modelyard-{os.getuid()}"
+        return _temporary_folder()
+
+
+def _temporary_folder() -> Path:
+    """Returns this user's folder among the temporary ones.
+
+    Its name can be known, and any user may have made it before: one that is not ours is replaced by
+    one of this process.
+    """
+    folder = Path(tempfile.gettempdir()) / f"modelyard-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError:  # nothing is cached then
+        return folder
+    return folder if is_own_folder(folder) else _private_folder(folder, os.getpid())
+
+
+@functools.cache
+def _private_folder(taken: Path, pid: int) -> Path:
+    """Returns a new folder of the process ``pid``, which is this one; removed when it ends."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="modelyard-"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{taken} is not this user's alone, and no other can be made there "
+            f"({error.strerror}): set {variable('store_cache')}"
+        ) from None
+    atexit.register(_remove, folder, pid)
+    _log.warning(
+        "%s is not this user's alone: files are cached in %s while this process runs; set %s",
+        taken,
+        folder,
+        variable("store_cache"),
+    )
+    return folder
+
+
+def _remove(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # and not in a process that it has forked
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -3,6 +3,9 @@
 A version is staged in a hidden folder of the same file system, checked, flushed to disk and
 renamed; deleting it goes the reverse way. Files are read through descriptors that follow no link,
 so that nothing can be swapped between the check and the use.
+
+A store that is made here belongs to its user alone. What is written into one that is there gets the
+permissions of its folder, so that the folder's owner decides who reads it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ STAGING = ".staging"
 #: A staging folder that is older was left by a publisher that died.
 STAGING_TTL_S = 86_400
 
+#: Permissions of a new store's folder; the most that a folder and a file get.
+_OWN_MODE, _FOLDER_MODE, _FILE_MODE = 0o700, 0o777, 0o666
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 #: Errors of rename if the target is there: a folder that is not empty.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -83,10 +89,11 @@ class FolderStore:
         """Writes a version; returns False if another was there first."""
         self._sweep()
         with self._staged() as folder:
+            mode = self._mode() & _FILE_MODE
             for place, file in enumerate(manifest.files):
-                with _new_file(folder / file.name) as write:
+                with _new_file(folder / file.name, mode) as write:
                     copy_checked(sources[file.name], file, place, write)
-            with _new_file(folder / MANIFEST) as write:
+            with _new_file(folder / MANIFEST, mode) as write:
                 write(manifest.to_json())
             _flush_folder(folder)
             return self._move(folder, manifest.ref)
@@ -151,18 +158,22 @@ class FolderStore:
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=_OWN_MODE, parents=True, exist_ok=True)
         folder = self._new_name()
-        folder.mkdir()
+        folder.mkdir(mode=self._mode())
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # already gone if it became the version
 
+    def _mode(self) -> int:
+        """Returns the permissions of a new folder, those of the store's; the umask applies, too."""
+        return stat.S_IMODE(self.root.stat().st_mode) & _FOLDER_MODE | _OWN_MODE
+
     def _new_name(self) -> Path:
         """Returns a new path in the staging folder."""
         staging = self.root / STAGING
-        staging.mkdir(exist_ok=True)
+        staging.mkdir(mode=self._mode(), exist_ok=True)
         if staging.is_symlink():  # its target is not ours
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(staging))
         return staging / uuid.uuid4().hex
@@ -170,7 +181,7 @@ class FolderStore:
     def _move(self, folder: Path, ref: ModelRef) -> bool:
         home = self.root / ref.model
         for attempt in range(5):
-            home.mkdir(exist_ok=True)
+            home.mkdir(mode=self._mode(), exist_ok=True)
             try:
                 os.rename(folder, home / ref.version)
                 break
@@ -206,9 +217,9 @@ def _unreadable(what: str, error: OSError) -> Unreadable:
 
 
 @contextmanager
-def _new_file(target: Path) -> Iterator[Callable[[bytes], object]]:
+def _new_file(target: Path, mode: int) -> Iterator[Callable[[bytes], object]]:
     """Yields a function that writes a new file, which is on disk when the context ends."""
-    with open(target, "xb") as stream:
+    with os.fdopen(os.open(target, _NEW, mode), "wb") as stream:
         yield stream.write
         stream.flush()
         os.fsync(stream.fileno())

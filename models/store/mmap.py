@@ -24,12 +24,13 @@ from pathlib import Path
 
 from models.manifest import File
 from models.store.disk_cache import DRAFT, DiskCache, cache_folder
+from models.store.safe_files import is_own_folder
 from yard.settings import Settings
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 #: Only the owner may write to a folder; no user may write to a file.
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o400
-_NOT_IN_FOLDER, _NOT_IN_FILE = 0o022, 0o222
+_NOT_IN_FILE = 0o222
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class Maps:
 
         Any other file is removed.
         """
-        if not (_is_own_folder(self._folder) and _is_own_folder(path.parent)):
+        if not (is_own_folder(self._folder) and is_own_folder(path.parent)):
             return None
         try:
             descriptor = os.open(path, _OPEN)
@@ -147,7 +148,7 @@ class Maps:
     def _write(self, path: Path, content: bytes) -> None:
         for folder in (self._folder, path.parent):
             folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-            if not _is_own_folder(folder):
+            if not is_own_folder(folder):
                 raise PermissionError(f"{folder} is not this user's alone")
         draft = path.parent / f"{DRAFT}{uuid.uuid4().hex}"
         try:
@@ -164,18 +165,6 @@ class Maps:
         level = logging.DEBUG if self._has_warned else logging.WARNING
         self._has_warned = True
         _log.log(level, "%s; versions are read into each worker's own memory", what)
-
-
-def _is_own_folder(folder: Path) -> bool:
-    try:
-        found = folder.lstat()
-    except OSError:
-        return False
-    return (
-        stat.S_ISDIR(found.st_mode)
-        and found.st_uid == os.geteuid()
-        and not found.st_mode & _NOT_IN_FOLDER
-    )
 
 
 def _is_right(descriptor: int, file: File) -> bool:

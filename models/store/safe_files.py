@@ -16,6 +16,20 @@ from typing import BinaryIO
 #: O_NONBLOCK: a pipe put in a file's place must not hang the reader.
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+_OTHERS_WRITE = 0o022
+
+
+def is_own_folder(folder: Path) -> bool:
+    """True if ``folder`` is one, no link, this user's, and no other user can write to it."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.geteuid()
+        and not found.st_mode & _OTHERS_WRITE
+    )
 
 
 def open_folder(root: Path, *names: str) -> int:

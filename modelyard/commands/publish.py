@@ -17,6 +17,8 @@ from modelyard.commands.store_options import (
     activating,
     check_argument,
     common,
+    limiting,
+    limits_of,
     redis_of,
     repository_of,
     version,
@@ -99,20 +101,7 @@ def _progress(line: str) -> None:
 @click.option(
     "--no-compile", is_flag=True, help="Serve it as it is: do not look for a faster form."
 )
-@click.option(
-    "--memory-mib",
-    type=click.IntRange(min=256),
-    default=4096,
-    show_default=True,
-    help="Memory limit of the process that opens it, added to what its size needs.",
-)
-@click.option(
-    "--timeout-s",
-    type=click.IntRange(min=1),
-    default=120,
-    show_default=True,
-    help="Seconds after which that process is killed.",
-)
+@limiting
 @common
 def publish(
     model: str,
@@ -145,7 +134,6 @@ def publish(
     redis, repository = redis_of(settings), repository_of(settings)
     _progress(f"opening {file} and trying it on the example")
     from models.publish import publish as publish_version
-    from models.sandbox import Limits
     from modelyard.commands import publish_report
 
     manifest = publish_version(
@@ -160,7 +148,7 @@ def publish(
         activate=activate,
         warm_s=0.0 if no_wait else settings.warm_s,
         compile=not no_compile,
-        limits=Limits(memory_bytes=memory_mib * 2**20, cpu_s=timeout_s, wall_s=float(timeout_s)),
+        limits=limits_of(memory_mib, timeout_s),
         progress=_progress,
     )
     if as_json:

@@ -16,6 +16,8 @@ from yard.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
 
+    from models.sandbox import Limits
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -42,6 +44,32 @@ def activating(command: Command) -> Command:
         "--no-wait", is_flag=True, help="With --activate: do not wait for the pools."
     )
     return activate(no_wait(command))
+
+
+def limiting(command: Command) -> Command:
+    """Add ``--memory-mib`` and ``--timeout-s``."""
+    memory = click.option(
+        "--memory-mib",
+        type=click.IntRange(min=256),
+        default=4096,
+        show_default=True,
+        help="Memory limit of the process that opens it, added to what its size needs.",
+    )
+    timeout = click.option(
+        "--timeout-s",
+        type=click.IntRange(min=1),
+        default=120,
+        show_default=True,
+        help="Seconds after which that process is killed.",
+    )
+    return memory(timeout(command))
+
+
+def limits_of(memory_mib: int, timeout_s: int) -> Limits:
+    """Limits of the process that opens an artefact."""
+    from models.sandbox import Limits
+
+    return Limits(memory_bytes=memory_mib * 2**20, cpu_s=timeout_s, wall_s=float(timeout_s))
 
 
 def version(command: Command) -> Command:

@@ -9,6 +9,8 @@ import click
 from modelyard.commands.store_options import (
     activating,
     common,
+    limiting,
+    limits_of,
     redis_of,
     repository_of,
     version,
@@ -55,22 +57,28 @@ def export(
 )
 @click.argument("source", metavar="FILE.tar|FOLDER", type=click.Path(exists=True, path_type=Path))
 @activating
+@limiting
 @common
 def import_version(
     source: Path,
     activate: bool,
     no_wait: bool,
+    memory_mib: int,
+    timeout_s: int,
     store: str | None,
     redis_url: str | None,
     as_json: bool,
 ) -> None:
     """Publish a version that `modelyard export` has written, under its old name.
 
-    Every file is compared with the manifest; nothing is opened here. A worker that loads a joblib
-    or pickle file RUNS ITS CODE: import only what you trust.
+    Every file is compared with the manifest. Then the version is loaded in a process of its own, as
+    a worker will load it: only one that answers its example as it did is stored and registered.
+
+    Opening a file of joblib or pickle RUNS ITS CODE, here and in every worker: import only what you
+    trust. skops and ONNX files are data.
     """
     from models.maintenance import archive
-    from models.publish import check_catalogue, register
+    from models.publish import check_catalogue, register, try_version
 
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
@@ -80,6 +88,12 @@ def import_version(
         error.message = f"{source}: {error.message}"
         raise
     check_catalogue(redis, manifest.ref, manifest.file(), repository.location)
+    try_version(
+        manifest,
+        contents,
+        limits=limits_of(memory_mib, timeout_s),
+        report_progress=lambda line: click.echo(line, err=True),
+    )
     repository.publish(manifest, contents)
     stored = repository.manifest(manifest.ref)  # the older one, if it was there already
     register(redis, stored, activate=activate, warm_s=0.0 if no_wait else settings.warm_s)

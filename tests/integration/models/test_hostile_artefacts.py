@@ -33,6 +33,7 @@ from onnx import TensorProto, helper
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from models.formats import detect, onnx_check
+from models.publish import examine
 from models.publish.publisher import publish
 from models.sandbox.limits import Fence, Limits
 from models.store.repository import Repository
@@ -87,7 +88,11 @@ def fence() -> Fence:
     with tempfile.TemporaryDirectory() as folder:
         publish(Repository(Path(folder)), None, GOOD, "good", "v1", ROWS, progress=said.append)
     line = next(line for line in said if "process of its own" in line)
-    return Fence(network="without a network" in line, files="writing nowhere else" in line)
+    return Fence(
+        network="without a network" in line,
+        files="writing nowhere else" in line,
+        calls="without local sockets and file modes" in line,
+    )
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -199,6 +204,74 @@ def test_a_bomb_cannot_end_who_publishes(store, tmp_path):
     code = f"import os; os.kill({os.getpid()}, 15); os.kill(os.getppid(), 9)"
     said = refusal(store, write(tmp_path / "bomb", pickle.dumps(Bomb(code))))
     assert "PermissionError" in said
+
+
+#: Code of bombs that reach for what the same user may change, each with `path` and `pid` before it.
+REACHING = {
+    "mode": "import os; os.chmod(path, 0o777)",
+    "mode of what it reads": "import os; os.fchmod(os.open(path, os.O_RDONLY), 0o777)",
+    "owner": "import os; os.chown(path, os.getuid(), os.getgid())",
+    "times": "import os; os.utime(path, (1, 1))",
+    "attributes": "import os; os.setxattr(path, 'user.x', b'y')",
+    "limits": "import resource; resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))",
+    "priority": "import os; os.setpriority(os.PRIO_PROCESS, pid, 19)",
+    "signal": "import os; os.kill(pid, 0)",
+    "socket": "import socket; socket.socket(socket.AF_UNIX).connect(path)",
+    "datagram": "import socket; socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', path)",
+    "namespaces": "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
+    "libc.unshare(0x20000)\nraise OSError(ctypes.get_errno(), 'unshare')",
+}
+
+
+@pytest.mark.parametrize("what", REACHING)
+def test_a_bomb_reaches_nothing_that_the_same_user_may_change(store, tmp_path, what):
+    path = write(tmp_path / "mine", b"")
+    path.chmod(0o600)
+    before = path.stat()
+    code = f"path, pid = {str(path)!r}, {os.getpid()}\n{REACHING[what]}"
+    said = refusal(store, write(tmp_path / "bomb", pickle.dumps(Bomb(code))))
+    if not fence().calls:
+        pytest.skip("this system does not filter calls")
+    assert "PermissionError" in said
+    assert path.stat() == before
+
+
+def test_a_bomb_does_not_talk_to_a_local_redis(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket may be too long
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("redis.sock")
+        server.listen()
+        server.settimeout(0.2)
+        code = (
+            f"import socket\nline = socket.socket(socket.AF_UNIX)\n"
+            f"line.connect({str(tmp_path / 'redis.sock')!r})\nline.sendall(b'FLUSHALL\\r\\n')"
+        )
+        said = refusal(store, write(tmp_path / "bomb", pickle.dumps(Bomb(code))))
+        if not fence().calls:
+            pytest.skip("this system does not filter calls")
+        assert "PermissionError" in said
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_bomb_inherits_no_descriptors(store, tmp_path):
+    """But /dev/null three times, a pipe for its answers, and a file for its output."""
+    code = (
+        "import os\ncount = 0\nfor fd in range(4096):\n try: os.fstat(fd); count += 1\n"
+        " except OSError: pass\nraise ValueError(count)"
+    )
+    said = refusal(store, write(tmp_path / "bomb", pickle.dumps(Bomb(code))))
+    assert said.endswith("5")
+
+
+def test_what_the_child_is_kept_from_is_said_as_it_is():
+    none = examine._fence_text(Fence())
+    assert "with the network" in none
+    assert "free to write" in none
+    assert "free to use local sockets and to change the modes of files" in none
+    every = examine._fence_text(Fence(network=True, files=True, calls=True))
+    assert "free" not in every
+    assert "without local sockets and file modes" in every
 
 
 def test_what_answers_without_an_end_is_ended(store, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import tarfile
 import time
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from models.manifest import Golden
+from models.manifest import File, Golden, Manifest, digest_of
 from models.publish.publisher import publish, register_store
 from models.store.folder import STAGING
 from models.store.repository import Repository
@@ -318,6 +319,70 @@ def test_changed_bytes_are_not_imported(run, tmp_path):
     assert "lacks model.joblib" in run("import", str(tmp_path / "out"), status=1).output
     (tmp_path / "out" / "model.joblib").symlink_to("/etc/passwd")
     assert "symbolic link" in run("import", str(tmp_path / "out"), status=1).output
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __reduce__(self) -> Any:
+        return exec, (self.code,)
+
+
+def forged(store: Repository, folder: Path, content: bytes, **changes: Any) -> str:
+    """An export of echo@v3 whose manifest names these bytes, as somebody else may write one."""
+    name = changes.pop("name", "model.joblib")
+    known = {name: getattr(store.manifest(V2), name) for name in Manifest.model_fields}
+    files = (File.of(name, content),)
+    changes = {"version": "v3", "files": files, "digest": digest_of(files)} | changes
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    (folder / "manifest.json").write_bytes(Manifest(**known | changes).to_json())
+    return str(folder)
+
+
+def test_what_is_imported_is_opened_in_a_process_with_limits_first(run, store, tmp_path):
+    trap = tmp_path / "trap"
+    code = f"import os\nopen({str(trap)!r}, 'w')\nos.kill({os.getpid()}, 9)"
+    source = forged(store, tmp_path / "bomb", pickle.dumps(Bomb(code)))
+    result = run("import", source, status=1)
+    assert "does not open" in result.output
+    assert store.versions("echo") == ["v1", "v2"]
+    if "writing nowhere else" in result.stderr:
+        assert not trap.exists()
+
+
+def test_what_is_imported_and_never_ends_is_ended(run, store, tmp_path):
+    source = forged(store, tmp_path / "bomb", pickle.dumps(Bomb("while True: pass")))
+    said = run("import", source, "--timeout-s", "1", status=1).output
+    assert "does not load: it takes more than 1 s" in said
+    assert store.versions("echo") == ["v1", "v2"]
+
+
+def test_what_is_imported_and_answers_otherwise_is_refused(run, store, tmp_path):
+    golden = Golden(outputs={"predictions": [1.0, 2.5]})
+    source = forged(store, tmp_path / "other", artefact(store).read_bytes(), golden=golden)
+    said = run("import", source, status=1).output
+    assert "output 'predictions', row 1: expected 2.5, got 2.0" in said
+    assert store.versions("echo") == ["v1", "v2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "said"),
+    [
+        ("model.onnx", "onnx", "model.onnx is joblib or pickle"),
+        ("model.skops", "skops", "model.skops is joblib or pickle"),
+        ("other.bin", "sklearn", "files: none is named 'model.joblib'"),
+        ("model.joblib", "unheard_of", "no runtime 'unheard_of'"),
+    ],
+)
+def test_what_is_imported_is_what_its_manifest_calls_it(run, store, tmp_path, name, runtime, said):
+    content = artefact(store).read_bytes()
+    source = forged(store, tmp_path / "other", content, name=name, runtime=runtime)
+    assert said in run("import", source, status=1).output
+    assert store.versions("echo") == ["v1", "v2"]
 
 
 # retire and delete

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
+import tempfile
 import threading
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from models.manifest import File
 from models.store.disk_cache import DiskCache, cache_folder
 from tests.unit.models.test_repository import IRIS_V1
+from yard.errors import ConfigurationError
 from yard.settings import Settings
 
 CONTENT = b"the weights"
@@ -160,3 +164,75 @@ def test_the_default_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache_folder(Settings()) == Path("/home/somebody/.cache/modelyard")
+
+
+def modes(folder: Path) -> set[tuple[bool, int]]:
+    found = (path.stat() for path in (folder, *folder.rglob("*")))
+    return {(stat.S_ISDIR(one.st_mode), stat.S_IMODE(one.st_mode)) for one in found}
+
+
+def test_what_is_cached_is_the_users_alone(cache):
+    cache.put(FILE, CONTENT)
+    cache.put_manifest("s3://a", IRIS_V1, b"{}")
+    assert modes(cache.folder) == {(True, 0o700), (False, 0o600)}
+
+
+@pytest.fixture
+def without_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder that a user without a home has among the temporary ones."""
+
+    def home() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"modelyard-{os.getuid()}"
+
+
+def test_a_user_without_a_home_has_a_folder_of_their_own(without_home):
+    assert cache_folder(Settings()) == without_home
+    assert modes(without_home) == {(True, 0o700)}
+    assert cache_folder(Settings()) == without_home
+
+
+def anybodys(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
+def elsewhere(folder: Path) -> None:
+    target = folder.parent / "target"
+    target.mkdir(mode=0o700)
+    folder.symlink_to(target)
+
+
+def anothers(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    os.chown(folder, 12345, 12345)
+
+
+@pytest.mark.parametrize("make", [anybodys, elsewhere, anothers])
+def test_a_temporary_folder_that_another_user_has_made_is_not_used(without_home, caplog, make):
+    make(without_home)
+    with caplog.at_level(logging.WARNING):
+        folder = cache_folder(Settings())
+    assert folder.parent == without_home.parent
+    assert folder.name.startswith("modelyard-")
+    assert folder != without_home
+    assert modes(folder) == {(True, 0o700)}
+    assert "is not this user's alone" in caplog.text
+    assert "MODELYARD_STORE_CACHE" in caplog.text
+    assert cache_folder(Settings()) == folder
+
+
+def test_a_temporary_folder_that_cannot_be_replaced_is_refused(without_home, monkeypatch):
+    def full(prefix: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    anybodys(without_home)
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(ConfigurationError, match="set MODELYARD_STORE_CACHE"):
+        cache_folder(Settings())

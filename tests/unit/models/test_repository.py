@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -408,3 +409,22 @@ def test_only_what_is_ours_is_left_over(filled):
     assert filled.leftovers(-60) == []
     assert filled.read(IRIS_V1) == CONTENT
     assert (filled.root / "own" / "things" / "photo").exists()
+
+
+def modes(root: Path) -> set[tuple[bool, int]]:
+    found = (path.stat() for path in (root, *root.rglob("*")))
+    return {(stat.S_ISDIR(one.st_mode), stat.S_IMODE(one.st_mode)) for one in found}
+
+
+def test_a_new_store_is_the_users_alone(tmp_path):
+    store = Repository(tmp_path / "new" / "store")
+    store.publish(manifest_of(), {"model.joblib": CONTENT})
+    assert modes(store.root) == {(True, 0o700), (False, 0o600)}
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o700])
+def test_a_version_gets_the_permissions_of_the_store_that_it_is_put_into(tmp_path, mode):
+    root = tmp_path / "store"
+    root.mkdir(mode=mode)
+    Repository(root).publish(manifest_of(), {"model.joblib": CONTENT})
+    assert modes(root) == {(True, mode), (False, mode & 0o666)}
