@@ -6,10 +6,11 @@ no escape sequence gets there.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -37,14 +38,42 @@ _ADVICE = {
 
 
 def common(command: Command) -> Command:
-    """Add ``--redis-url`` and ``--json``, the options of every client command."""
+    """Add ``--yard``, ``--redis-url`` and ``--json``, the options of every client command."""
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document, named as over HTTP."
     )
+    return redis_options(as_json(command))
+
+
+def redis_options(command: Command) -> Command:
+    """Add ``--redis-url``, and ``--yard``, which stands for the Redis and the store of that yard.
+
+    The command itself sees only ``redis_url``, and ``store`` if it has that option.
+    """
+
+    @functools.wraps(command)
+    def with_yard(*arguments: Any, yard: str | None, **options: Any) -> Any:
+        if yard is not None:
+            from yard import local
+
+            if options["redis_url"] is not None:
+                raise click.UsageError("--yard and --redis-url exclude each other.")
+            known = local.named(yard)
+            options["redis_url"] = known.redis_url
+            if "store" in options and options["store"] is None:
+                options["store"] = known.store
+        return command(*arguments, **options)
+
     url = click.option(
         "--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]"
     )
-    return url(as_json(command))
+    named = click.option(
+        "--yard",
+        metavar="NAME|PATH",
+        help="The running yard to use, by its name or folder.  [default: the one on ./data, else "
+        "your only one]",
+    )
+    return named(url(cast("Command", with_yard)))
 
 
 def workers(command: Command) -> Command:

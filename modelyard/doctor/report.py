@@ -69,10 +69,10 @@ class Report:
 
 def run_checks(settings: Settings) -> Report:
     """Run all checks; none raises for a finding."""
-    data = Path(settings.data).absolute()
-    running = local.running(data)
+    running = _running(settings)
     store = running.store if running else settings.store_location
-    report = Report(None, store, str(data), _versions())
+    data = running.data if running else str(Path(settings.data).absolute())
+    report = Report(None, store, data, _versions())
     report.checks += [checks.check_variables(os.environ), checks.check_extras()]
     stored, digests = checks.check_store(store)
     report.checks.append(stored)
@@ -86,6 +86,16 @@ def run_checks(settings: Settings) -> Report:
             report.checks.append(checks.check_embedded())
     report.checks.append(checks.check_gateway(*_gateway(running, settings)))
     return report
+
+
+def _running(settings: Settings) -> local.Yard | None:
+    """The yard that is meant; None also where several run, which the check of Redis reports."""
+    if settings.redis_url is not None:
+        return local.running(Path(settings.data))
+    try:
+        return local.find(settings)
+    except ConfigurationError:
+        return None
 
 
 def _look_at_redis(
@@ -106,7 +116,7 @@ def _look_at_redis(
 
 def _no_redis(error: Exception) -> Check:
     if isinstance(error, ConfigurationError):
-        return Check("redis", False, error.message, "modelyard up")
+        return Check("redis", False, error.message, "modelyard up, or modelyard doctor --yard")
     return Check("redis", False, f"it stopped answering: {error}", "modelyard doctor, once more")
 
 
@@ -145,6 +155,7 @@ def as_text(report: Report) -> str:
 @click.option("--redis-url", metavar="URL", help="The Redis to look at.")
 @click.option("--store", metavar="FOLDER|URL", help="The artefact store to look at.")
 @click.option("--data", metavar="FOLDER", help="The data folder of `modelyard up`.")
+@click.option("--yard", metavar="NAME|PATH", help="The running yard to look at.")
 @click.pass_context
 def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:
     """Check this set-up and print a remedy for each fault.

@@ -21,6 +21,7 @@ from producer.client import Client
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.stand_ins import IRIS, ROW, fail, finish, new_client, publish, queued
 from tests.helpers.waiting import wait_until
+from yard import local
 from yard import status as yard_status
 from yard.contract import keys
 
@@ -109,6 +110,43 @@ def test_help_teaches_by_an_example(command: str):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_group_knows_every_command(command: str):
     assert f"\n  {command} " in CliRunner().invoke(main, ["--help"]).stdout
+
+
+# Which yard
+
+
+def test_commands_find_the_running_yard_from_any_folder(
+    shell: Shell, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("MODELYARD_REDIS_URL", raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    me = os.getpid()
+
+    def start(name: str, url: str) -> None:
+        data = tmp_path / name / "data"
+        data.mkdir(parents=True)
+        store = str(tmp_path / name / "store")
+        local.write(data, local.Yard(me, local.birth(me), url, "http://127.0.0.1:1", store, "now"))
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, words, prog_name="modelyard")
+
+    nothing = run("models")
+    assert nothing.exit_code == 1
+    assert str(tmp_path / "elsewhere" / "data") in nothing.stderr
+    start("shop", shell.url)
+    assert "iris" in run("models").stdout
+    assert json.loads(run("doctor", "--json").stdout)["data"] == str(tmp_path / "shop" / "data")
+    assert run("models", "--yard", "shop", "--redis-url", shell.url).exit_code == 2
+    for words in (["models"], ["doctor"], ["inspect", "iris", "v1"]):
+        other = run(*words, "--yard", "lab")
+        assert other.exit_code == 1
+        assert "no yard 'lab' is running; running: shop (" in other.output
+    assert "iris" in run("models", "--yard", str(tmp_path / "shop")).stdout
+    verified = json.loads(run("inspect", "iris", "v1", "--yard", "shop", "--json").stdout)
+    assert verified["store"] == str(tmp_path / "shop" / "store")
 
 
 # For operators
