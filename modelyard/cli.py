@@ -21,7 +21,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from yard.errors import ModelyardError
+from yard.errors import AccessDenied, ModelyardError
 from yard.platform import extras, signals
 
 ENTRY_POINTS = "modelyard.commands"
@@ -202,7 +202,11 @@ def _failure(name: str, error: Exception) -> Failure:
         return _not_installed(name, error)
     redis = sys.modules.get("redis.exceptions")  # if it is not imported, it has not raised
     if redis is not None and isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
-        return Failure(f"Redis does not answer ({error}): is it running? `modelyard doctor` looks")
+        absent = import_module("yard.broker.connections").absence(error)
+        is_denied = isinstance(absent, AccessDenied)
+        return Failure(
+            absent.message if is_denied else f"{absent.message}; `modelyard doctor` looks"
+        )
     if isinstance(error, OSError) and error.strerror:
         return Failure(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
     if os.environ.get("MODELYARD_LOG_LEVEL") == "debug":

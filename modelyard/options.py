@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from yard.errors import ModelyardError
+from yard.errors import AccessDenied, ModelyardError
 
 if TYPE_CHECKING:
     from producer.client import Client
@@ -122,7 +122,7 @@ def open_client(redis_url: str | None) -> Iterator[Client]:
         finally:
             client.close()
     except ModelyardError as error:
-        advice = _ADVICE.get(error.code)
+        advice = None if isinstance(error, AccessDenied) else _ADVICE.get(error.code)
         error.message = plain(f"{error.message}; {advice}" if advice else error.message)
         raise
 

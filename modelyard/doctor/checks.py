@@ -24,7 +24,7 @@ from modelyard.up import RESULT_NODE_BYTES, find_server
 from yard.broker import check_server, server_version
 from yard.cluster import LOOP_CRASHES, PoolInfo, read_crash_loops, read_presence, why_no_pool_works
 from yard.contract import is_name, keys, wire
-from yard.errors import ConfigurationError, InvalidJson, ModelyardError
+from yard.errors import AccessDenied, ConfigurationError, InvalidJson, ModelyardError, Unavailable
 from yard.platform import child_environment, exit_cause, extras
 from yard.registry import catalog, read_states
 from yard.routing import read_route
@@ -97,8 +97,7 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
     try:
         check_server(redis)
     except ModelyardError as error:
-        hint = f"start it, or set {variable('redis_url')} to another"
-        yield Check("redis", False, f"{shown_url}: {error.message}", hint)
+        yield Check("redis", False, f"{shown_url}: {error.message}", _redis_hint(error))
         return
     version = ".".join(map(str, server_version(redis)))
     yield Check("redis", True, f"{version} at {shown_url}")
@@ -118,6 +117,14 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
         "" if never else "redis-cli CONFIG SET maxmemory-policy noeviction",
     )
     yield _check_results(redis)
+
+
+def _redis_hint(error: ModelyardError) -> str:
+    """The remedy for a Redis that cannot be used; empty where the error names its own."""
+    if isinstance(error, AccessDenied):
+        return ""
+    another = f"set {variable('redis_url')} to another"
+    return f"start it, or {another}" if isinstance(error, Unavailable) else another
 
 
 def _check_results(redis: Redis) -> Check:

@@ -149,6 +149,43 @@ def test_commands_find_the_running_yard_from_any_folder(
     assert verified["store"] == str(tmp_path / "shop" / "store")
 
 
+# A Redis that lets nobody in
+
+
+@pytest.fixture
+def locked(redis: Redis, redis_url: str) -> Iterator[str]:
+    """URL of the Redis, which asks for a password; the caller puts one in place of PASSWORD."""
+    redis.config_set("requirepass", "secret")
+    scheme, _, place = redis_url.partition("://")
+    yield f"{scheme}://:PASSWORD@{place}"
+    redis.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    "words", [["models"], ["submit", "iris", "[[1, 2, 3, 4]]"], ["retire", "iris", "v1"]]
+)
+def test_a_wrong_password_is_called_so_with_the_remedy(locked: str, words: list[str]):
+    said = Shell(locked.replace("PASSWORD", "wrong")).error(*words)
+    assert "refuses the user or the password" in said
+    assert "MODELYARD_REDIS_URL" in said
+    assert "does not answer" not in said
+    assert "doctor" not in said
+
+
+def test_a_missing_password_is_called_so(locked: str):
+    said = Shell(locked.replace(":PASSWORD@", "")).error("models")
+    assert "asks for a password" in said
+
+
+@pytest.mark.parametrize("password", ["wrong", ""])
+def test_doctor_does_not_advise_to_start_a_redis_that_refuses(locked: str, password: str):
+    url = locked.replace(":PASSWORD@", f":{password}@" if password else "")
+    told = json.loads(Shell(url)("doctor", "--json").stdout)
+    (found,) = [check for check in told["checks"] if check["name"] == "redis"]
+    assert "password" in found["detail"]
+    assert "start it" not in found["hint"]
+
+
 # For operators
 
 

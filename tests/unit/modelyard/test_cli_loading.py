@@ -83,7 +83,7 @@ def test_redis_away_is_one_line(command):
     command(raises(RedisConnectionError("Connection refused.")))
     result = run("doctor")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: Redis does not answer (Connection refused.)")
+    assert result.stderr.startswith("error: Redis does not answer: Connection refused.")
     assert result.stderr.count("\n") == 1
 
 
