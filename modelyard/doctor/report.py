@@ -111,6 +111,7 @@ def _look_at_redis(
     yield checks.check_catalogue(redis, stored)
     yield checks.check_routes(redis)
     yield checks.check_quarantine(redis)
+    yield checks.check_suspension(redis)
     yield checks.check_queues(redis)
 
 
