@@ -8,6 +8,7 @@ usage error or a missing installation.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -113,6 +114,19 @@ COMMANDS: Mapping[str, Builtin] = {
 _DRAINING = ("up", "gateway", "pool")
 
 
+#: Words of other tools for commands of ours.
+_MEANT = {
+    "deploy": "publish",
+    "list": "models",
+    "ls": "models",
+    "predict": "submit",
+    "ps": "status",
+    "run": "up",
+    "serve": "up",
+    "start": "up",
+}
+
+
 class Failure(click.ClickException):
     """An error of the command line: one line and an exit status."""
 
@@ -159,6 +173,21 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             raise _not_installed(cmd_name, error) from error
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; the error for one that does not exist names those that are close."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            known = self.list_commands(ctx)
+            close = difflib.get_close_matches(args[0], known, n=2) if args else []
+            close += [_MEANT[args[0]]] if args and args[0] in _MEANT and not close else []
+            if not close or args[0] in known:
+                raise
+            guess = f"{error.message} Did you mean {' or '.join(close)}?"
+            raise click.UsageError(guess, ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and turn its exceptions into `Failure`."""

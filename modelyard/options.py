@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from modelyard import tables
 from yard.errors import AccessDenied, ModelyardError
 
 if TYPE_CHECKING:
@@ -132,20 +133,26 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print aligned columns under their headers; numbers are aligned right."""
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, keeps_first: bool = False
+) -> None:
+    """Print aligned columns under their headers, within the terminal; numbers are aligned right."""
     cells = [[plain(_text(value)) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     is_number = [
         all(isinstance(value, int | float) for value in column)
         for column in zip(*rows, strict=True)
-    ] or [False] * len(headers)
-    for line in [list(headers), *cells]:
-        padded = [
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, is_number, strict=True)
-        ]
-        click.echo("  ".join(padded).rstrip())
+    ]
+    for line in tables.table(
+        headers, cells, tables.terminal_width(), is_number, keeps_first=keeps_first
+    ):
+        click.echo(line)
+
+
+def print_facts(pairs: Iterable[tuple[str, Any]], name_width: int) -> None:
+    """Print one name and value a line, within the terminal."""
+    shown = [(name, plain(str(value))) for name, value in pairs]
+    for line in tables.facts(shown, name_width, tables.terminal_width()):
+        click.echo(line)
 
 
 def plain(text: str) -> str:

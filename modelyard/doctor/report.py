@@ -21,6 +21,7 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
+from modelyard import tables
 from modelyard.doctor import checks
 from modelyard.doctor.checks import Check
 from yard import local
@@ -137,15 +138,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def as_text(report: Report) -> str:
-    """The report for people."""
-    width = max(len(check.name) for check in report.checks)
-    lines = [", ".join(f"{name} {version}" for name, version in report.versions.items())]
+def as_text(report: Report, columns: int | None = None) -> str:
+    """The report for people, in lines of at most so many columns."""
+    width = max(len(check.name) for check in report.checks) + 8
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    lines = tables.wrap(versions, columns)
     for check in report.checks:
         mark = "ok   " if check.ok else "WRONG"
-        lines.append(f"{mark}  {check.name:<{width}}  {check.detail}")
+        said = [(f"{mark}  {check.name}", check.detail)]
         if check.hint:
-            lines.append(f"{'':<{width + 9}}-> {check.hint}")
+            said.append(("", f"-> {check.hint}"))
+        lines += tables.facts(said, width, columns)
     wrong = sum(not check.ok for check in report.checks)
     lines.append("All is well." if report.ok else f"Wrong: {wrong} of {len(report.checks)}.")
     return "\n".join(lines)
@@ -167,5 +170,5 @@ def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
     else:
-        click.echo(as_text(report))
+        click.echo(as_text(report, tables.terminal_width()))
     ctx.exit(0 if report.ok else 1)

@@ -149,6 +149,41 @@ def test_commands_find_the_running_yard_from_any_folder(
     assert verified["store"] == str(tmp_path / "shop" / "store")
 
 
+# Eighty columns
+
+
+def test_tables_fit_a_terminal_of_80_columns(
+    shell: Shell, client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
+):
+    long = "a-model-with-a-name-of-more-than-forty-letters"
+    publish(redis, long, "v1-with-a-long-name-too", active="v1-with-a-long-name-too")
+    handles = [client.submit(model, instances=[ROW]) for model in ("iris", long)]
+    fail(redis, handles[0].id, "worker_crashed", "it died " * 20)
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["models"], ["jobs"], ["result", handles[0].id], ["doctor"]):
+        shown = shell(*words).stdout
+        assert shown
+        assert max(map(len, shown.splitlines())) <= 80, shown
+    assert handles[0].id in shell.ok("jobs")
+
+
+def test_classes_that_are_numbers_are_told_from_their_probabilities(
+    shell: Shell, client: Client, redis: Redis
+):
+    handle = client.submit("iris", instances=[ROW])
+    outputs = {"predictions": [1], "probabilities": [[0.0, 1.0]], "classes": [0, 1]}
+    finish(redis, handle.id, outputs)
+    assert "0: 0, 1: 1" in shell.ok("result", handle.id)
+
+
+def test_of_many_classes_the_likely_ones_are_shown(shell: Shell, client: Client, redis: Redis):
+    handle = client.submit("iris", instances=[ROW])
+    shares = [0.0, 0.02, 0.9, 0.0, 0.08, 0.0]
+    outputs = {"predictions": [2], "probabilities": [shares], "classes": list(range(6))}
+    finish(redis, handle.id, outputs)
+    assert "2: 0.9, 4: 0.08, 1: 0.02, 3 more" in shell.ok("result", handle.id)
+
+
 # A Redis that lets nobody in
 
 
@@ -484,7 +519,7 @@ def test_submit_waits_and_prints_the_result_as_a_table(shell: Shell, redis: Redi
     assert rows[-2].split(maxsplit=2) == [
         "0",
         "setosa",
-        "setosa 0.98, versicolor 0.015, virginica 0.005",
+        "setosa: 0.98, versicolor: 0.015, virginica: 0.005",
     ]
     assert rows[-1].split()[:2] == ["1", "virginica"]
 
@@ -576,11 +611,11 @@ def test_jobs_are_listed_newest_first(shell: Shell, client: Client, redis: Redis
     finish(redis, ids[0], RESULT)
     fail(redis, ids[1], "expired", "too late")
     head, *rows = lines(shell.ok("jobs"))
-    assert head == ["ID", "STATUS", "MODEL", "VERSION", "CREATED", "TOTAL_MS", "ERROR"]
-    assert [row[:4] for row in rows] == [
-        [ids[2], "queued", "iris", "v1"],
-        [ids[1], "failed", "iris", "v1"],
-        [ids[0], "finished", "iris", "v1"],
+    assert head == ["ID", "STATUS", "QUEUE", "AGE", "MS", "ERROR"]
+    assert [row[:3] for row in rows] == [
+        [ids[2], "queued", "iris@v1"],
+        [ids[1], "failed", "iris@v1"],
+        [ids[0], "finished", "iris@v1"],
     ]
     assert [row[-1] for row in rows] == ["-", "expired", "-"]
     found = shell.json("jobs", "iris", "--status", "failed", "--status", "queued", "--limit", "5")
