@@ -44,6 +44,11 @@ COMMANDS: Mapping[str, Builtin] = {
     ),
     "gateway": Builtin("Run", "The HTTP gateway.", "commands.gateway:gateway", "gateway"),
     "pool": Builtin("Run", "A pool of workers.", "commands.pool:pool", "worker"),
+    "status": Builtin("Run", "Show the running yard.", "commands.yards:status"),
+    "logs": Builtin("Run", "Show the logs of the running yard.", "commands.yards:logs"),
+    "stop": Builtin(
+        "Run", "Stop the running yard: batches are finished first.", "commands.yards:stop"
+    ),
     "publish": Builtin(
         "Models",
         "Publish a fitted estimator as a version of a model.",

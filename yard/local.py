@@ -222,10 +222,10 @@ def hold(data: Path, wait_s: float = 15.0, pause: Callable[[float], None] = time
 
 
 def birth(pid: int) -> int:
-    """Returns a process' start in ticks since boot; 0 where the kernel has none."""
+    """Returns a process' start in ticks since boot; 0 if it has ended, or the kernel has none."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return int(stat.rpartition(")")[2].split()[19])
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return 0 if state[0] == "Z" else int(state[19])
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -256,6 +256,7 @@ def _taken(data: Path, yard: Yard | None) -> ConfigurationError:
 
 
 def _is_alive(pid: int, born: int) -> bool:
+    # A process that has ended and that its parent has not looked at yet has no birth.
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
