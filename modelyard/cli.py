@@ -8,6 +8,7 @@ usage error or a missing installation.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from yard.errors import ModelyardError
+from yard.errors import AccessDenied, ModelyardError
 from yard.platform import extras, signals
 
 ENTRY_POINTS = "modelyard.commands"
@@ -43,6 +44,11 @@ COMMANDS: Mapping[str, Builtin] = {
     ),
     "gateway": Builtin("Run", "The HTTP gateway.", "commands.gateway:gateway", "gateway"),
     "pool": Builtin("Run", "A pool of workers.", "commands.pool:pool", "worker"),
+    "status": Builtin("Run", "Show the running yard.", "commands.yards:status"),
+    "logs": Builtin("Run", "Show the logs of the running yard.", "commands.yards:logs"),
+    "stop": Builtin(
+        "Run", "Stop the running yard: batches are finished first.", "commands.yards:stop"
+    ),
     "publish": Builtin(
         "Models",
         "Publish a fitted estimator as a version of a model.",
@@ -113,6 +119,19 @@ COMMANDS: Mapping[str, Builtin] = {
 _DRAINING = ("up", "gateway", "pool")
 
 
+#: Words of other tools for commands of ours.
+_MEANT = {
+    "deploy": "publish",
+    "list": "models",
+    "ls": "models",
+    "predict": "submit",
+    "ps": "status",
+    "run": "up",
+    "serve": "up",
+    "start": "up",
+}
+
+
 class Failure(click.ClickException):
     """An error of the command line: one line and an exit status."""
 
@@ -160,6 +179,21 @@ class Commands(click.Group):
             raise _not_installed(cmd_name, error) from error
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; the error for one that does not exist names those that are close."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            known = self.list_commands(ctx)
+            close = difflib.get_close_matches(args[0], known, n=2) if args else []
+            close += [_MEANT[args[0]]] if args and args[0] in _MEANT and not close else []
+            if not close or args[0] in known:
+                raise
+            guess = f"{error.message} Did you mean {' or '.join(close)}?"
+            raise click.UsageError(guess, ctx) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and turn its exceptions into `Failure`."""
         try:
@@ -202,7 +236,11 @@ def _failure(name: str, error: Exception) -> Failure:
         return _not_installed(name, error)
     redis = sys.modules.get("redis.exceptions")  # if it is not imported, it has not raised
     if redis is not None and isinstance(error, (redis.ConnectionError, redis.TimeoutError)):
-        return Failure(f"Redis does not answer ({error}): is it running? `modelyard doctor` looks")
+        absent = import_module("yard.broker.connections").absence(error)
+        is_denied = isinstance(absent, AccessDenied)
+        return Failure(
+            absent.message if is_denied else f"{absent.message}; `modelyard doctor` looks"
+        )
     if isinstance(error, OSError) and error.strerror:
         return Failure(f"{error.strerror}: {error.filename}" if error.filename else error.strerror)
     if os.environ.get("MODELYARD_LOG_LEVEL") == "debug":

@@ -6,14 +6,16 @@ no escape sequence gets there.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from yard.errors import ModelyardError
+from modelyard import tables
+from yard.errors import AccessDenied, ModelyardError
 
 if TYPE_CHECKING:
     from producer.client import Client
@@ -37,14 +39,42 @@ _ADVICE = {
 
 
 def common(command: Command) -> Command:
-    """Add ``--redis-url`` and ``--json``, the options of every client command."""
+    """Add ``--yard``, ``--redis-url`` and ``--json``, the options of every client command."""
     as_json = click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document, named as over HTTP."
     )
+    return redis_options(as_json(command))
+
+
+def redis_options(command: Command) -> Command:
+    """Add ``--redis-url``, and ``--yard``, which stands for the Redis and the store of that yard.
+
+    The command itself sees only ``redis_url``, and ``store`` if it has that option.
+    """
+
+    @functools.wraps(command)
+    def with_yard(*arguments: Any, yard: str | None, **options: Any) -> Any:
+        if yard is not None:
+            from yard import local
+
+            if options["redis_url"] is not None:
+                raise click.UsageError("--yard and --redis-url exclude each other.")
+            known = local.named(yard)
+            options["redis_url"] = known.redis_url
+            if "store" in options and options["store"] is None:
+                options["store"] = known.store
+        return command(*arguments, **options)
+
     url = click.option(
         "--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]"
     )
-    return url(as_json(command))
+    named = click.option(
+        "--yard",
+        metavar="NAME|PATH",
+        help="The running yard to use, by its name or folder.  [default: the one on ./data, else "
+        "your only one]",
+    )
+    return named(url(cast("Command", with_yard)))
 
 
 def workers(command: Command) -> Command:
@@ -93,7 +123,7 @@ def open_client(redis_url: str | None) -> Iterator[Client]:
         finally:
             client.close()
     except ModelyardError as error:
-        advice = _ADVICE.get(error.code)
+        advice = None if isinstance(error, AccessDenied) else _ADVICE.get(error.code)
         error.message = plain(f"{error.message}; {advice}" if advice else error.message)
         raise
 
@@ -103,20 +133,26 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print aligned columns under their headers; numbers are aligned right."""
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, keeps_first: bool = False
+) -> None:
+    """Print aligned columns under their headers, within the terminal; numbers are aligned right."""
     cells = [[plain(_text(value)) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     is_number = [
         all(isinstance(value, int | float) for value in column)
         for column in zip(*rows, strict=True)
-    ] or [False] * len(headers)
-    for line in [list(headers), *cells]:
-        padded = [
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, is_number, strict=True)
-        ]
-        click.echo("  ".join(padded).rstrip())
+    ]
+    for line in tables.table(
+        headers, cells, tables.terminal_width(), is_number, keeps_first=keeps_first
+    ):
+        click.echo(line)
+
+
+def print_facts(pairs: Iterable[tuple[str, Any]], name_width: int) -> None:
+    """Print one name and value a line, within the terminal."""
+    shown = [(name, plain(str(value))) for name, value in pairs]
+    for line in tables.facts(shown, name_width, tables.terminal_width()):
+        click.echo(line)
 
 
 def plain(text: str) -> str:

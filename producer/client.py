@@ -7,20 +7,22 @@ same time share (`producer.group_commit`). The end of a job is read from RQ's re
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from redis import Redis
 
+from producer.bulk import Progress, as_completed, map_rows
 from producer.group_commit import GroupCommit
 from producer.handle import Handle
+from producer.plain import deeply_plain_request, plain_request
 from producer.results import Raw, found_job, read_jobs, read_when_ended
 from producer.submission import CHUNK, Outcome, PreparedJob, Submitter, chunked, first_chunk_size
 from yard import local
 from yard.broker import connections, redis_reachable
 from yard.cancellation import cancel_job
 from yard.contract import Job, ModelRef, Request, check_job_id
-from yard.errors import JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
+from yard.errors import InvalidRequest, JobEnded, ModelyardError, Timeout, Unavailable, UnknownJob
 from yard.registry import Catalog
 from yard.routing import resolve
 from yard.settings import Settings
@@ -65,8 +67,8 @@ class Client:
         self,
         model: str,
         *,
-        instances: Sequence[Any] | None = None,
-        inputs: Mapping[str, Sequence[Any]] | None = None,
+        instances: Any = None,
+        inputs: Any = None,
         version: str | None = None,
         routing_key: str | None = None,
         outputs: Sequence[str] | None = None,
@@ -74,6 +76,9 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Handle:
         """Queues one job; `yard.contract.values.Request` documents the arguments.
+
+        Arrays of NumPy and frames of pandas, or whatever looks like them, stand for lists: a frame
+        for the columns that it has.
 
         Raises:
             InvalidInput: The rows do not fit the version's signature; the error names the places.
@@ -97,7 +102,7 @@ class Client:
 
         With ``job_id`` a caller can wait before it submits, and repeating the call queues one job.
         """
-        prepared = self.submitter.prepare(request, job_id)
+        prepared = self._prepare(request, job_id)
         try:
             outcome = self._commits.ask(prepared)
         except Unavailable as error:  # it names every job of the group
@@ -161,6 +166,84 @@ class Client:
             return job
         raise Timeout(f"job {job_id} did not end within {timeout_s:g} s", job_id)
 
+    def as_completed(
+        self,
+        handles: Iterable[Handle | str],
+        timeout_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Job]:
+        """Yields each job once, as soon as it has ended, however it ended.
+
+        Args:
+            handles: The jobs, or their ids.
+            timeout_s: Seconds from this call for all of them; None waits without end.
+            progress: Called with the number of jobs that have ended, and of all.
+
+        Raises:
+            Timeout: Some did not end in time; they live on.
+            UnknownJob: One is not there, or its result has expired.
+            Unavailable: Redis does not answer.
+        """
+        return as_completed(self, self._blocking, handles, timeout_s, progress)
+
+    def map(
+        self,
+        model: str,
+        rows: Iterable[Any],
+        *,
+        rows_per_job: int = 1,
+        in_flight: int = 256,
+        timeout_s: float = 30.0,
+        return_errors: bool = False,
+        progress: Progress | None = None,
+        version: str | None = None,
+        routing_key: str | None = None,
+        outputs: Sequence[str] | None = None,
+        deadline_ms: int | None = None,
+    ) -> Iterator[Any]:
+        """Yields the answer to each row, in order, with a bounded number of jobs in flight.
+
+        An answer is a dict of outputs: ``{"predictions": "setosa", "probabilities": [...]}``. While
+        the queue is full, submitting waits. If the iterator is left early, the jobs in flight live
+        on.
+
+        Args:
+            model: The model.
+            rows: Rows as ``instances`` takes them, read as they are needed; also an array or a
+                frame.
+            rows_per_job: Rows that are one job, and fail together.
+            in_flight: Jobs at most that are queued and not yet returned.
+            timeout_s: Seconds to wait for the next answer.
+            return_errors: True yields the error of a row whose job failed or was refused, in its
+                place.
+            progress: Called with the number of rows that are answered, and of all or None.
+            version: As in `submit`.
+            routing_key: As in `submit`.
+            outputs: As in `submit`.
+            deadline_ms: As in `submit`.
+
+        Raises:
+            ModelyardError: A job was refused or failed, and ``return_errors`` is false.
+            Timeout: The next answer did not come in time.
+            Unavailable: Redis does not answer.
+        """
+        return map_rows(
+            self,
+            model,
+            rows,
+            rows_per_job=rows_per_job,
+            in_flight=in_flight,
+            timeout_s=timeout_s,
+            return_errors=return_errors,
+            progress=progress,
+            options={
+                "version": version,
+                "routing_key": routing_key,
+                "outputs": outputs,
+                "deadline_ms": deadline_ms,
+            },
+        )
+
     def cancel(self, job_id: str) -> Job:
         """Cancels a job that has not ended; a started job's output is dropped. Repeating is fine.
 
@@ -190,6 +273,17 @@ class Client:
         with redis_reachable():
             return resolve(self.redis, model, version, point)
 
+    def _prepare(self, request: Request, job_id: str | None = None) -> PreparedJob:
+        """Prepares a request that may hold arrays or frames; see `Submitter.prepare`."""
+        request = plain_request(request)
+        try:
+            return self.submitter.prepare(request, job_id)
+        except InvalidRequest:
+            plain = deeply_plain_request(request)  # arrays and scalars inside of lists
+            if plain is None:
+                raise
+            return self.submitter.prepare(plain, job_id)
+
     def _read(self, job_ids: Sequence[str]) -> list[Raw]:
         return read_jobs(self.redis, job_ids)
 
@@ -200,7 +294,7 @@ class Client:
             Unavailable: Redis does not answer.
         """
         try:
-            return self.submitter.prepare(request)
+            return self._prepare(request)
         except Unavailable:
             raise
         except ModelyardError as error:

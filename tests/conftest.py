@@ -23,6 +23,14 @@ if not os.environ.get("CI"):  # there, Hypothesis sets this itself, and tries th
     settings.load_profile("home")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A state folder for the tests: they find no yard of the user's and leave no note there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tiers; within one, the order stays the one that was drawn."""

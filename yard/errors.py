@@ -24,6 +24,7 @@ see `yard.contract.values`), and becomes an HTTP status by one table in
     ├── InvalidRoute                     invalid_route
     ├── QueueFull                        queue_full           yes
     ├── Unavailable                      unavailable          yes
+    │   └── AccessDenied                 unavailable
     ├── Timeout                          timeout              yes
     ├── ConfigurationError               configuration
     ├── InvalidManifest                  invalid_manifest
@@ -226,6 +227,12 @@ class Unavailable(ModelyardError):
     def __init__(self, message: str, job_ids: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.job_ids = tuple(job_ids)
+
+
+class AccessDenied(Unavailable):
+    """Redis does not accept the user or the password; the message names the remedy."""
+
+    retryable = False
 
 
 class Timeout(ModelyardError):

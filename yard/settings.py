@@ -27,7 +27,12 @@ class Settings(BaseModel):
         default=None,
         description="Redis to use: redis://, rediss:// (TLS), unix://, or redis+sentinel://"
         "host:port,host:port/service/db. Unset, `modelyard up` starts one of its own, and the "
-        "other commands look for the running yard in the data folder.",
+        "other commands use the running yard's: that on the data folder, else your only one.",
+    )
+    yard: str | None = Field(
+        default=None,
+        description="The running yard to use, where several run and no `redis_url` is set: its "
+        "name (of the folder with its `data`) or its path; `--yard`. `modelyard up` ignores it.",
     )
     data: str = Field(
         default="data", description="Folder of `modelyard up`: the embedded Redis' files and logs."

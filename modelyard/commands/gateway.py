@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from modelyard.options import redis_options
+
 
 @click.command(epilog="Example: modelyard gateway --port 8080 --processes 2")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on. [127.0.0.1]")
@@ -14,7 +16,7 @@ import click
     type=click.IntRange(4, 4096),
     help="Calls that one process works on at once, those about jobs aside. [32]",
 )
-@click.option("--redis-url", metavar="URL", help="Redis to use; by default the running yard's.")
+@redis_options
 @click.option(
     "--check",
     "is_check",

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from modelyard.options import common, examples, open_client, plain, print_json, print_table
+from modelyard.options import (
+    common,
+    examples,
+    open_client,
+    plain,
+    print_facts,
+    print_json,
+    print_table,
+)
+from modelyard.tables import age
 from yard.errors import InvalidJson, JobFailed, Timeout, TooLarge
 
 if TYPE_CHECKING:
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
 
 #: Most rows of a result in a table; ``--json`` prints all.
 _MOST_ROWS = 20
+
+#: Most classes of which a row shows each one's value; of more, those with the largest values.
+_MOST_CLASSES, _CLASSES_SHOWN = 5, 3
 
 _STATUSES = ("queued", "started", "finished", "failed", "canceled")
 
@@ -133,8 +145,8 @@ def jobs(
         return print_json({"jobs": [job.to_dict() for job in found]})
     if not found:
         return click.echo("No jobs.")
-    headers = ("ID", "STATUS", "MODEL", "VERSION", "CREATED", "TOTAL_MS", "ERROR")
-    print_table(headers, [_table_row(job) for job in found])
+    headers = ("ID", "STATUS", "QUEUE", "AGE", "MS", "ERROR")
+    print_table(headers, [_table_row(job) for job in found], keeps_first=True)
     return None
 
 
@@ -217,8 +229,7 @@ def _print_text(job: Job) -> None:
         spent = ", ".join(f"{name} {ms:g}" for name, ms in job.timings.to_dict().items())
         batch = f" (in a batch of {job.batch_size})" if job.batch_size else ""
         facts.append(("took", f"{spent} ms{batch}"))
-    for name, value in facts:
-        click.echo(f"{name:<8} {plain(value)}")
+    print_facts(facts, 8)
     if job.result is not None:
         click.echo()
         _print_result(job.result)
@@ -250,20 +261,29 @@ def _cell(found: list[Any], classes: Any) -> str:
         return "-"
     value = found[0]
     if isinstance(value, list) and isinstance(classes, list) and len(value) == len(classes):
-        return ", ".join(
-            f"{name} {part:.3g}" if isinstance(part, float) else f"{name} {part}"
-            for name, part in zip(classes, value, strict=True)
-        )
+        return _by_class(list(zip(classes, value, strict=True)))
     return value if isinstance(value, str) else wire.dumps(value).decode()
+
+
+def _by_class(parts: list[tuple[Any, Any]]) -> str:
+    """``setosa: 0.98, versicolor: 0.02``; of many classes, those with the largest values."""
+    more = 0
+    if len(parts) > _MOST_CLASSES and all(isinstance(part, int | float) for _, part in parts):
+        more = len(parts) - _CLASSES_SHOWN
+        parts = sorted(parts, key=lambda pair: -pair[1])[:_CLASSES_SHOWN]
+    shown = [
+        f"{name}: {part:.3g}" if isinstance(part, float) else f"{name}: {part}"
+        for name, part in parts
+    ]
+    return ", ".join(shown) + (f", {more} more" if more else "")
 
 
 def _table_row(job: Job) -> tuple[Any, ...]:
     return (
         job.id,
         job.status.value,
-        job.model,
-        job.version,
-        job.created_at,
+        job.queue,
+        age(job.created_at),
         job.timings.total if job.timings else None,
         job.error.code if job.error else None,
     )

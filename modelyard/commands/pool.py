@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from modelyard.options import pool_settings, workers
+from modelyard.options import pool_settings, redis_options, workers
 
 
 @click.command(epilog="Example: modelyard pool --min 1 --max 4")
 @workers
 @click.option("--model", "pattern", default="*", show_default=True, help="Only models that match.")
 @click.option("--store", metavar="FOLDER|URL", help="The artefact store. [store]")
-@click.option("--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]")
+@redis_options
 @click.option(
     "--check",
     "is_check",
@@ -50,6 +50,8 @@ def pool(
     from yard.settings import Settings
 
     settings = pool_settings(pool_min, pool_max, store=store, redis_url=redis_url)
+    if settings.redis_url is None:
+        settings = local.joined(settings)
     url = local.redis_url(settings)
     logs.configure(settings)
     settings = Settings.load(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelyard.options import common, examples, open_client, plain, print_json, print_table
+from modelyard.tables import age
 
 if TYPE_CHECKING:
     from producer.client import Client
@@ -38,7 +39,7 @@ def models(redis_url: str | None, as_json: bool) -> None:
         return print_json({"models": known})
     if not known:
         return click.echo("No model is published yet: see `modelyard publish --help`.")
-    headers = ("MODEL", "VERSION", "TASK", "INPUTS", "SHARE", "QUEUED", "LOADED", "PUBLISHED")
+    headers = ("MODEL", "VERSION", "TASK", "INPUTS", "SHARE", "QUEUED", "LOADED", "AGE")
     print_table(headers, [_table_row(version) for model in known for version in model["versions"]])
     for model in known:
         for problem in model["route"]["problems"]:
@@ -210,7 +211,7 @@ def _table_row(version: dict[str, Any]) -> tuple[Any, ...]:
         _percent(version["share"]) if version["state"] == "published" else version["state"],
         version["queue_depth"],
         len(version["loaded"]),
-        version["created_at"],
+        age(version["created_at"]),
     )
 
 

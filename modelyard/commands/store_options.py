@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from models.store import Repository, open_repository
+from modelyard.options import redis_options
 from yard.contract import ModelRef, check_name
 from yard.errors import ConfigurationError, InvalidName, Unavailable, UnknownModel
 from yard.settings import Settings
@@ -22,15 +22,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def common(command: Command) -> Command:
-    """Add ``--store``, ``--redis-url`` and ``--json``."""
+    """Add ``--store``, ``--yard``, ``--redis-url`` and ``--json``."""
     store = click.option(
         "--store", metavar="FOLDER|URL", help="The store.  [default: the running yard's]"
     )
-    url = click.option(
-        "--redis-url", metavar="URL", help="The Redis to use.  [default: the running yard's]"
-    )
     as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-    return store(url(as_json(command)))
+    return store(redis_options(as_json(command)))
 
 
 def activating(command: Command) -> Command:
@@ -96,12 +93,13 @@ def repository_of(settings: Settings) -> Repository:
     """Open the store that is set, else that of the running yard.
 
     Raises:
-        ConfigurationError: It is neither a folder nor the URL of an object store.
+        ConfigurationError: It is neither a folder nor the URL of an object store, or several yards
+            run and none is named.
     """
     from yard import local
 
     is_chosen = "store" in settings.model_fields_set or settings.redis_url is not None
-    running = None if is_chosen else local.running(Path(settings.data))
+    running = None if is_chosen else local.find(settings)
     return open_repository(settings, running.store if running else None)
 
 

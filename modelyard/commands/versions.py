@@ -21,7 +21,7 @@ from modelyard.commands.store_options import (
     repository_of,
     version,
 )
-from modelyard.options import examples, plain, print_json, print_table
+from modelyard.options import examples, plain, print_facts, print_json, print_table
 from yard.contract import ModelRef
 from yard.errors import ModelyardError, NotFound, UnknownVersion
 from yard.settings import Settings
@@ -50,8 +50,7 @@ def inspect(
     if as_json:
         print_json(_document(repository, ref, manifest, problem, known, redis_problem))
     else:
-        for name, value in _facts(repository, ref, manifest, problem, known, redis_problem):
-            click.echo(f"{name:<12} {plain(value)}".rstrip())
+        print_facts(_facts(repository, ref, manifest, problem, known, redis_problem), 12)
     if manifest is None:
         sys.exit(1)
 

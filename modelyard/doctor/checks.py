@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from modelyard.up import RESULT_NODE_BYTES, find_server
 from yard.broker import check_server, server_version
 from yard.cluster import LOOP_CRASHES, PoolInfo, read_crash_loops, read_presence, why_no_pool_works
 from yard.contract import is_name, keys, wire
-from yard.errors import ConfigurationError, InvalidJson, ModelyardError
+from yard.errors import AccessDenied, ConfigurationError, InvalidJson, ModelyardError, Unavailable
 from yard.platform import child_environment, exit_cause, extras
 from yard.registry import catalog, read_states
 from yard.routing import read_route
@@ -97,8 +98,7 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
     try:
         check_server(redis)
     except ModelyardError as error:
-        hint = f"start it, or set {variable('redis_url')} to another"
-        yield Check("redis", False, f"{shown_url}: {error.message}", hint)
+        yield Check("redis", False, f"{shown_url}: {error.message}", _redis_hint(error))
         return
     version = ".".join(map(str, server_version(redis)))
     yield Check("redis", True, f"{version} at {shown_url}")
@@ -118,6 +118,14 @@ def check_redis(redis: Redis, shown_url: str) -> Iterator[Check]:
         "" if never else "redis-cli CONFIG SET maxmemory-policy noeviction",
     )
     yield _check_results(redis)
+
+
+def _redis_hint(error: ModelyardError) -> str:
+    """The remedy for a Redis that cannot be used; empty where the error names its own."""
+    if isinstance(error, AccessDenied):
+        return ""
+    another = f"set {variable('redis_url')} to another"
+    return f"start it, or {another}" if isinstance(error, Unavailable) else another
 
 
 def _check_results(redis: Redis) -> Check:
@@ -278,8 +286,8 @@ def check_catalogue(redis: Redis, stored: Mapping[tuple[str, str], str]) -> Chec
 
 
 def check_routes(redis: Redis) -> Check:
-    """Each model's route keys are valid and give its traffic a version."""
-    faults = []
+    """Each model's route keys are valid; one that is published but not routed is only named."""
+    faults, unrouted = [], []
     names = catalog.model_names(redis)
     for model in names:
         try:
@@ -289,9 +297,12 @@ def check_routes(redis: Redis) -> Check:
             continue
         faults += [f"{model}: {problem}" for problem in route.problems]
         if route.mode == "none" and not route.problems:
-            faults.append(f"{model}: no version is active")
-    hint = "modelyard activate MODEL VERSION, or modelyard weights" if faults else ""
-    return Check("routes", not faults, _some(faults) or f"{len(names)} models, all routed", hint)
+            unrouted.append(model)
+    hint = "modelyard activate MODEL VERSION, or modelyard weights" if faults or unrouted else ""
+    well = f"{len(names)} models, all routed"
+    if unrouted:  # as `publish` leaves it without --activate
+        well = f"{len(names)} models; no version is active of: {_some(unrouted)}"
+    return Check("routes", not faults, _some(faults) or well, hint)
 
 
 def check_quarantine(redis: Redis) -> Check:
@@ -303,28 +314,56 @@ def check_quarantine(redis: Redis) -> Check:
     return Check("quarantine", False, f"{length} pushes were no jobs that can be read", hint)
 
 
+def check_suspension(redis: Redis) -> Check:
+    """`rq suspend` does not keep the workers from all jobs."""
+    left_ms = int(redis.pttl(keys.SUSPENDED))  # -2: no such key, -1: for ever
+    if left_ms == -2:
+        return Check("suspension", True, "workers may take jobs")
+    long = "" if left_ms == -1 else f" for {left_ms / 1000:.0f} s more"
+    return Check(
+        "suspension",
+        False,
+        f"`rq suspend` holds all workers back{long}: jobs are accepted, and wait",
+        f"rq resume, or redis-cli DEL {keys.SUSPENDED}",
+    )
+
+
 def check_queues(redis: Redis) -> Check:
     """Every job that waits has a version that will run it."""
-    waiting, faults = 0, []
+    waiting, faults, hint = 0, [], ""
     prefix = keys.PREFIXES["queue"]
     published = {model: catalog.read_versions(redis, model) for model in catalog.model_names(redis)}
-    ending = read_states(redis)  # workers fail the jobs of a deleted version
+    served = {f"{model}@{version}" for model, known in published.items() for version in known}
+    served |= {*published, *read_states(redis)}  # workers fail the jobs of a deleted version
     for key in sorted(redis.scan_iter(match=f"{prefix}*", count=1000)):
         name = bytes(key).decode("utf-8", "replace").removeprefix(prefix)
         length = _length(redis, key)
-        model, version = keys.parse_queue(name) or ("", None)
-        is_served = name in ending or (
-            model in published and (version is None or version in published[model])
-        )
-        is_ours = is_served or version is not None  # a bare name may be another application's
         if length is None:
             faults.append(f"{name[:80]!r} is no list")
-        elif is_served:
+        elif name in served:
             waiting += length
-        elif is_ours:
-            faults.append(f"{name}: {length} jobs, and no such version is published")
-    hint = "publish the version, or delete the queue with redis-cli DEL" if faults else ""
+        elif _is_meant_for_us(name, published):
+            jobs = "1 job waits" if length == 1 else f"{length} jobs wait"
+            faults.append(f"{name[:80]!r}: {jobs}, and no worker serves this queue")
+            hint = hint or _way_back(name, served)
     return Check("queues", not faults, _some(faults) or f"{waiting} jobs wait", hint)
+
+
+def _is_meant_for_us(queue: str, published: Mapping[str, Any]) -> bool:
+    """True for a queue named as those of ours, but for case; others are another application's."""
+    model, at, _ = queue.partition("@")
+    parsed = keys.parse_queue(queue)
+    return model.strip().lower() in published or bool(at and parsed)
+
+
+def _way_back(queue: str, served: Collection[str]) -> str:
+    """The remedy for jobs on a queue that is not served: its likely name, or to publish it."""
+    lowered = queue.strip().lower()
+    close = [lowered] if lowered in served else difflib.get_close_matches(lowered, served, n=1)
+    meant = f"push to {close[0]} if that was meant" if close else ""
+    publish = "publish the version and they run" if keys.parse_queue(queue) else ""
+    drop = f"redis-cli DEL {shlex.quote(keys.key('queue', queue))} drops them"
+    return "; ".join(text for text in (publish, meant, drop) if text)
 
 
 def _length(redis: Redis, key: bytes | str) -> int | None:

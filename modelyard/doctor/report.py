@@ -21,6 +21,7 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
+from modelyard import tables
 from modelyard.doctor import checks
 from modelyard.doctor.checks import Check
 from yard import local
@@ -69,10 +70,10 @@ class Report:
 
 def run_checks(settings: Settings) -> Report:
     """Run all checks; none raises for a finding."""
-    data = Path(settings.data).absolute()
-    running = local.running(data)
+    running = _running(settings)
     store = running.store if running else settings.store_location
-    report = Report(None, store, str(data), _versions())
+    data = running.data if running else str(Path(settings.data).absolute())
+    report = Report(None, store, data, _versions())
     report.checks += [checks.check_variables(os.environ), checks.check_extras()]
     stored, digests = checks.check_store(store)
     report.checks.append(stored)
@@ -88,6 +89,16 @@ def run_checks(settings: Settings) -> Report:
     return report
 
 
+def _running(settings: Settings) -> local.Yard | None:
+    """The yard that is meant; None also where several run, which the check of Redis reports."""
+    if settings.redis_url is not None:
+        return local.running(Path(settings.data))
+    try:
+        return local.find(settings)
+    except ConfigurationError:
+        return None
+
+
 def _look_at_redis(
     redis: Redis, report: Report, stored: dict[tuple[str, str], str]
 ) -> Iterator[Check]:
@@ -101,12 +112,13 @@ def _look_at_redis(
     yield checks.check_catalogue(redis, stored)
     yield checks.check_routes(redis)
     yield checks.check_quarantine(redis)
+    yield checks.check_suspension(redis)
     yield checks.check_queues(redis)
 
 
 def _no_redis(error: Exception) -> Check:
     if isinstance(error, ConfigurationError):
-        return Check("redis", False, error.message, "modelyard up")
+        return Check("redis", False, error.message, "modelyard up, or modelyard doctor --yard")
     return Check("redis", False, f"it stopped answering: {error}", "modelyard doctor, once more")
 
 
@@ -126,15 +138,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def as_text(report: Report) -> str:
-    """The report for people."""
-    width = max(len(check.name) for check in report.checks)
-    lines = [", ".join(f"{name} {version}" for name, version in report.versions.items())]
+def as_text(report: Report, columns: int | None = None) -> str:
+    """The report for people, in lines of at most so many columns."""
+    width = max(len(check.name) for check in report.checks) + 8
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    lines = tables.wrap(versions, columns)
     for check in report.checks:
         mark = "ok   " if check.ok else "WRONG"
-        lines.append(f"{mark}  {check.name:<{width}}  {check.detail}")
+        said = [(f"{mark}  {check.name}", check.detail)]
         if check.hint:
-            lines.append(f"{'':<{width + 9}}-> {check.hint}")
+            said.append(("", f"-> {check.hint}"))
+        lines += tables.facts(said, width, columns)
     wrong = sum(not check.ok for check in report.checks)
     lines.append("All is well." if report.ok else f"Wrong: {wrong} of {len(report.checks)}.")
     return "\n".join(lines)
@@ -145,6 +159,7 @@ def as_text(report: Report) -> str:
 @click.option("--redis-url", metavar="URL", help="The Redis to look at.")
 @click.option("--store", metavar="FOLDER|URL", help="The artefact store to look at.")
 @click.option("--data", metavar="FOLDER", help="The data folder of `modelyard up`.")
+@click.option("--yard", metavar="NAME|PATH", help="The running yard to look at.")
 @click.pass_context
 def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:
     """Check this set-up and print a remedy for each fault.
@@ -155,5 +170,5 @@ def doctor(ctx: click.Context, /, as_json: bool, **flags: str | None) -> None:
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
     else:
-        click.echo(as_text(report))
+        click.echo(as_text(report, tables.terminal_width()))
     ctx.exit(0 if report.ok else 1)

@@ -16,14 +16,14 @@ from typing import Any
 
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from yard.broker import sentinel
-from yard.errors import ConfigurationError, Unavailable
+from yard.errors import AccessDenied, ConfigurationError, Unavailable
 from yard.settings import variable
 
 #: Oldest server that the scripts run on; every Valkey is newer.
@@ -99,12 +99,32 @@ def redis_reachable() -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output has left; redis-py raises its own types
         raise
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {type(error).__name__}") from error
+        raise absence(error, type(error).__name__) from error
     except RedisError as error:
         # Redis 6.2 wraps what a script met into an error of no class of its own.
         if isinstance(error, OutOfMemoryError) or "-OOM" in str(error):
             raise Unavailable("Redis is full, it takes no new jobs at present") from error
         raise Unavailable(f"Redis refuses: {error}") from error
+
+
+def absence(error: Exception, reason: str | None = None) -> Unavailable:
+    """Returns the error for what redis-py raised because Redis did not answer, or let nobody in.
+
+    Args:
+        error: A connection error, a time-out or an `OSError`.
+        reason: What is said of it; by default its own words, which may name the address.
+    """
+    if isinstance(error, AuthenticationError):
+        text = str(error).lower()  # of AUTH, or of HELLO without a password
+        asks = "authentication required" in text or "already authenticated" in text
+        said = "asks for a password" if asks else f"refuses the user or the password ({error})"
+        form = "redis://[USER]:PASSWORD@HOST:PORT"
+        return AccessDenied(f"Redis {said}: put the right one into {variable('redis_url')}, {form}")
+    if isinstance(error, BusyLoadingError):
+        return Unavailable("Redis is loading its data: try again in a moment")
+    if "max number of clients" in str(error):
+        return Unavailable("Redis has as many clients as it takes: raise its `maxclients`")
+    return Unavailable(f"Redis does not answer: {reason or error}")
 
 
 def redact_url(url: str) -> str:
@@ -150,7 +170,7 @@ def _server_info(redis: Redis) -> dict[str, Any]:
     try:
         info: dict[str, Any] = redis.info("server")
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise Unavailable(f"Redis does not answer: {error}") from error
+        raise absence(error) from error
     except RedisError as error:
         raise ConfigurationError(f"Redis refuses INFO: {error}") from error
     return info

@@ -21,6 +21,7 @@ from producer.client import Client
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.stand_ins import IRIS, ROW, fail, finish, new_client, publish, queued
 from tests.helpers.waiting import wait_until
+from yard import local
 from yard import status as yard_status
 from yard.contract import keys
 
@@ -109,6 +110,115 @@ def test_help_teaches_by_an_example(command: str):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_group_knows_every_command(command: str):
     assert f"\n  {command} " in CliRunner().invoke(main, ["--help"]).stdout
+
+
+# Which yard
+
+
+def test_commands_find_the_running_yard_from_any_folder(
+    shell: Shell, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("MODELYARD_REDIS_URL", raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    me = os.getpid()
+
+    def start(name: str, url: str) -> None:
+        data = tmp_path / name / "data"
+        data.mkdir(parents=True)
+        store = str(tmp_path / name / "store")
+        local.write(data, local.Yard(me, local.birth(me), url, "http://127.0.0.1:1", store, "now"))
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, words, prog_name="modelyard")
+
+    nothing = run("models")
+    assert nothing.exit_code == 1
+    assert str(tmp_path / "elsewhere" / "data") in nothing.stderr
+    start("shop", shell.url)
+    assert "iris" in run("models").stdout
+    assert json.loads(run("doctor", "--json").stdout)["data"] == str(tmp_path / "shop" / "data")
+    assert run("models", "--yard", "shop", "--redis-url", shell.url).exit_code == 2
+    for words in (["models"], ["doctor"], ["inspect", "iris", "v1"]):
+        other = run(*words, "--yard", "lab")
+        assert other.exit_code == 1
+        assert "no yard 'lab' is running; running: shop (" in other.output
+    assert "iris" in run("models", "--yard", str(tmp_path / "shop")).stdout
+    verified = json.loads(run("inspect", "iris", "v1", "--yard", "shop", "--json").stdout)
+    assert verified["store"] == str(tmp_path / "shop" / "store")
+
+
+# Eighty columns
+
+
+def test_tables_fit_a_terminal_of_80_columns(
+    shell: Shell, client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
+):
+    long = "a-model-with-a-name-of-more-than-forty-letters"
+    publish(redis, long, "v1-with-a-long-name-too", active="v1-with-a-long-name-too")
+    handles = [client.submit(model, instances=[ROW]) for model in ("iris", long)]
+    fail(redis, handles[0].id, "worker_crashed", "it died " * 20)
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["models"], ["jobs"], ["result", handles[0].id], ["doctor"]):
+        shown = shell(*words).stdout
+        assert shown
+        assert max(map(len, shown.splitlines())) <= 80, shown
+    assert handles[0].id in shell.ok("jobs")
+
+
+def test_classes_that_are_numbers_are_told_from_their_probabilities(
+    shell: Shell, client: Client, redis: Redis
+):
+    handle = client.submit("iris", instances=[ROW])
+    outputs = {"predictions": [1], "probabilities": [[0.0, 1.0]], "classes": [0, 1]}
+    finish(redis, handle.id, outputs)
+    assert "0: 0, 1: 1" in shell.ok("result", handle.id)
+
+
+def test_of_many_classes_the_likely_ones_are_shown(shell: Shell, client: Client, redis: Redis):
+    handle = client.submit("iris", instances=[ROW])
+    shares = [0.0, 0.02, 0.9, 0.0, 0.08, 0.0]
+    outputs = {"predictions": [2], "probabilities": [shares], "classes": list(range(6))}
+    finish(redis, handle.id, outputs)
+    assert "2: 0.9, 4: 0.08, 1: 0.02, 3 more" in shell.ok("result", handle.id)
+
+
+# A Redis that lets nobody in
+
+
+@pytest.fixture
+def locked(redis: Redis, redis_url: str) -> Iterator[str]:
+    """URL of the Redis, which asks for a password; the caller puts one in place of PASSWORD."""
+    redis.config_set("requirepass", "secret")
+    scheme, _, place = redis_url.partition("://")
+    yield f"{scheme}://:PASSWORD@{place}"
+    redis.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    "words", [["models"], ["submit", "iris", "[[1, 2, 3, 4]]"], ["retire", "iris", "v1"]]
+)
+def test_a_wrong_password_is_called_so_with_the_remedy(locked: str, words: list[str]):
+    said = Shell(locked.replace("PASSWORD", "wrong")).error(*words)
+    assert "refuses the user or the password" in said
+    assert "MODELYARD_REDIS_URL" in said
+    assert "does not answer" not in said
+    assert "doctor" not in said
+
+
+def test_a_missing_password_is_called_so(locked: str):
+    said = Shell(locked.replace(":PASSWORD@", "")).error("models")
+    assert "asks for a password" in said
+
+
+@pytest.mark.parametrize("password", ["wrong", ""])
+def test_doctor_does_not_advise_to_start_a_redis_that_refuses(locked: str, password: str):
+    url = locked.replace(":PASSWORD@", f":{password}@" if password else "")
+    told = json.loads(Shell(url)("doctor", "--json").stdout)
+    (found,) = [check for check in told["checks"] if check["name"] == "redis"]
+    assert "password" in found["detail"]
+    assert "start it" not in found["hint"]
 
 
 # For operators
@@ -409,7 +519,7 @@ def test_submit_waits_and_prints_the_result_as_a_table(shell: Shell, redis: Redi
     assert rows[-2].split(maxsplit=2) == [
         "0",
         "setosa",
-        "setosa 0.98, versicolor 0.015, virginica 0.005",
+        "setosa: 0.98, versicolor: 0.015, virginica: 0.005",
     ]
     assert rows[-1].split()[:2] == ["1", "virginica"]
 
@@ -501,11 +611,11 @@ def test_jobs_are_listed_newest_first(shell: Shell, client: Client, redis: Redis
     finish(redis, ids[0], RESULT)
     fail(redis, ids[1], "expired", "too late")
     head, *rows = lines(shell.ok("jobs"))
-    assert head == ["ID", "STATUS", "MODEL", "VERSION", "CREATED", "TOTAL_MS", "ERROR"]
-    assert [row[:4] for row in rows] == [
-        [ids[2], "queued", "iris", "v1"],
-        [ids[1], "failed", "iris", "v1"],
-        [ids[0], "finished", "iris", "v1"],
+    assert head == ["ID", "STATUS", "QUEUE", "AGE", "MS", "ERROR"]
+    assert [row[:3] for row in rows] == [
+        [ids[2], "queued", "iris@v1"],
+        [ids[1], "failed", "iris@v1"],
+        [ids[0], "finished", "iris@v1"],
     ]
     assert [row[-1] for row in rows] == ["-", "expired", "-"]
     found = shell.json("jobs", "iris", "--status", "failed", "--status", "queued", "--limit", "5")

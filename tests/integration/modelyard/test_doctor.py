@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from redis import Redis
+from rq import suspension
 
 from modelyard import cli
 from modelyard.doctor.report import Report, run_checks
@@ -237,9 +238,45 @@ def test_a_route_that_cannot_be_obeyed_is_told(settings, redis):
     assert "v9" in wrong(run_checks(settings))["routes"]
 
 
-def test_a_model_without_an_active_version_is_told(settings, redis):
+def test_a_version_that_is_published_but_not_routed_is_named_and_no_fault(settings, redis):
     redis.delete(keys.key("active", "iris"), keys.key("route", "iris"))
-    assert "iris" in wrong(run_checks(settings))["routes"]
+    report = run_checks(settings)
+    assert wrong(report) == {}
+    (routes,) = [check for check in report.checks if check.name == "routes"]
+    assert "no version is active of: iris" in routes.detail
+    assert "modelyard activate" in routes.hint
+
+
+@pytest.mark.parametrize("seconds", [None, 60])
+@pytest.mark.leaks_keys
+def test_workers_held_back_by_rq_are_told_with_the_way_back(settings, redis, seconds):
+    suspension.suspend(redis, seconds)
+    told = wrong(run_checks(settings))["suspension"]
+    assert "rq suspend" in told
+    assert "rq resume" in told
+    assert ("s more" in told) == (seconds is not None)
+    suspension.resume(redis)
+    assert wrong(run_checks(settings)) == {}
+
+
+@pytest.mark.parametrize(
+    ("queue", "way_back"),
+    [
+        ("iris@V1", "push to iris@v1"),
+        ("Iris@v1", "push to iris@v1"),
+        ("IRIS", "push to iris "),
+        ("iris@v9", "publish the version"),
+        ("irsi@v1", "push to iris@v1"),
+        ("iris@", "redis-cli DEL"),
+        ("iris@../x", "redis-cli DEL"),
+    ],
+)
+def test_a_queue_that_nobody_serves_is_told_with_the_way_back(settings, redis, queue, way_back):
+    redis.rpush(f"rq:queue:{queue}", "waits-for-ever")
+    told = wrong(run_checks(settings))["queues"]
+    assert queue in told
+    assert "1 job waits" in told
+    assert way_back in told
 
 
 def test_pushes_that_nobody_could_read_are_told(settings, redis):
@@ -253,7 +290,7 @@ def test_jobs_that_no_version_will_run_are_told(settings, redis):
     redis.rpush(keys.key("queue", "default"), "another application's")
     assert wrong(run_checks(settings)) == {}
     redis.rpush(keys.key("queue", "iris@v7"), "lost")
-    assert "iris@v7: 1 jobs" in wrong(run_checks(settings))["queues"]
+    assert "iris@v7" in wrong(run_checks(settings))["queues"]
 
 
 @pytest.mark.parametrize("key", ["rq:queue:iris@v1", "modelyard:quarantine"])

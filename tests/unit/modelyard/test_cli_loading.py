@@ -66,6 +66,19 @@ def test_an_unknown_command_is_a_usage_error():
     assert "no-such-command" in result.output
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("pubish", "publish"), ("model", "models"), ("predict", "submit")]
+)
+def test_an_unknown_command_is_told_with_a_guess(typed: str, meant: str):
+    result = run(typed, "iris")
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'. Did you mean {meant}" in result.stderr
+
+
+def test_a_word_like_no_command_gets_no_guess():
+    assert "Did you mean" not in run("xylophone").stderr
+
+
 def test_an_error_of_ours_is_one_line_and_status_1(command):
     command(raises(UnknownModel("no version of model 'x' is published")))
     result = run("doctor")
@@ -83,7 +96,7 @@ def test_redis_away_is_one_line(command):
     command(raises(RedisConnectionError("Connection refused.")))
     result = run("doctor")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: Redis does not answer (Connection refused.)")
+    assert result.stderr.startswith("error: Redis does not answer: Connection refused.")
     assert result.stderr.count("\n") == 1
 
 
