@@ -8,12 +8,14 @@ through Flask to the middleware, which makes problems of them.
 from __future__ import annotations
 
 import re
+import time
 from functools import cache
 
 from flask import Flask, Response, request
 
-from gateway.http import HttpRequest, HttpResponse, head_in
+from gateway.http import HttpRequest, HttpResponse, declared_bytes, head_in
 from gateway.services import services
+from yard.errors import Unavailable
 
 _PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -27,7 +29,7 @@ def configure_flask(app: Flask) -> None:
 def current_request() -> HttpRequest:
     """Returns the request that the current view of Flask answers."""
     most_bytes = services().settings.body_bytes
-    is_over = (request.content_length or 0) > most_bytes
+    is_over = (declared_bytes(request.headers) or 0) > most_bytes
     return HttpRequest(
         request.view_args or {},
         request.query_string.decode("latin-1"),
@@ -35,6 +37,17 @@ def current_request() -> HttpRequest:
         b"" if is_over else request.stream.read(most_bytes + 1),
         head_in(request.environ).annotations,
     )
+
+
+def sleep_for_caller(seconds: float) -> None:
+    """Sleeps in a view of Flask, for a caller who waits: a thread must not outlive its caller.
+
+    Raises:
+        Unavailable: The caller has gone; nobody sees the error.
+    """
+    if head_in(request.environ).is_abandoned:
+        raise Unavailable("the caller has gone")
+    time.sleep(seconds)
 
 
 def annotate(**context: str | None) -> None:

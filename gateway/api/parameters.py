@@ -11,7 +11,7 @@ from typing import Any
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from gateway.http import HttpRequest
+from gateway.http import HttpRequest, declared_bytes
 from yard.contract import ModelRef, check_job_id, is_name, wire
 from yard.errors import (
     InvalidInput,
@@ -116,8 +116,7 @@ def json_in_body(request: HttpRequest, max_bytes: int) -> Any:
         BadRequest: It ended before its Content-Length.
     """
     _check_media_type(request)
-    body, length = request.body, request.fields.get("content-length", "")
-    declared = int(length) if length.isdecimal() else 0
+    body, declared = request.take_body(), declared_bytes(request.fields) or 0
     if declared > max_bytes:
         raise TooLarge(f"the body has {declared} bytes, the bound is {max_bytes}")
     if len(body) > max_bytes:

@@ -1,6 +1,7 @@
 """Requests and responses, independent of framework: messages, bodies, threads, WSGI."""
 
-from gateway.http.body_reader import Body, BodyReader
+from gateway.http.body_reader import Body, BodyReader, declared_bytes
+from gateway.http.disconnects import DisconnectGuard
 from gateway.http.messages import (
     Headers,
     HttpRequest,
@@ -15,12 +16,14 @@ __all__ = [
     "SMALL_BYTES",
     "Body",
     "BodyReader",
+    "DisconnectGuard",
     "Headers",
     "HttpRequest",
     "HttpResponse",
     "RequestHead",
     "Threads",
     "WsgiBridge",
+    "declared_bytes",
     "head_in",
     "json_response",
 ]

@@ -44,6 +44,7 @@ class RequestHead:
             Flask has matched it, after the middleware has passed the request on.
         request_id: The request's id, once it is assigned.
         annotations: More members of the request's line in the access log: ``job``, ``model``, ...
+        is_abandoned: True once the client has gone: nobody will read the response.
     """
 
     method: str
@@ -53,9 +54,10 @@ class RequestHead:
     route: str = UNMATCHED
     request_id: str = ""
     annotations: dict[str, Any] = field(default_factory=dict)
+    is_abandoned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpRequest:
     """A request as views read it.
 
@@ -63,7 +65,8 @@ class HttpRequest:
         path_parameters: Parts of the path by name: ``model``, ``version``, ``job_id``.
         query_string: The query, without its question mark.
         fields: The header fields.
-        body: The body; if it is over the bound, at least one byte more than that, or nothing.
+        body: The body; if it is over the bound, at least one byte more than that, or nothing. Empty
+            again once a view has taken it.
         annotations: As `RequestHead.annotations`.
     """
 
@@ -72,6 +75,11 @@ class HttpRequest:
     fields: Fields
     body: bytes
     annotations: dict[str, Any] = field(default_factory=dict)
+
+    def take_body(self) -> bytes:
+        """Returns the body and lets go of it: a request that waits must not hold its memory."""
+        body, self.body = self.body, b""
+        return body
 
     def query(self, name: str) -> str | None:
         """Returns a parameter of the query, the first of several; None if it is not there."""

@@ -29,8 +29,8 @@ FACES: dict[str, str] = {
         registry_for
     """,
     "gateway.http": """
-        Body BodyReader Headers HttpRequest HttpResponse RequestHead SMALL_BYTES Threads
-        WsgiBridge head_in json_response
+        Body BodyReader DisconnectGuard Headers HttpRequest HttpResponse RequestHead
+        SMALL_BYTES Threads WsgiBridge declared_bytes head_in json_response
     """,
     "gateway.middleware": """
         Handler Middleware MiddlewareChain RequestLog add_safe_headers assign_request_id
