@@ -9,21 +9,34 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection, Mapping
 from functools import cache
 
 from flask import Flask, Response, request
 
-from gateway.http import HttpRequest, HttpResponse, declared_bytes, head_in
+from gateway.http import HttpRequest, HttpResponse, check_query, declared_bytes, head_in
 from gateway.services import services
 from yard.errors import Unavailable
 
 _PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def configure_flask(app: Flask) -> None:
-    """Makes ``app`` record routes and raise exceptions, those of Flask itself included."""
+def configure_flask(app: Flask, names: Mapping[tuple[str, str], Collection[str]]) -> None:
+    """Makes ``app`` record routes, check queries, and raise exceptions, also those of Flask itself.
+
+    Args:
+        app: The application.
+        names: The query's members by method and path template; others, such as pages, ignore it.
+    """
     app.config["TRAP_HTTP_EXCEPTIONS"] = app.config["PROPAGATE_EXCEPTIONS"] = True
-    app.before_request(_record_route)
+
+    def check() -> None:
+        template, query = _record_route(), request.query_string
+        method = "GET" if request.method == "HEAD" else request.method
+        if query and (method, template) in names:
+            check_query(query.decode("latin-1"), names[method, template])
+
+    app.before_request(check)
 
 
 def current_request() -> HttpRequest:
@@ -66,7 +79,9 @@ def path_template(rule: str) -> str:
     return _PLACEHOLDER.sub(r"{\1}", rule)
 
 
-def _record_route() -> None:
+def _record_route() -> str:
     rule = request.url_rule
-    if rule is not None:
-        head_in(request.environ).route = path_template(rule.rule)
+    if rule is None:
+        return ""
+    template = head_in(request.environ).route = path_template(rule.rule)
+    return template

@@ -15,11 +15,13 @@ from gateway.api import openapi, schemas
 from gateway.api.async_views import AsyncViews
 from gateway.api.flask_views import current_request, flask_response
 from gateway.api.parameters import (
+    idempotency_key,
     job_id_in_path,
     json_in_body,
     model_in_path,
     preferred_wait,
     seconds_in_query,
+    version_in_query,
 )
 from gateway.http import SMALL_BYTES, Headers, HttpRequest, HttpResponse, json_response
 from gateway.services import Services, services
@@ -57,6 +59,7 @@ async_views = AsyncViews(blueprint)
     **openapi.call(
         "submitJob",
         openapi.MODEL,
+        openapi.VERSION_IN_QUERY,
         openapi.IDEMPOTENCY_KEY,
         openapi.PREFER,
         answers={202: schemas.Job, 200: schemas.Job},
@@ -94,6 +97,7 @@ async def submit(request: HttpRequest, services: Services) -> HttpResponse:
         "predict",
         openapi.MODEL,
         openapi.TIMEOUT,
+        openapi.VERSION_IN_QUERY,
         openapi.IDEMPOTENCY_KEY,
         answers={200: schemas.Job},
         refuses=(*_REFUSES, errors.Timeout),
@@ -192,10 +196,16 @@ async def _prepared(request: HttpRequest, services: Services) -> PreparedJob:
 
 
 def _read(request: HttpRequest, max_bytes: int) -> Request:
-    model = model_in_path(request)
-    checked = schemas.check(schemas.JobRequest, json_in_body(request, max_bytes))
-    key = request.fields.get("idempotency-key", None)
-    return Request(model, idempotency_key=key, **dict(checked))
+    model, version, key = (
+        model_in_path(request),
+        version_in_query(request),
+        idempotency_key(request),
+    )
+    checked = dict(schemas.check(schemas.JobRequest, json_in_body(request, max_bytes)))
+    if version is not None and checked["version"] not in (None, version):
+        raise errors.InvalidInput.at(["version"], "the query and the body name different ones")
+    checked["version"] = version or checked["version"]
+    return Request(model, idempotency_key=key, **checked)
 
 
 async def _accepted(handle: Handle, services: Services) -> Job:

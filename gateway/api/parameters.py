@@ -27,7 +27,8 @@ from yard.errors import (
 MAX_WAIT_S = 60.0
 
 _ETAGS = re.compile(r'(W/)?"([0-9]{1,15})"')
-_SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
+#: A number as JSON writes it, not negative: the schema in the document says `number`.
+_SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _ALPHABET = "names are 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, without '..'"
 
 
@@ -65,6 +66,30 @@ def job_id_in_path(request: HttpRequest) -> str:
         return check_job_id(request.path_parameters["job_id"])
     except InvalidName as error:
         raise UnknownJob(error.message) from None
+
+
+def version_in_query(request: HttpRequest) -> str | None:
+    """Returns the version or alias that the query names, if it names one.
+
+    Raises:
+        InvalidInput: It is no name.
+    """
+    version = request.query("version")
+    if version is not None and not is_name(version):
+        raise InvalidInput.at(["version"], _ALPHABET)
+    return version
+
+
+def idempotency_key(request: HttpRequest) -> str | None:
+    """Returns the ``Idempotency-Key``, if there is one.
+
+    Raises:
+        InvalidInput: It has characters other than ASCII, which a field does not carry.
+    """
+    key = request.fields.get("idempotency-key", None)
+    if key is not None and not key.isascii():
+        raise InvalidInput.at(["Idempotency-Key"], "must be ASCII")
+    return key
 
 
 def seconds_in_query(request: HttpRequest, name: str, default: float) -> float:

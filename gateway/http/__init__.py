@@ -7,6 +7,7 @@ from gateway.http.messages import (
     HttpRequest,
     HttpResponse,
     RequestHead,
+    check_query,
     json_response,
 )
 from gateway.http.threads import SMALL_BYTES, Threads
@@ -23,6 +24,7 @@ __all__ = [
     "RequestHead",
     "Threads",
     "WsgiBridge",
+    "check_query",
     "declared_bytes",
     "head_in",
     "json_response",

@@ -26,6 +26,7 @@ from gateway.http import (
     HttpResponse,
     RequestHead,
     WsgiBridge,
+    check_query,
 )
 from gateway.middleware import MiddlewareChain, problem
 from gateway.services import Services, services_of
@@ -106,6 +107,7 @@ class RsgiApp:
             protocol=protocol,
             view=view,
             path_parameters=parameters,
+            http_version=scope.http_version,
         )
         if view is not None:
             request.route = view.template
@@ -118,13 +120,16 @@ class RsgiApp:
         return _GONE
 
     async def _view_answer(self, request: _RsgiRequest) -> HttpResponse:
+        view = request.view
+        if request.query_string and view is not None and view.query_names is not None:
+            check_query(request.query_string, view.query_names)
         try:
             body = await self.bodies.read(request.fields, request.protocol, request.scope.client)
         except HTTPException:  # it came too slowly, or was cut off: no more is expected of it
             request.is_read = True
             raise
         request.is_read = body.is_whole
-        if request.view is None:
+        if view is None:
             return await self._flask_views.answer(request.scope, request, body.read)
         call = HttpRequest(
             request.path_parameters,
@@ -134,7 +139,7 @@ class RsgiApp:
             request.annotations,
         )
         del body  # the view lets go of it before it waits
-        return await request.view.handler(call, self._services)
+        return await view.handler(call, self._services)
 
     async def _send(self, request: _RsgiRequest, response: HttpResponse) -> None:
         """Sends the response, and reads what is left of the request behind it."""
@@ -156,8 +161,12 @@ class RsgiApp:
 _GONE = problem(499, "client_closed_request", "The client has gone", "The connection was closed.")
 
 
+#: The value of a field that has another than ASCII.
+_NO_TEXT = "\ufffd"
+
+
 class _Fields:
-    """Header fields as granian gives them: one that is not ASCII is there, and has no value."""
+    """Header fields as granian gives them: it has no values for those that are not ASCII."""
 
     __slots__ = ("_given",)
 
@@ -169,4 +178,4 @@ class _Fields:
         given = self._given
         if name not in given:
             return default
-        return ",".join([value for field, value in given.items() if field == name])
+        return ",".join([value for field, value in given.items() if field == name] or [_NO_TEXT])
