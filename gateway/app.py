@@ -9,9 +9,17 @@ from flask_openapi.models.info import Info
 from flask_openapi.models.schema import Schema
 from flask_openapi.openapi import OpenAPI
 
-from gateway.api import BLUEPRINTS, REQUESTS, Pages, Problem, configure_flask, registry_for
+from gateway.api import (
+    BLUEPRINTS,
+    REQUESTS,
+    Pages,
+    Problem,
+    configure_flask,
+    query_names,
+    registry_for,
+)
 from gateway.http import Threads
-from gateway.middleware import RequestLog, add_safe_headers, assign_request_id
+from gateway.middleware import RequestLog, add_safe_headers, assign_request_id, check_message
 from gateway.services import AsyncClient, Services, attach
 from producer.client import Client
 from yard.platform import extras
@@ -48,11 +56,12 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
         assign_request_id,
         RequestLog(None if has_files else registry),
         add_safe_headers,
+        check_message,
     )
     threads = Threads(settings.gateway_threads)
     async_client = AsyncClient(client, loop, threads, settings.gateway_waits)
     attach(app, Services(settings, client, loop, async_client, threads, middleware, registry))
-    configure_flask(app)
+    configure_flask(app, query_names(BLUEPRINTS))
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.components_schemas |= {

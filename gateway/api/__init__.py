@@ -5,7 +5,7 @@ from gateway.api.async_views import AsyncView, AsyncViewIndex
 from gateway.api.docs import Pages
 from gateway.api.flask_views import configure_flask
 from gateway.api.metrics import registry_for
-from gateway.api.openapi import REQUESTS
+from gateway.api.openapi import REQUESTS, query_names
 from gateway.api.schemas import Problem
 
 #: Every operation, for Flask's routing and for the OpenAPI document.
@@ -23,5 +23,6 @@ __all__ = [
     "Pages",
     "Problem",
     "configure_flask",
+    "query_names",
     "registry_for",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -18,6 +18,7 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from gateway.api.flask_views import current_request, flask_response, path_template
+from gateway.api.openapi import query_names
 from gateway.http import HttpRequest, HttpResponse
 from gateway.services import Services, services
 
@@ -35,6 +36,7 @@ class AsyncView:
         parameter: The parameter's name; empty without one.
         suffix: The path behind the parameter.
         handler: Answers requests.
+        query_names: Members that its query may have; None for any.
     """
 
     method: str
@@ -43,6 +45,7 @@ class AsyncView:
     parameter: str
     suffix: str
     handler: AsyncHandler
+    query_names: frozenset[str] | None = None
 
     @classmethod
     def of(cls, method: str, rule: str, handler: AsyncHandler) -> AsyncView:
@@ -78,8 +81,10 @@ class AsyncViews:
         """Registers a coroutine function; ``described`` goes into the OpenAPI document."""
 
         def register(handler: AsyncHandler) -> AsyncHandler:
-            self.views.append(AsyncView.of(method, rule, handler))
             getattr(self._blueprint, method.lower())(rule, **described)(_flask_view(handler))
+            view = AsyncView.of(method, rule, handler)
+            names = query_names([self._blueprint]).get((method, view.template))
+            self.views.append(replace(view, query_names=names))
             return handler
 
         return register

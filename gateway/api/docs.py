@@ -11,10 +11,11 @@ from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from flask import Blueprint, Response, abort
+from flask import Blueprint, Response, abort, request
 from flask_openapi.openapi import OpenAPI
 
 from yard.contract import wire
+from yard.platform import extras
 
 _PAGE = b"""<!doctype html>
 <html lang="en">
@@ -55,6 +56,19 @@ _ASSETS = {
 }
 
 
+#: Kinds of answers at the root; the first is for clients that take any.
+_KINDS = ("application/json", "text/html")
+_LINKS = {
+    "models": "/v1/models",
+    "scaling": "/v1/scaling",
+    "health": "/healthz",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+    "openapi": "/openapi.json",
+    "docs": "/docs",
+}
+
+
 class Pages:
     """The OpenAPI document and its page, for one application."""
 
@@ -76,10 +90,21 @@ class Pages:
     def blueprint(self) -> Blueprint:
         """Returns the routes of the document, the page and its files."""
         pages = Blueprint("docs", __name__)
+        pages.add_url_rule("/", "root", self.root)
         pages.add_url_rule("/openapi.json", "openapi", self.openapi)
         pages.add_url_rule("/docs", "page", self.page)
         pages.add_url_rule("/docs/assets/<name>", "asset", self.asset)
         return pages
+
+    def root(self) -> Response:
+        """Leads a browser to the page, and answers programs with links."""
+        if request.accept_mimetypes.best_match(_KINDS) == "text/html":
+            response = Response(status=303, headers={"Location": "/docs"})  # never a caller's Host
+        else:
+            known = {"name": "modelyard", "version": extras.version(), "links": _LINKS}
+            response = Response(wire.dumps(known), mimetype="application/json")
+        response.vary.add("Accept")
+        return response
 
     def openapi(self) -> Response:
         """Answers with the document."""

@@ -8,26 +8,41 @@ through Flask to the middleware, which makes problems of them.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Collection, Mapping
 from functools import cache
 
 from flask import Flask, Response, request
 
-from gateway.http import HttpRequest, HttpResponse, head_in
+from gateway.http import HttpRequest, HttpResponse, check_query, declared_bytes, head_in
 from gateway.services import services
+from yard.errors import Unavailable
 
 _PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def configure_flask(app: Flask) -> None:
-    """Makes ``app`` record routes and raise exceptions, those of Flask itself included."""
+def configure_flask(app: Flask, names: Mapping[tuple[str, str], Collection[str]]) -> None:
+    """Makes ``app`` record routes, check queries, and raise exceptions, also those of Flask itself.
+
+    Args:
+        app: The application.
+        names: The query's members by method and path template; others, such as pages, ignore it.
+    """
     app.config["TRAP_HTTP_EXCEPTIONS"] = app.config["PROPAGATE_EXCEPTIONS"] = True
-    app.before_request(_record_route)
+
+    def check() -> None:
+        template, query = _record_route(), request.query_string
+        method = "GET" if request.method == "HEAD" else request.method
+        if query and (method, template) in names:
+            check_query(query.decode("latin-1"), names[method, template])
+
+    app.before_request(check)
 
 
 def current_request() -> HttpRequest:
     """Returns the request that the current view of Flask answers."""
     most_bytes = services().settings.body_bytes
-    is_over = (request.content_length or 0) > most_bytes
+    is_over = (declared_bytes(request.headers) or 0) > most_bytes
     return HttpRequest(
         request.view_args or {},
         request.query_string.decode("latin-1"),
@@ -35,6 +50,17 @@ def current_request() -> HttpRequest:
         b"" if is_over else request.stream.read(most_bytes + 1),
         head_in(request.environ).annotations,
     )
+
+
+def sleep_for_caller(seconds: float) -> None:
+    """Sleeps in a view of Flask, for a caller who waits: a thread must not outlive its caller.
+
+    Raises:
+        Unavailable: The caller has gone; nobody sees the error.
+    """
+    if head_in(request.environ).is_abandoned:
+        raise Unavailable("the caller has gone")
+    time.sleep(seconds)
 
 
 def annotate(**context: str | None) -> None:
@@ -53,7 +79,9 @@ def path_template(rule: str) -> str:
     return _PLACEHOLDER.sub(r"{\1}", rule)
 
 
-def _record_route() -> None:
+def _record_route() -> str:
     rule = request.url_rule
-    if rule is not None:
-        head_in(request.environ).route = path_template(rule.rule)
+    if rule is None:
+        return ""
+    template = head_in(request.environ).route = path_template(rule.rule)
+    return template

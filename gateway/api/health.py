@@ -33,6 +33,12 @@ async def healthz(_request: HttpRequest, _services: Services) -> HttpResponse:
     return json_response(b'{"status":"ok"}')
 
 
+@async_views("GET", "/health", **openapi.call("isHealthy", answers={200: schemas.Health}))
+async def health(request: HttpRequest, services: Services) -> HttpResponse:
+    """The same as `/healthz`."""
+    return await healthz(request, services)
+
+
 @blueprint.get(
     "/readyz",
     **openapi.call("isReady", answers={200: schemas.Readiness}, refuses=(Unavailable,)),

@@ -15,11 +15,13 @@ from gateway.api import openapi, schemas
 from gateway.api.async_views import AsyncViews
 from gateway.api.flask_views import current_request, flask_response
 from gateway.api.parameters import (
+    idempotency_key,
     job_id_in_path,
     json_in_body,
     model_in_path,
     preferred_wait,
     seconds_in_query,
+    version_in_query,
 )
 from gateway.http import SMALL_BYTES, Headers, HttpRequest, HttpResponse, json_response
 from gateway.services import Services, services
@@ -57,6 +59,7 @@ async_views = AsyncViews(blueprint)
     **openapi.call(
         "submitJob",
         openapi.MODEL,
+        openapi.VERSION_IN_QUERY,
         openapi.IDEMPOTENCY_KEY,
         openapi.PREFER,
         answers={202: schemas.Job, 200: schemas.Job},
@@ -70,15 +73,13 @@ async def submit(request: HttpRequest, services: Services) -> HttpResponse:
     202 is a promise: the job ends exactly once, whatever is killed. With `Prefer: wait=SECONDS` the
     answer is 200 with the ended job, if it ends in time.
     """
-    wanted, wait_s = await _wanted(request, services), preferred_wait(request)
-    client = services.async_client
+    client, wait_s = services.async_client, preferred_wait(request)
     with client.slot() as may_wait:
-        prepared = await _prepare(request, services, wanted)
         outcome: Job | Handle
         if may_wait and wait_s > 0:
-            outcome = await client.predict(prepared, wait_s)
+            outcome = await client.predict(await _prepared(request, services), wait_s)
         else:
-            outcome, wait_s = await client.submit(prepared), 0.0
+            outcome, wait_s = await client.submit(await _prepared(request, services)), 0.0
     job = outcome if isinstance(outcome, Job) else await _accepted(outcome, services)
     may_have_ended = wait_s > 0 or (isinstance(outcome, Handle) and outcome.is_repeat)
     headers = [("Location", f"/v1/jobs/{job.id}")]
@@ -96,6 +97,7 @@ async def submit(request: HttpRequest, services: Services) -> HttpResponse:
         "predict",
         openapi.MODEL,
         openapi.TIMEOUT,
+        openapi.VERSION_IN_QUERY,
         openapi.IDEMPOTENCY_KEY,
         answers={200: schemas.Job},
         refuses=(*_REFUSES, errors.Timeout),
@@ -108,13 +110,14 @@ async def predict(request: HttpRequest, services: Services) -> HttpResponse:
     200 with the ended job, also if it failed: its `status` says so. 504 has the id of a job that
     did not end in time; it lives on.
     """
-    wanted = await _wanted(request, services)
     timeout_s = seconds_in_query(request, "timeout", _PREDICT_TIMEOUT_S)
     with services.async_client.slot() as may_wait:
         if not may_wait:
             raise errors.Unavailable("too many requests wait here: try again, or submit and poll")
-        prepared = await _prepare(request, services, wanted)
-        outcome = await services.async_client.predict(prepared, timeout_s)
+        prepared = await _prepared(request, services)
+        waiting = services.async_client.predict(prepared, timeout_s)
+        del prepared  # the wait must not hold the memory of its rows
+        outcome = await waiting
     if isinstance(outcome, Job):
         return _answer(request, outcome)
     _annotate(request, outcome)
@@ -177,36 +180,32 @@ def _annotate(request: HttpRequest, job: Job | Handle) -> None:
     line["job"], line["model"], line["version"] = job.id, job.model, job.version
 
 
-async def _wanted(request: HttpRequest, services: Services) -> Request:
-    """Returns the job that the body asks for; its rows are not checked yet.
+async def _prepared(request: HttpRequest, services: Services) -> PreparedJob:
+    """Returns the job that the body asks for, checked; the body is not held any more.
+
+    Its rows are checked against the signature that they will most likely meet.
 
     Raises:
-        InvalidRequest: The body, or a member of it, is invalid.
-        UnknownModel: The path has no valid name.
+        ModelyardError: The request is invalid, or Redis does not answer.
     """
-    max_bytes = services.settings.body_bytes
-    return await services.threads.run(len(request.body), _read, request, max_bytes)
+    size_bytes, job_id = len(request.body), new_id()
+    wanted = await services.threads.run(size_bytes, _read, request, services.settings.body_bytes)
+    if size_bytes <= SMALL_BYTES:
+        return await services.async_client.prepare(wanted, job_id)
+    return await services.threads.run(size_bytes, services.client.submitter.prepare, wanted, job_id)
 
 
 def _read(request: HttpRequest, max_bytes: int) -> Request:
-    model = model_in_path(request)
-    checked = schemas.check(schemas.JobRequest, json_in_body(request, max_bytes))
-    key = request.fields.get("idempotency-key", None)
-    return Request(model, idempotency_key=key, **dict(checked))
-
-
-async def _prepare(request: HttpRequest, services: Services, wanted: Request) -> PreparedJob:
-    """Returns the job, checked against the signature that its rows will most likely meet.
-
-    Raises:
-        ModelyardError: The job is invalid, or Redis does not answer.
-    """
-    job_id = new_id()
-    if len(request.body) <= SMALL_BYTES:
-        return await services.async_client.prepare(wanted, job_id)
-    return await services.threads.run(
-        len(request.body), services.client.submitter.prepare, wanted, job_id
+    model, version, key = (
+        model_in_path(request),
+        version_in_query(request),
+        idempotency_key(request),
     )
+    checked = dict(schemas.check(schemas.JobRequest, json_in_body(request, max_bytes)))
+    if version is not None and checked["version"] not in (None, version):
+        raise errors.InvalidInput.at(["version"], "the query and the body name different ones")
+    checked["version"] = version or checked["version"]
+    return Request(model, idempotency_key=key, **checked)
 
 
 async def _accepted(handle: Handle, services: Services) -> Job:

@@ -6,9 +6,11 @@ checked once; flask-openapi gets from here what it would otherwise read from sig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.parameter import Parameter
 from pydantic import BaseModel
 
 from gateway.api.schemas import JobRequest, Problem, RouteChange
@@ -53,6 +55,9 @@ PATTERN = _parameter(
     "query",
     "Only models whose name matches, as a shell matches file names: `iris`, `team-*`.",
     {"type": "string", "maxLength": 200, "default": "*"},
+)
+VERSION_IN_QUERY = _parameter(
+    "version", "query", "As the body's `version`: a version or an alias.", _NAME
 )
 PREFER = _parameter(
     "Prefer",
@@ -104,6 +109,25 @@ def call(
         "openapi_extensions": {"parameters": list(parameters)},
         "responses": {**answers, **problems, **other},
     }
+
+
+def query_names(blueprints: Iterable[APIBlueprint]) -> dict[tuple[str, str], frozenset[str]]:
+    """Returns the names of the query's members of each operation, by method and path template.
+
+    Health checks and the metrics are not in it: who probes may add what it likes.
+    """
+    return {
+        (method.upper(), path): query_members(operation.parameters or ())
+        for blueprint in blueprints
+        for path, item in blueprint.paths.items()
+        for method in ("get", "put", "post", "delete", "patch")
+        if path.startswith("/v1/") and (operation := getattr(item, method)) is not None
+    }
+
+
+def query_members(parameters: Iterable[Parameter]) -> frozenset[str]:
+    """Returns the names of those parameters that are members of the query."""
+    return frozenset(p.name for p in parameters if p.param_in.value == "query")
 
 
 def body(model: type[BaseModel]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.http import parse_options_header
 
-from gateway.http import HttpRequest
+from gateway.http import HttpRequest, declared_bytes
 from yard.contract import ModelRef, check_job_id, is_name, wire
 from yard.errors import (
     InvalidInput,
@@ -27,7 +27,8 @@ from yard.errors import (
 MAX_WAIT_S = 60.0
 
 _ETAGS = re.compile(r'(W/)?"([0-9]{1,15})"')
-_SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
+#: A number as JSON writes it, not negative: the schema in the document says `number`.
+_SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _ALPHABET = "names are 1 to 63 of a-z 0-9 . _ -, the first a letter or digit, without '..'"
 
 
@@ -65,6 +66,30 @@ def job_id_in_path(request: HttpRequest) -> str:
         return check_job_id(request.path_parameters["job_id"])
     except InvalidName as error:
         raise UnknownJob(error.message) from None
+
+
+def version_in_query(request: HttpRequest) -> str | None:
+    """Returns the version or alias that the query names, if it names one.
+
+    Raises:
+        InvalidInput: It is no name.
+    """
+    version = request.query("version")
+    if version is not None and not is_name(version):
+        raise InvalidInput.at(["version"], _ALPHABET)
+    return version
+
+
+def idempotency_key(request: HttpRequest) -> str | None:
+    """Returns the ``Idempotency-Key``, if there is one.
+
+    Raises:
+        InvalidInput: It has characters other than ASCII, which a field does not carry.
+    """
+    key = request.fields.get("idempotency-key", None)
+    if key is not None and not key.isascii():
+        raise InvalidInput.at(["Idempotency-Key"], "must be ASCII")
+    return key
 
 
 def seconds_in_query(request: HttpRequest, name: str, default: float) -> float:
@@ -116,8 +141,7 @@ def json_in_body(request: HttpRequest, max_bytes: int) -> Any:
         BadRequest: It ended before its Content-Length.
     """
     _check_media_type(request)
-    body, length = request.body, request.fields.get("content-length", "")
-    declared = int(length) if length.isdecimal() else 0
+    body, declared = request.take_body(), declared_bytes(request.fields) or 0
     if declared > max_bytes:
         raise TooLarge(f"the body has {declared} bytes, the bound is {max_bytes}")
     if len(body) > max_bytes:

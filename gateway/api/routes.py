@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
 from gateway.api import openapi, schemas
-from gateway.api.flask_views import annotate, current_request
+from gateway.api.flask_views import annotate, current_request, sleep_for_caller
 from gateway.api.parameters import (
     expected_revisions,
     json_in_body,
@@ -79,7 +79,7 @@ def put() -> Response:
     wanted = schemas.check(schemas.RouteChange, json_in_body(request, settings.body_bytes))
     with redis_reachable():
         change = RouteChange(model, wanted.active, wanted.weights, _revision(request, model))
-        route, warmth = flip_route(services().redis, change, warm_s)
+        route, warmth = flip_route(services().redis, change, warm_s, sleep_for_caller)
         return _answer(route, warm=warmth.to_dict())
 
 

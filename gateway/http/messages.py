@@ -7,10 +7,15 @@ code reads parameters and answers on both ways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, overload
 from urllib.parse import parse_qsl
+
+from yard.contract import MAX_INPUT_ERRORS
+from yard.errors import InvalidInput
 
 Headers = list[tuple[str, str]]
 
@@ -44,6 +49,8 @@ class RequestHead:
             Flask has matched it, after the middleware has passed the request on.
         request_id: The request's id, once it is assigned.
         annotations: More members of the request's line in the access log: ``job``, ``model``, ...
+        is_abandoned: True once the client has gone: nobody will read the response.
+        http_version: ``1.1``, or ``1`` for HTTP/1.0.
     """
 
     method: str
@@ -53,9 +60,11 @@ class RequestHead:
     route: str = UNMATCHED
     request_id: str = ""
     annotations: dict[str, Any] = field(default_factory=dict)
+    is_abandoned: bool = False
+    http_version: str = "1.1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpRequest:
     """A request as views read it.
 
@@ -63,7 +72,8 @@ class HttpRequest:
         path_parameters: Parts of the path by name: ``model``, ``version``, ``job_id``.
         query_string: The query, without its question mark.
         fields: The header fields.
-        body: The body; if it is over the bound, at least one byte more than that, or nothing.
+        body: The body; if it is over the bound, at least one byte more than that, or nothing. Empty
+            again once a view has taken it.
         annotations: As `RequestHead.annotations`.
     """
 
@@ -72,6 +82,11 @@ class HttpRequest:
     fields: Fields
     body: bytes
     annotations: dict[str, Any] = field(default_factory=dict)
+
+    def take_body(self) -> bytes:
+        """Returns the body and lets go of it: a request that waits must not hold its memory."""
+        body, self.body = self.body, b""
+        return body
 
     def query(self, name: str) -> str | None:
         """Returns a parameter of the query, the first of several; None if it is not there."""
@@ -91,6 +106,23 @@ class HttpResponse(NamedTuple):
     def with_headers(self, *more: tuple[str, str]) -> HttpResponse:
         """Returns the same response with more headers; lists of headers may be shared."""
         return HttpResponse(self.status, [*self.headers, *more], self.body)
+
+
+def check_query(query_string: str, names: Collection[str]) -> None:
+    """Checks that a query has no members but some, and each at most once.
+
+    Raises:
+        InvalidInput: Names those that are unknown, or given twice.
+    """
+    given = Counter(key for key, _ in parse_qsl(query_string, keep_blank_values=True))
+    there = f"there are {', '.join(sorted(names))}" if names else "there are none"
+    faults = [
+        {"loc": [key[:80]], "msg": "is given twice" if key in names else f"unknown member; {there}"}
+        for key, count in islice(given.items(), MAX_INPUT_ERRORS)
+        if key not in names or count > 1
+    ]
+    if faults:
+        raise InvalidInput.of(faults)
 
 
 def json_response(body: bytes, status: int = 200, headers: Headers | None = None) -> HttpResponse:

@@ -18,6 +18,7 @@ first in the tuple is the outermost.
 """
 
 from gateway.middleware.chain import Handler, Middleware, MiddlewareChain
+from gateway.middleware.message_checks import check_message
 from gateway.middleware.problems import code_of, problem, problem_of, status_of
 from gateway.middleware.request_ids import assign_request_id
 from gateway.middleware.request_log import RequestLog
@@ -30,6 +31,7 @@ __all__ = [
     "RequestLog",
     "add_safe_headers",
     "assign_request_id",
+    "check_message",
     "code_of",
     "problem",
     "problem_of",

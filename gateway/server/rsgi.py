@@ -16,10 +16,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from granian import rsgi
+from werkzeug.exceptions import HTTPException
 
 from gateway.api import ASYNC_VIEWS, AsyncView, AsyncViewIndex
-from gateway.http import Body, BodyReader, HttpRequest, HttpResponse, RequestHead, WsgiBridge
-from gateway.middleware import MiddlewareChain
+from gateway.http import (
+    BodyReader,
+    DisconnectGuard,
+    HttpRequest,
+    HttpResponse,
+    RequestHead,
+    WsgiBridge,
+    check_query,
+)
+from gateway.middleware import MiddlewareChain, problem
 from gateway.services import Services, services_of
 
 #: Large bodies that may come in at once: with the bound of 8 MiB they have 256 MiB.
@@ -35,14 +44,14 @@ class _RsgiRequest(RequestHead):
         protocol: Reads its body and sends the response.
         view: The async view that answers it; None for a view of Flask.
         path_parameters: For the async view.
-        body: None until it is read.
+        is_read: True if nothing of its body is left to read; None until it is read.
     """
 
     scope: rsgi.Scope
     protocol: rsgi.HTTPProtocol
     view: AsyncView | None = None
     path_parameters: Mapping[str, str]
-    body: Body | None = None
+    is_read: bool | None = None
 
 
 class RsgiApp:
@@ -51,7 +60,12 @@ class RsgiApp:
     Args:
         create: Makes the application of Flask for an event loop; called once, when that is known.
         on_start: Called then with the application's services.
+
+    Attributes:
+        bodies: Reads the bodies of requests.
     """
+
+    bodies: BodyReader
 
     def __init__(
         self,
@@ -65,7 +79,7 @@ class RsgiApp:
         """Called by granian before the loop runs."""
         app = self._create(loop)
         self._services = services_of(app)
-        self._bodies = BodyReader(self._services.settings.body_bytes, _LARGE_BODIES)
+        self.bodies = BodyReader(self._services.settings.body_bytes, _LARGE_BODIES)
         self._flask_views = WsgiBridge(app.wsgi_app, self._services.threads.views)
         self._async_views = AsyncViewIndex(ASYNC_VIEWS)
         self._chain = MiddlewareChain(self._services.middleware, self._answer)
@@ -93,6 +107,7 @@ class RsgiApp:
             protocol=protocol,
             view=view,
             path_parameters=parameters,
+            http_version=scope.http_version,
         )
         if view is not None:
             request.route = view.template
@@ -100,8 +115,21 @@ class RsgiApp:
 
     async def _answer(self, request: _RsgiRequest) -> HttpResponse:
         """The endpoint of the middleware: reads the body and runs the view."""
-        body = request.body = await self._bodies.read(request.fields, request.protocol)
-        if request.view is None:
+        with DisconnectGuard(request, request.protocol):
+            return await self._view_answer(request)
+        return _GONE
+
+    async def _view_answer(self, request: _RsgiRequest) -> HttpResponse:
+        view = request.view
+        if request.query_string and view is not None and view.query_names is not None:
+            check_query(request.query_string, view.query_names)
+        try:
+            body = await self.bodies.read(request.fields, request.protocol, request.scope.client)
+        except HTTPException:  # it came too slowly, or was cut off: no more is expected of it
+            request.is_read = True
+            raise
+        request.is_read = body.is_whole
+        if view is None:
             return await self._flask_views.answer(request.scope, request, body.read)
         call = HttpRequest(
             request.path_parameters,
@@ -110,12 +138,15 @@ class RsgiApp:
             body.read,
             request.annotations,
         )
-        return await request.view.handler(call, self._services)
+        del body  # the view lets go of it before it waits
+        return await view.handler(call, self._services)
 
     async def _send(self, request: _RsgiRequest, response: HttpResponse) -> None:
         """Sends the response, and reads what is left of the request behind it."""
-        body = request.body or self._bodies.unread(request.fields)
-        if body.is_whole:
+        is_read = request.is_read
+        if is_read is None:
+            is_read = self.bodies.unread(request.fields).is_whole
+        if is_read or request.is_abandoned:
             request.protocol.response_bytes(response.status, response.headers, response.body)
             return
         headers = [pair for pair in response.headers if pair[0] != "Content-Length"]
@@ -123,11 +154,19 @@ class RsgiApp:
         stream = request.protocol.response_stream(response.status, headers)
         with suppress(rsgi.ProtocolClosed):  # the client has gone
             await stream.send_bytes(response.body)
-            await self._bodies.drop(request.fields, request.protocol)
+            await self.bodies.drop(request.fields, request.protocol, request.scope.client)
+
+
+#: For the access log alone: the status that other servers log, too.
+_GONE = problem(499, "client_closed_request", "The client has gone", "The connection was closed.")
+
+
+#: The value of a field that has another than ASCII.
+_NO_TEXT = "\ufffd"
 
 
 class _Fields:
-    """Header fields as granian gives them: one that is not ASCII is there, and has no value."""
+    """Header fields as granian gives them: it has no values for those that are not ASCII."""
 
     __slots__ = ("_given",)
 
@@ -139,4 +178,4 @@ class _Fields:
         given = self._given
         if name not in given:
             return default
-        return ",".join([value for field, value in given.items() if field == name])
+        return ",".join([value for field, value in given.items() if field == name] or [_NO_TEXT])

@@ -50,9 +50,14 @@ class AsyncClient:
         self.completions: CompletionListener[_Ended] = CompletionListener(
             client.url, settler.settle
         )
-        self._free_slots = max_waits
+        self._free_slots = self._max_waits = max_waits
         self._waiting: set[_Ended] = set()
         self._deadline = float("inf")
+
+    @property
+    def waits(self) -> int:
+        """Number of calls that hold a slot."""
+        return self._max_waits - self._free_slots
 
     def close(self) -> None:
         """Ends all threads; no call may wait any more."""
@@ -89,7 +94,7 @@ class AsyncClient:
         Raises:
             ModelyardError: As `Client.submit_request`.
         """
-        return await _handle(prepared, self._commits.enqueue(prepared))
+        return await _handle(prepared.id, self._commits.enqueue(prepared))
 
     async def predict(self, prepared: PreparedJob, timeout_s: float) -> Job | Handle:
         """Queues a job and waits for it: returns the ended job, or the handle of one that lives on.
@@ -100,16 +105,18 @@ class AsyncClient:
             ModelyardError: As `Client.submit_request`.
         """
         ended: _Ended = self._loop.create_future()
-        self.completions.expect(prepared.id, ended)
+        job_id = prepared.id
+        self.completions.expect(job_id, ended)
         try:
             committed = self._commits.enqueue(prepared)
+            del prepared  # its rows are in Redis soon: a wait must not hold their memory
             committed.add_done_callback(partial(_end_if_settled, ended))
             raw = await self._ended(ended, timeout_s)
         finally:
-            self.completions.forget(prepared.id, ended)
+            self.completions.forget(job_id, ended)
         if raw is not None:
-            return await self._found(prepared.id, raw)
-        handle = await _handle(prepared, committed)
+            return await self._found(job_id, raw)
+        handle = await _handle(job_id, committed)
         if handle.is_repeat:
             job = await self.wait(handle.id, timeout_s)
             return job if job.status.is_terminal else handle
@@ -190,7 +197,7 @@ class AsyncClient:
             _end(ended)
 
 
-async def _handle(prepared: PreparedJob, committed: asyncio.Future[Handle]) -> Handle:
+async def _handle(job_id: str, committed: asyncio.Future[Handle]) -> Handle:
     """Returns the handle of a prepared job; if Redis did not answer, the error names only that job.
 
     Raises:
@@ -199,7 +206,7 @@ async def _handle(prepared: PreparedJob, committed: asyncio.Future[Handle]) -> H
     try:
         return await committed
     except Unavailable as error:  # of all jobs that were sent together
-        raise Unavailable(error.message, {prepared.id} & {*error.job_ids}) from error
+        raise Unavailable(error.message, {job_id} & {*error.job_ids}) from error
 
 
 def _end(ended: _Ended) -> None:

@@ -369,7 +369,7 @@ def test_what_is_no_http_harms_nobody(gateway: RunningGateway, sent):
 
 
 def test_a_call_is_answered_the_same_whichever_way_its_path_is_written(gateway: RunningGateway):
-    for path in (JOBS, "/v1/models/%69ris/jobs", "/v1/models/iris/jobs?x=1"):
+    for path in (JOBS, "/v1/models/%69ris/jobs", "/v1/models/iris/jobs?version=v1"):
         answer = gateway.call("POST", path, BODY, {"X-Request-Id": "r-1"})
         assert (answer.status, answer.headers["x-request-id"]) == (202, "r-1")
         asked = gateway.call("HEAD", answer.json["url"])

@@ -54,6 +54,9 @@ class FakeProtocol:
     async def __call__(self) -> bytes:
         return b"".join([piece async for piece in self])
 
+    async def client_disconnect(self) -> None:
+        await asyncio.Event().wait()  # the client stays
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._body:
             self.pieces_read += 1

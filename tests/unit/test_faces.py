@@ -26,15 +26,15 @@ ROOMS = sorted(
 FACES: dict[str, str] = {
     "gateway.api": """
         ASYNC_VIEWS AsyncView AsyncViewIndex BLUEPRINTS Pages Problem REQUESTS configure_flask
-        registry_for
+        query_names registry_for
     """,
     "gateway.http": """
-        Body BodyReader Headers HttpRequest HttpResponse RequestHead SMALL_BYTES Threads
-        WsgiBridge head_in json_response
+        Body BodyReader DisconnectGuard Headers HttpRequest HttpResponse RequestHead
+        SMALL_BYTES Threads WsgiBridge check_query declared_bytes head_in json_response
     """,
     "gateway.middleware": """
         Handler Middleware MiddlewareChain RequestLog add_safe_headers assign_request_id
-        code_of problem problem_of status_of
+        check_message code_of problem problem_of status_of
     """,
     "gateway.server": "serve",
     "gateway.services": "AsyncClient Services attach services services_of",

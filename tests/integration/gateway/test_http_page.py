@@ -143,6 +143,7 @@ def test_the_document_is_openapi_3_1_and_has_every_call(document: dict[str, Any]
         ("get", "/v1/models/{model}/route"),
         ("put", "/v1/models/{model}/route"),
         ("get", "/v1/scaling"),
+        ("get", "/health"),
         ("get", "/healthz"),
         ("get", "/readyz"),
         ("get", "/metrics"),
