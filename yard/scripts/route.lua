@@ -7,7 +7,8 @@
 --
 -- A value that cannot be obeyed never takes effect: the last good plan stays in force, and
 -- `problems` names the fault. A plan is "v1=90 v2=10". The values of the keys from which a plan was
--- made are kept as `source`, so that an unchanged route costs three reads, four where it splits.
+-- made are kept as `source`, so that an unchanged route costs three reads, four where it splits. A key
+-- that is absent says nothing, and so clears; one that holds the empty string names no version.
 
 -- An operator's value as harmless text for a message.
 local function shown(value)
@@ -117,12 +118,15 @@ local function renew_route(model, source, said, old)
   return route
 end
 
--- Value of the active key, cut to one byte more than a name can have.
+-- Value of the active key, cut to one byte more than a name can have; '' where there is no key.
 local function read_active(model)
   local key = K.active .. model
   local value = read('GETRANGE', key, 0, 63)
-  if value then return {value = value, problem = ''} end
-  return {value = '', problem = 'the key ' .. key .. ' is no string'}
+  if not value then return {value = '', problem = 'the key ' .. key .. ' is no string'} end
+  if value == '' and redis.call('EXISTS', key) == 1 then
+    return {value = '', problem = 'the key ' .. key .. ' is empty; only DEL clears it'}
+  end
+  return {value = value, problem = ''}
 end
 
 -- Value of the weights key, as a list version, weight, ...
