@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
+from producer.handle import Handle
 from tests.helpers.stand_ins import ROW, new_client, publish
 from yard.contract import keys
 from yard.contract.values import Request, Route
@@ -276,6 +277,23 @@ def test_a_look_past_a_model_whose_keys_are_broken_reads_the_others(client: Clie
     found = look_at_routes(client.redis, models)
     assert sorted(found) == [model for model in models if model != "m007"]
     assert client.redis.hget("modelyard:route:m119", "plan") == b"v1=1"
+
+
+@pytest.mark.parametrize("named", [None, "champion", "v2"])
+def test_a_call_reads_a_route_or_a_name_once_for_all_its_jobs(client: Client, named: str | None):
+    weights(v1=1, v2=1)(client.redis)
+    set_alias(client.redis, "iris", "champion", "v2")
+    requests = [Request("iris", [ROW], version=named) for _ in range(50)]
+    client.submit_many(requests)  # the script and the signatures are known from now on
+    client.redis.config_resetstat()
+    assert {type(one) for one in client.submit_many(requests)} == {Handle}
+    stats: Any = client.redis.info("commandstats")
+    reads = {
+        name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("hlen", "hmget")
+    }
+    assert reads == dict.fromkeys(reads, 0 if named else 1)
+    by_job = 50  # each looks whether it was queued before
+    assert stats["cmdstat_hget"]["calls"] <= by_job + 3
 
 
 def test_jobs_of_one_call_are_split_as_single_ones_are(client: Client):
