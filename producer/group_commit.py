@@ -155,4 +155,5 @@ def another(error: ModelyardError) -> ModelyardError:
     """Copies an error for another caller: one that is raised twice mixes up its tracebacks."""
     made = type(error)(*error.args)
     vars(made).update(vars(error))
+    made.__cause__ = error.__cause__
     return made

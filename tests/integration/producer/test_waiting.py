@@ -235,6 +235,21 @@ def test_a_redis_that_dies_during_a_wait_is_unavailable_and_the_client_works_aga
         assert client.wait(job_id, 5).result == RESULT
 
 
+def test_a_wait_goes_on_while_its_connections_are_killed(
+    client: Client, redis: Redis, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waits = [threads.submit(client.wait, job_id, 30) for _ in range(4)]
+    short = threads.submit(client.wait, job_id, 0.5)  # its last read is met, too
+    for _ in range(100):
+        wait_until(is_blocked(redis, "xread"))
+        redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    with pytest.raises(Timeout):
+        short.result(20)
+    finish(redis, job_id, RESULT)
+    assert [wait.result(20).result for wait in waits] == [RESULT] * 4
+
+
 # The completion listener
 
 
