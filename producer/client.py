@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from producer.bulk import Progress, as_completed, map_rows
 from producer.group_commit import GroupCommit
@@ -29,6 +30,9 @@ from yard.settings import Settings
 
 #: Longest blocking read, in seconds; after it the job itself is looked at.
 _SLICE_S = 1.0
+
+#: Seconds between a connection that was lost and the next read, and most such last reads of a wait.
+_AGAIN_S, _LAST_READS = 0.01, 20
 
 
 class Client:
@@ -155,13 +159,17 @@ class Client:
         newest, left_s = "0", timeout_s
         while left_s > 0:
             slice_s = min(left_s, _SLICE_S)
-            with redis_reachable():
-                newest, raw = read_when_ended(self._blocking, job_id, newest, slice_s)
-            job = found_job(job_id, raw)
-            if job.status.is_terminal:
-                return job
+            try:
+                with redis_reachable():
+                    newest, raw = read_when_ended(self._blocking, job_id, newest, slice_s)
+            except Unavailable as error:
+                self._check_up(error)
+            else:
+                job = found_job(job_id, raw)
+                if job.status.is_terminal:
+                    return job
             left_s = ends - time.monotonic()
-        job = self.get(job_id)
+        job = self._get_at_last(job_id)
         if job.status.is_terminal:
             return job
         raise Timeout(f"job {job_id} did not end within {timeout_s:g} s", job_id)
@@ -283,6 +291,26 @@ class Client:
             if plain is None:
                 raise
             return self.submitter.prepare(plain, job_id)
+
+    def _get_at_last(self, job_id: str) -> Job:
+        """Reads a job as `get` does, again where only the connection was lost."""
+        for _ in range(_LAST_READS):
+            try:
+                return self.get(job_id)
+            except Unavailable as error:
+                self._check_up(error)
+        return self.get(job_id)
+
+    def _check_up(self, error: Unavailable) -> None:
+        """Returns, after a pause, if a read may be repeated: Redis has but closed the connection.
+
+        Raises:
+            Unavailable: The same error; Redis is away.
+        """
+        is_lost = isinstance(error.__cause__, RedisConnectionError)
+        if not is_lost or not connections.is_up(self._blocking):
+            raise error
+        time.sleep(_AGAIN_S)
 
     def _read(self, job_ids: Sequence[str]) -> list[Raw]:
         return read_jobs(self.redis, job_ids)

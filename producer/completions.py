@@ -80,10 +80,13 @@ class CompletionListener(Generic[W]):
             try:
                 self._listen()
                 pause_s = 0.05
+                continue
             except (RedisError, OSError) as error:
                 _log.warning("waiting for results: Redis is away: %s", error)
-                self._closed.wait(pause_s)
-                pause_s = min(1.0, pause_s * 2)
+            except Exception:  # without this thread, every wait would run into its timeout
+                _log.exception("waiting for results: the listener goes on")
+            self._closed.wait(pause_s)
+            pause_s = min(1.0, pause_s * 2)
 
     def _listen(self) -> None:
         """Delivers until Redis goes away."""
@@ -110,7 +113,19 @@ class CompletionListener(Generic[W]):
                 for waiter in self._waiters.get(job_id, ())
             ]
             if told:
-                self._tell(told)
+                self._pass_on(told)
+
+    def _pass_on(self, told: Sequence[tuple[W, Raw]]) -> None:
+        """Passes ended jobs on; if that fails, each by itself, so that it costs no other waiter."""
+        try:
+            self._tell(told)
+        except Exception:
+            _log.exception("waiting for results: %d waiters could not be told at once", len(told))
+            for one in told:
+                try:
+                    self._tell([one])
+                except Exception:
+                    _log.exception("waiting for results: a waiter could not be told")
 
 
 _ENDED = frozenset({b"finished", b"failed", b"canceled", b"stopped"})

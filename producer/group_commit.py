@@ -117,14 +117,15 @@ class GroupCommit(Generic[T, R]):
 
     def _lead(self) -> None:
         """Calls for the waiting items, the first this thread's own, and passes the lead on."""
-        with self._lock:
-            count = self._fit([ticket.item for ticket in self._waiting])
-            group, self._waiting = self._waiting[:count], self._waiting[count:]
+        group = self._next_group()
         began = time.monotonic()
         error: ModelyardError | None = Unavailable("the call was broken off")
         answers: Sequence[R] = ()
         try:
-            answers, error = self._call([ticket.item for ticket in group]), None
+            found = self._call([ticket.item for ticket in group])
+            if len(found) != len(group):
+                raise RuntimeError(f"{len(found)} answers for {len(group)} items")
+            answers, error = found, None
         except ModelyardError as raised:
             error = raised
         finally:
@@ -136,6 +137,19 @@ class GroupCommit(Generic[T, R]):
             else:
                 for ticket in group:
                     ticket.tell(another(error))
+
+    def _next_group(self) -> list[_Ticket[T, R]]:
+        """Takes the items of the next call; all that wait get the error if they cannot be told."""
+        with self._lock:
+            try:
+                count = max(1, self._fit([ticket.item for ticket in self._waiting]))
+            except BaseException:
+                told, self._waiting, self._is_busy = self._waiting, [], False
+                for ticket in told:
+                    ticket.tell(Unavailable("the call could not be made"))
+                raise
+            group, self._waiting = self._waiting[:count], self._waiting[count:]
+            return group
 
     def _pass_on(self, hang: Unavailable | None) -> None:
         """Passes the lead to the next thread; if Redis hangs, fails all that wait."""
@@ -155,4 +169,5 @@ def another(error: ModelyardError) -> ModelyardError:
     """Copies an error for another caller: one that is raised twice mixes up its tracebacks."""
     made = type(error)(*error.args)
     vars(made).update(vars(error))
+    made.__cause__ = error.__cause__
     return made

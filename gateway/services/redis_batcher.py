@@ -16,8 +16,12 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from producer.group_commit import HANG_S, another
 from yard.errors import ModelyardError, Unavailable
+
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -107,15 +111,31 @@ class RedisBatcher(Generic[T, R]):
             pending += self._taken(may_wait=not pending)
             if not pending:
                 continue
-            count = self._fit([item for _, item in pending])
-            group, pending = pending[:count], pending[count:]
-            results, hang = self._results([item for _, item in group])
-            outcomes = list(zip([future for future, _ in group], results, strict=True))
-            if hang is not None:  # before the outcomes are out: items that follow them get a call
-                pending += self._taken(may_wait=False)
-                outcomes += [(future, another(hang)) for future, _ in pending]
+            try:
+                pending = self._handle(pending)
+            except Exception as error:  # a fault of ours: its callers get it, the thread goes on
+                _log.exception("calls could not be made", thread=self._name, calls=len(pending))
+                self._give_up(pending, error)
                 pending = []
-            self._settler.settle(outcomes)
+
+    def _handle(self, pending: list[_Pending[R, T]]) -> list[_Pending[R, T]]:
+        """Makes the next call and settles its futures; returns what is left for later ones."""
+        count = max(1, self._fit([item for _, item in pending]))
+        group, pending = pending[:count], pending[count:]
+        results, hang = self._results([item for _, item in group])
+        outcomes = list(zip([future for future, _ in group], results, strict=True))
+        if hang is not None:  # before the outcomes are out: items that follow them get a call
+            pending += self._taken(may_wait=False)
+            outcomes += [(future, another(hang)) for future, _ in pending]
+            pending = []
+        self._settler.settle(outcomes)
+        return pending
+
+    def _give_up(self, pending: Sequence[_Pending[R, T]], error: Exception) -> None:
+        try:
+            self._settler.settle([(future, error) for future, _ in pending])
+        except Exception:
+            _log.exception("callers could not be told", thread=self._name)
 
     def _taken(self, *, may_wait: bool) -> list[_Pending[R, T]]:
         """Returns all queued items; may be empty when the batcher closes."""
@@ -130,7 +150,10 @@ class RedisBatcher(Generic[T, R]):
         """Returns each item's result; and the error, if Redis hangs."""
         began = time.monotonic()
         try:
-            return self._call(items), None
+            results = self._call(items)
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(results)} results for {len(items)} items")
+            return results, None
         except ModelyardError as error:
             has_hung = isinstance(error, Unavailable) and time.monotonic() - began > HANG_S
             return [another(error) for _ in items], error if has_hung else None

@@ -96,9 +96,9 @@ FACES: dict[str, str] = {
         read_served_queues read_states read_versions
     """,
     "yard.routing": """
-        RouteChange WarmupResult cold_versions flip_route read_route read_wanted_versions
-        resolve routed_versions routes routing_error routing_point set_alias unmet_warmups
-        warmup
+        RouteChange WarmupResult cold_versions flip_route look_at_routes read_route
+        read_wanted_versions resolve routed_versions routes routing_error routing_point
+        set_alias unmet_warmups warmup
     """,
 }
 

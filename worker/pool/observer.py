@@ -1,7 +1,8 @@
 """Observes the yard for a pool that decides how many workers to run.
 
 Reads the queues, and the presence of all workers and of the other pools, from Redis; the pool
-passes the states of its own workers. The `Observation` goes to `worker.pool.autoscaler`.
+passes the states of its own workers. The `Observation` goes to `worker.pool.autoscaler`. A pool
+looks at routes, too, so that a change is known although no job asks for it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+import structlog
 from redis import Redis
 
 from worker.pool.autoscaler import Memory, Observation, Peer, Policy
 from yard.cluster import PoolInfo, Presence, read_presence, read_workload
 from yard.contract import keys
 from yard.registry import catalog
+from yard.routing import look_at_routes
+
+_log = structlog.get_logger()
 
 
 class Observer:
@@ -139,6 +144,38 @@ def _peer(pool: PoolInfo) -> Peer:
 
 def _count(value: Any, default: int) -> int:
     return value if type(value) is int and value >= 0 else default
+
+
+class RouteWatch:
+    """Looks at the routes of matching models, and logs what turns wrong with their keys.
+
+    Args:
+        redis: Where the keys are.
+        name: The pool's name.
+        queues: Returns the names of the models' queues.
+    """
+
+    def __init__(self, redis: Redis, name: str, queues: Callable[[], Sequence[str]]) -> None:
+        self._redis = redis
+        self._name = name
+        self._read_queues = queues
+        self._problems: dict[str, tuple[str, ...]] = {}
+
+    def look(self) -> None:
+        """Work out each route anew whose keys were changed.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        models = sorted({queue.partition("@")[0] for queue in self._read_queues()})
+        found = look_at_routes(self._redis, models)
+        for model, problems in found.items():
+            for problem in problems:
+                if problem not in self._problems.get(model, ()):
+                    _log.warning(
+                        "the last good route goes on: %s", problem, pool=self._name, model=model
+                    )
+        self._problems = found
 
 
 class RuntimeNeeds:

@@ -3,8 +3,8 @@
 One supervisor a machine; pools know of each other only through Redis. Twice a second, and at once
 when a child ends, it takes a round: it collects exited workers (their batches go back to the
 queues) and ends those whose batch is past its deadline (`worker.pool.monitor`), gives back batches
-of any pool whose lease has run out, and starts or dismisses workers as `worker.pool.autoscaler`
-decides.
+of any pool whose lease has run out, looks at the routes, and starts or dismisses workers as
+`worker.pool.autoscaler` decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from redis import Redis
 
 from worker.pool.autoscaler import Guard, Observation, Policy, decide, guard
 from worker.pool.monitor import WorkerMonitor
-from worker.pool.observer import Observer, RuntimeNeeds
+from worker.pool.observer import Observer, RouteWatch, RuntimeNeeds
 from worker.pool.spawner import Spawner
 from worker.pool.worker_handle import WorkerHandle
 from worker.queue import OUTAGE, UNREACHABLE, QueueScheduler, keep_off, sweep
@@ -73,6 +73,7 @@ class Pool:
         self._redis: Redis = connections.steady(url, self.name)
         self._scheduler = QueueScheduler(self._redis, pattern)
         self._observer = Observer(self._redis, self.name, self._scheduler.queues, self._policy)
+        self._routes = RouteWatch(self._redis, self.name, self._scheduler.queues)
         self._needs = RuntimeNeeds(self._redis, pattern, self._scheduler.queues)
         self._spawner = Spawner(settings, self.name, pattern, clock)
         self._monitor = WorkerMonitor(self._redis, settings, lambda: self._spawner.pids, clock)
@@ -109,7 +110,7 @@ class Pool:
             monitor.end_late,
         )
         while not (self._signals.count or self._outdated):
-            self._go_round(*steps, self._sweep, self._tend, self._scale)
+            self._go_round(*steps, self._sweep, self._routes.look, self._tend, self._scale)
             self._pause()
         self._spawner.stop()
         self._drain(steps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 from redis import Redis
@@ -16,7 +17,7 @@ from redis import Redis
 from models.runtimes import ModelCache
 from worker.inference import ServiceTimes, Warmer, used_bytes, worker_limit_bytes
 from worker.process.registration import Registration
-from worker.queue import OUTAGE, Lease, QueueScheduler
+from worker.queue import OUTAGE, UNREACHABLE, Lease, QueueScheduler
 from yard.broker import connections
 from yard.cluster import write_paces
 from yard.settings import Settings
@@ -65,6 +66,8 @@ class Heartbeat:
         self._warmer = warmer
         self._service_times = service_times
         self._announcing = threading.Lock()
+        self._announced_at, self._announced = 0.0, set[str]()
+        self._refusal = ""
         self.is_overgrown = False
 
     def thread(self, stopped: threading.Event) -> threading.Thread:
@@ -90,20 +93,35 @@ class Heartbeat:
         redis = connections.steady(self._url, self._worker)
         lease = self._lease.on(redis)
         registration = self._registration.on(redis)
-        announced_at, announced = 0.0, set[str]()
         while not stopped.wait(self._settings.lease_s / 4):
+            self._do(
+                lambda: self._renew(lease),
+                lambda: self._write_paces(redis),
+                lambda: self._announce_at_times(registration),
+            )
+
+    def _do(self, *steps: Callable[[], None]) -> None:
+        """Take the steps. One that fails costs the others nothing, unless Redis is away."""
+        for step in steps:
             try:
-                self._renew(lease)
-                self._write_paces(redis)
-                loaded = self._loaded().keys()
-                if time.monotonic() - announced_at >= _BEAT_S or loaded != announced:
-                    self._announce(registration)
-                    self._check_memory()
-                    announced_at, announced = time.monotonic(), set(loaded)
-            except OUTAGE as error:
+                step()
+            except UNREACHABLE as error:
                 _log.debug("Redis is away: %s", error)
+                return
+            except OUTAGE as error:
+                if str(error) != self._refusal:  # each said once, not four times a lease
+                    _log.warning("Redis refuses a beat: %s", error, worker=self._worker)
+                self._refusal = str(error)
             except Exception:  # without this thread, the worker would be taken for dead
                 _log.exception("the lease is kept all the same", worker=self._worker)
+
+    def _announce_at_times(self, registration: Registration) -> None:
+        """Announce the worker every two seconds, and at once what it has newly loaded."""
+        loaded = set(self._loaded())
+        if time.monotonic() - self._announced_at >= _BEAT_S or loaded != self._announced:
+            self._announce(registration)
+            self._announced_at, self._announced = time.monotonic(), loaded
+            self._check_memory()
 
     def _renew(self, lease: Lease) -> None:
         held = self._lease.held

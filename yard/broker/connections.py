@@ -36,6 +36,9 @@ MOST_CONNECTIONS = 512
 #: whose claim was not answered takes the batch up again before others take the worker for dead.
 _ANSWER_S = 2.0
 
+#: Tries of `is_up`.
+_CONNECTS = 3
+
 #: Seconds after which an idle connection is tried with a PING before it is used.
 _HEALTH_CHECK_S = 15
 
@@ -89,6 +92,26 @@ def blocking(url: str, block_s: float, name: str = "modelyard") -> Redis:
         socket_connect_timeout=_ANSWER_S,
         socket_timeout=block_s + _ANSWER_S,
     )
+
+
+def is_up(redis: Redis) -> bool:
+    """True if new connections to the server can be made.
+
+    One that is closed while it is made, as ``CLIENT KILL`` does, is made again a few times.
+    """
+    pool = redis.connection_pool
+    for _ in range(_CONNECTS):
+        connection = pool.connection_class(**pool.connection_kwargs)
+        try:
+            connection.connect()
+            return True
+        except RedisTimeoutError:  # it does not answer: another try would wait as long
+            return False
+        except (RedisError, OSError):
+            continue
+        finally:
+            connection.disconnect()
+    return False
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from yard.routing import routes, warmup
 from yard.routing.routes import (
     RouteChange,
+    look_at_routes,
     read_route,
     resolve,
     routed_versions,
@@ -23,6 +24,7 @@ __all__ = [
     "WarmupResult",
     "cold_versions",
     "flip_route",
+    "look_at_routes",
     "read_route",
     "read_wanted_versions",
     "resolve",

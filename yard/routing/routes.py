@@ -31,6 +31,10 @@ MOST_WEIGHTS = 256
 
 _RESOLVE = Script("yard", "resolve")
 _SET_ROUTE = Script("yard", "set_route")
+_LOOK = Script("yard", "look_at_routes")
+
+#: Most models of one call of the looking script: 5 us each.
+_LOOK_MODELS = 100
 
 
 def routing_point(model: str, routing_key: str | None) -> float:
@@ -234,6 +238,29 @@ def history(redis: Redis, model: str, count: int = 50) -> list[dict[str, Any]]:
     return found
 
 
+def look_at_routes(redis: Redis, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Works out the routes of models whose keys were changed; returns the problems of each.
+
+    A look makes a route known that no job has used: it is in the history from then on, and goes on
+    where the next value is bad.
+
+    Args:
+        redis: Where the keys are.
+        models: The models; one that is not published, or cannot be read, has no entry in the
+            result.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for begin in range(0, len(models), _LOOK_MODELS):
+        chunk = models[begin : begin + _LOOK_MODELS]
+        for model, reply in zip(chunk, _LOOK(redis, chunk), strict=True):
+            if reply:
+                found[model] = tuple(wire.loads(reply[1]))
+    return found
+
+
 def routed_versions(redis: Redis, models: Sequence[str]) -> set[ModelRef]:
     """Reads the versions that get traffic, by the routes as ``route.lua`` kept them last."""
     pipe = redis.pipeline(transaction=False)
@@ -333,7 +360,7 @@ def _route(model: str, reply: list[Any]) -> Route:
         revision=int(revision),
         problems=tuple(wire.loads(problems)),
         keys={
-            "active": _shown(raw_active) or None,
+            "active": None if raw_active is None else _shown(raw_active),
             "weights": _pairs(raw_weights),
             "aliases": _pairs(aliases),
         },

@@ -7,7 +7,8 @@
 --
 -- A value that cannot be obeyed never takes effect: the last good plan stays in force, and
 -- `problems` names the fault. A plan is "v1=90 v2=10". The values of the keys from which a plan was
--- made are kept as `source`, so that an unchanged route costs three reads, four where it splits.
+-- made are kept as `source`, so that an unchanged route costs three reads, four where it splits. A key
+-- that is absent says nothing, and so clears; one that holds the empty string names no version.
 
 -- An operator's value as harmless text for a message.
 local function shown(value)
@@ -117,12 +118,15 @@ local function renew_route(model, source, said, old)
   return route
 end
 
--- Value of the active key, cut to one byte more than a name can have.
+-- Value of the active key, cut to one byte more than a name can have; '' where there is no key.
 local function read_active(model)
   local key = K.active .. model
   local value = read('GETRANGE', key, 0, 63)
-  if value then return {value = value, problem = ''} end
-  return {value = '', problem = 'the key ' .. key .. ' is no string'}
+  if not value then return {value = '', problem = 'the key ' .. key .. ' is no string'} end
+  if value == '' and redis.call('EXISTS', key) == 1 then
+    return {value = '', problem = 'the key ' .. key .. ' is empty; only DEL clears it'}
+  end
+  return {value = value, problem = ''}
 end
 
 -- Value of the weights key, as a list version, weight, ...
@@ -150,20 +154,51 @@ local function route_of(model)
   return renew_route(model, source, said, old)
 end
 
--- Version that a point in [0, 1) falls on; nil where nothing is routed.
-local function choose(plan, point)
+-- A plan as lists of versions and weights, and the sum of those.
+local function split_plan(plan)
   local versions, weights, sum = {}, {}, 0
   for version, weight in string.gmatch(plan, '([^ =]+)=([^ ]+)') do
     versions[#versions + 1] = version
     weights[#weights + 1] = tonumber(weight)
     sum = sum + weights[#weights]
   end
-  local target = point * sum
-  for i = 1, #versions do
-    target = target - weights[i]
-    if target < 0 then return versions[i] end
+  return {versions = versions, weights = weights, sum = sum}
+end
+
+-- Version that a point in [0, 1) falls on; nil where nothing is routed.
+local function choose(split, point)
+  local target = point * split.sum
+  for i = 1, #split.versions do
+    target = target - split.weights[i]
+    if target < 0 then return split.versions[i] end
   end
-  return versions[#versions]
+  return split.versions[#split.versions]
+end
+
+-- What this call has read already, by model, and by what was asked for. A script is one instant, and
+-- the scripts that resolve change no key that a route or a name depends on.
+local splits, named = {}, {}
+
+-- Version that the route gives a point; nil where nothing is routed.
+local function routed(model, point)
+  local split = splits[model] or split_plan(route_of(model).plan)
+  splits[model] = split
+  return choose(split, point)
+end
+
+-- Version that a name or alias means, and its signature id; nil where it means none.
+local function meant_by(model, wanted, may_be_alias)
+  local asked = (may_be_alias and '?' or '=') .. model .. '@' .. wanted
+  local known = named[asked]
+  if known then return known[1], known[2] end
+  local version, signature = wanted, redis.call('HGET', K.signatures .. model, wanted)
+  if not signature and may_be_alias then
+    version = read('HGET', K.aliases .. model, wanted)
+    signature = version and redis.call('HGET', K.signatures .. model, version)
+  end
+  if not signature then return version end
+  named[asked] = {version, signature}
+  return version, signature
 end
 
 -- Resolves what a request names: a version, an alias, or '' for the route.
@@ -171,17 +206,14 @@ end
 local function resolve(model, wanted, point)
   local version = wanted
   if wanted == '' then
-    version = choose(route_of(model).plan, point)
+    version = routed(model, point)
     if not version then
       local known = redis.call('SISMEMBER', K.models, model) == 1
       return nil, known and 'no_active_version' or 'unknown_model'
     end
   end
-  local signature = redis.call('HGET', K.signatures .. model, version)
-  if not signature and wanted ~= '' then
-    version = read('HGET', K.aliases .. model, wanted)
-    signature = version and redis.call('HGET', K.signatures .. model, version)
-  end
+  local signature
+  version, signature = meant_by(model, version, wanted ~= '')
   if signature then return version, signature end
   if redis.call('SISMEMBER', K.models, model) == 0 then return nil, 'unknown_model' end
   if wanted == '' then return nil, 'no_active_version' end

@@ -5,8 +5,8 @@
 --       3 'keep' | 'set' | 'clear' the active version   4 the version
 --       5 'keep' | 'set' | 'clear' the weights          6.. version, weight, ...
 -- Reply a list, the first its outcome:
---       ok, revision, mode, plan, active, problems (JSON), changed_at, raw active, raw weights
---           (list), raw aliases (list)
+--       ok, revision, mode, plan, active, problems (JSON), changed_at, raw active (nil
+--           where there is no string), raw weights (list), raw aliases (list)
 --       revision, the present one        the expected revision is another
 --       unknown_version, version         it is not published; nothing was changed
 --       unknown_model
@@ -31,8 +31,15 @@ if ARGV[3] == 'clear' then redis.call('DEL', K.active .. model) end
 if ARGV[5] ~= 'keep' then redis.call('DEL', K.weights .. model) end
 if ARGV[5] == 'set' then redis.call('HSET', K.weights .. model, unpack(ARGV, 6)) end
 
+-- Value of the active key, cut to what is shown; nil where there is no string.
+local function raw_active()
+  local value = read('GETRANGE', K.active .. model, 0, 199)
+  if value == '' and redis.call('EXISTS', K.active .. model) == 0 then return false end
+  return value or false
+end
+
 local route = route_of(model)
 return {'ok', route.revision, route.mode, route.plan, route.active, route.problems,
   redis.call('HGET', K.route .. model, 'changed_at') or '',
-  read('GETRANGE', K.active .. model, 0, 199) or '', read_weights(model).value,
+  raw_active(), read_weights(model).value,
   read('HGETALL', K.aliases .. model) or {}}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from producer import completions
 from producer.client import Client
 from producer.completions import LOOK_S, CompletionListener
 from producer.results import Raw, decode_job
@@ -64,6 +65,10 @@ def new_listener(url: str) -> CompletionListener[Told]:
             waiter.tell(raw)
 
     return CompletionListener(url, tell)
+
+
+def ended_with(job: Job | None) -> Any:
+    return None if job is None else job.result
 
 
 @contextmanager
@@ -235,6 +240,21 @@ def test_a_redis_that_dies_during_a_wait_is_unavailable_and_the_client_works_aga
         assert client.wait(job_id, 5).result == RESULT
 
 
+def test_a_wait_goes_on_while_its_connections_are_killed(
+    client: Client, redis: Redis, threads: ThreadPoolExecutor
+):
+    job_id = submitted(client)
+    waits = [threads.submit(client.wait, job_id, 30) for _ in range(4)]
+    short = threads.submit(client.wait, job_id, 0.5)  # its last read is met, too
+    for _ in range(100):
+        wait_until(is_blocked(redis, "xread"))
+        redis.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(Timeout):
+        short.result(20)
+    finish(redis, job_id, RESULT)
+    assert [wait.result(20).result for wait in waits] == [RESULT] * 4
+
+
 # The completion listener
 
 
@@ -371,6 +391,56 @@ def test_garbage_on_the_channel_stops_nobody(
     redis.publish(keys.ENDED, garbage)
     finish(redis, job_id, RESULT)
     assert waiting.result(20) is not None
+
+
+def test_a_waiter_that_cannot_be_told_costs_no_other_and_not_the_thread(
+    client: Client, redis: Redis, redis_url: str
+):
+    def tell(told: Sequence[tuple[Told, Raw]]) -> None:
+        if any(waiter.job_id == bad for waiter, _ in told):
+            raise ZeroDivisionError
+        for waiter, raw in told:
+            waiter.tell(raw)
+
+    bad, good, later = (submitted(client) for _ in range(3))
+    listener: CompletionListener[Told] = CompletionListener(redis_url, tell)
+    try:
+        with expecting(listener, bad), expecting(listener, good) as told:
+            wait_until(is_subscribed(redis))
+            finish(redis, bad, RESULT, is_told=False)
+            finish(redis, good, RESULT, is_told=False)
+            redis.publish(keys.ENDED, f"{bad} {good}")
+            assert ended_with(told.wait(10)) == RESULT
+        with expecting(listener, later) as told:
+            finish(redis, later, RESULT)
+            assert ended_with(told.wait(10)) == RESULT
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("step", ["read_raw", "Subscription"])
+def test_whatever_is_raised_the_listener_goes_on(
+    client: Client, redis: Redis, redis_url: str, step: str, monkeypatch: pytest.MonkeyPatch
+):
+    raised = threading.Event()
+    whole = getattr(completions, step)
+
+    def once(*arguments: Any) -> Any:
+        if raised.is_set():
+            return whole(*arguments)
+        raised.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(completions, step, once)
+    listener = new_listener(redis_url)
+    job_id = submitted(client)
+    try:
+        with expecting(listener, job_id) as told:
+            finish(redis, job_id, RESULT)
+            assert ended_with(told.wait(10)) == RESULT
+    finally:
+        listener.close()
+    assert raised.is_set()
 
 
 def test_a_message_about_a_job_that_goes_on_wakes_nobody(

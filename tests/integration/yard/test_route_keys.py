@@ -10,9 +10,10 @@ import pytest
 from redis import Redis
 
 from producer.client import Client
+from producer.handle import Handle
 from tests.helpers.stand_ins import ROW, new_client, publish
 from yard.contract import keys
-from yard.contract.values import Route
+from yard.contract.values import Request, Route
 from yard.errors import (
     InvalidName,
     InvalidRoute,
@@ -20,7 +21,14 @@ from yard.errors import (
     RevisionMismatch,
     UnknownModel,
 )
-from yard.routing.routes import history, read_route, rollback, set_alias, set_route
+from yard.routing.routes import (
+    history,
+    look_at_routes,
+    read_route,
+    rollback,
+    set_alias,
+    set_route,
+)
 
 ACTIVE = "modelyard:active:iris"
 WEIGHTS = "modelyard:weights:iris"
@@ -88,6 +96,7 @@ BAD_ACTIVE: dict[str, tuple[Write, str]] = {
     "no UTF-8": (active(b"\xff\xfe\x00"), "'???', which is not published"),
     "markup": (active("<img src=x onerror=alert(1)>"), "which is not published"),
     "an escape sequence": (active("\x1b[31mv2"), "'?[31mv2'"),
+    "nothing": (active(""), "the key modelyard:active:iris is empty; only DEL clears it"),
     "a megabyte": (active("v" * 2**20), "which is not published"),
     "a list": (of_type(ACTIVE, "list"), "the key modelyard:active:iris is no string"),
     "a hash": (of_type(ACTIVE, "hash"), "the key modelyard:active:iris is no string"),
@@ -222,6 +231,81 @@ def test_deleting_the_weights_ends_the_split_even_if_active_is_bad_by_then(clien
     assert next_version(client) in {"v2", "v3"}
     client.redis.delete(WEIGHTS)
     assert next_version(client) == "v1"
+
+
+def test_an_empty_value_shows_as_such_and_an_absent_one_as_none(client: Client):
+    active("")(client.redis)
+    assert read_route(client.redis, "iris").keys["active"] == ""
+    client.redis.delete(ACTIVE)
+    route = read_route(client.redis, "iris")
+    assert (route.keys["active"], route.problems, route.mode) == (None, (), "none")
+
+
+def test_an_empty_value_does_not_lose_the_last_good_route(client: Client):
+    active("")(client.redis)
+    assert next_version(client) == "v1"
+    active("v2")(client.redis)  # no job uses it
+    active("v9")(client.redis)
+    assert next_version(client) == "v1"
+
+
+@pytest.mark.parametrize("bad", ["", "v9"])
+def test_a_route_that_was_looked_at_goes_on_although_no_job_used_it(client: Client, bad: str):
+    client.redis.delete(ACTIVE)
+    look_at_routes(client.redis, ["iris"])
+    active("v2")(client.redis)
+    assert look_at_routes(client.redis, ["iris", "nosuch"]) == {"iris": (), "nosuch": ()}
+    active(bad)(client.redis)
+    assert len(look_at_routes(client.redis, ["iris"])["iris"]) == 1
+    assert next_version(client) == "v2"
+
+
+def test_a_look_writes_the_history(client: Client):
+    weights(v1=1, v3=3)(client.redis)
+    look_at_routes(client.redis, ["iris"])
+    newest: Any = client.redis.xrevrange("modelyard:history:iris", count=1)
+    assert newest[0][1][b"plan"] == b"v1=1 v3=3"
+
+
+def test_a_look_past_a_model_whose_keys_are_broken_reads_the_others(client: Client):
+    models = [f"m{n:03}" for n in range(120)]
+    for model in models:
+        publish(client.redis, model, "v1")
+        client.redis.set(f"modelyard:active:{model}", "v1")
+    client.redis.delete("modelyard:route:m007")
+    client.redis.set("modelyard:route:m007", "rubbish")
+    found = look_at_routes(client.redis, models)
+    assert sorted(found) == [model for model in models if model != "m007"]
+    assert client.redis.hget("modelyard:route:m119", "plan") == b"v1=1"
+
+
+@pytest.mark.parametrize("named", [None, "champion", "v2"])
+def test_a_call_reads_a_route_or_a_name_once_for_all_its_jobs(client: Client, named: str | None):
+    weights(v1=1, v2=1)(client.redis)
+    set_alias(client.redis, "iris", "champion", "v2")
+    requests = [Request("iris", [ROW], version=named) for _ in range(50)]
+    client.submit_many(requests)  # the script and the signatures are known from now on
+    client.redis.config_resetstat()
+    assert {type(one) for one in client.submit_many(requests)} == {Handle}
+    stats: Any = client.redis.info("commandstats")
+    reads = {
+        name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("hlen", "hmget")
+    }
+    assert reads == dict.fromkeys(reads, 0 if named else 1)
+    by_job = 50  # each looks whether it was queued before
+    assert stats["cmdstat_hget"]["calls"] <= by_job + 3
+
+
+def test_jobs_of_one_call_are_split_as_single_ones_are(client: Client):
+    weights(v1=1, v2=2, v3=1)(client.redis)
+    set_alias(client.redis, "iris", "champion", "v3")
+    requests = [Request("iris", [ROW], routing_key=f"user-{n}") for n in range(60)]
+    requests += [Request("iris", [ROW], version=name) for name in ("champion", "v2", "v9", "v2")]
+    outcomes = client.submit_many(requests)
+    *routed, alias, by_name, unknown, again = [getattr(one, "version", None) for one in outcomes]
+    assert routed == [client.submit_request(request).version for request in requests[:60]]
+    assert set(routed) == {"v1", "v2", "v3"}
+    assert (alias, by_name, unknown, again) == ("v3", "v2", None, "v2")
 
 
 def test_deleting_all_keys_routes_nothing(client: Client):

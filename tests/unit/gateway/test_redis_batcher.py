@@ -179,3 +179,63 @@ def test_a_batcher_without_items_has_no_thread():
             assert threading.active_count() == before
 
     run(test())
+
+
+class Loop:
+    """An event loop that fails at its first wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.has_failed = False
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return self._loop.create_future()
+
+    def call_soon_threadsafe(self, *arguments: Any) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            raise ZeroDivisionError
+        self._loop.call_soon_threadsafe(*arguments)
+
+
+def test_a_bound_that_cannot_be_told_is_an_error_of_its_callers_and_the_thread_goes_on():
+    async def test() -> None:
+        fits = iter([ZeroDivisionError()])
+
+        def fit(items: Sequence[int]) -> int:
+            for error in fits:
+                raise error
+            return len(items)
+
+        with asking(lambda items: [2 * item for item in items], fit) as made:
+            with pytest.raises(ZeroDivisionError):
+                await made.enqueue(1)
+            assert await made.enqueue(2) == 4
+
+    run(test())
+
+
+def test_results_that_are_too_few_are_an_error_of_their_callers_and_the_thread_goes_on():
+    async def test() -> None:
+        with asking(lambda items: [2 * item for item in items if item != 1]) as made:
+            with pytest.raises(RuntimeError, match="0 results for 1 items"):
+                await made.enqueue(1)
+            assert await made.enqueue(2) == 4
+
+    run(test())
+
+
+def test_a_loop_that_cannot_be_woken_once_does_not_end_the_thread():
+    async def test() -> None:
+        loop: Any = Loop(asyncio.get_running_loop())
+        made: RedisBatcher[int, int] = RedisBatcher(
+            "test", FutureSettler(loop), lambda items: [2 * item for item in items]
+        )
+        try:
+            with pytest.raises(ZeroDivisionError):
+                await made.enqueue(1)
+            assert await made.enqueue(2) == 4
+        finally:
+            made.close()
+
+    run(test())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from producer import Client, Handle
 from producer.group_commit import GroupCommit, Latch
 from producer.submission import (
@@ -113,6 +115,42 @@ def test_behind_a_redis_that_hangs_nobody_waits_twice(monkeypatch) -> None:
     )
     assert all(isinstance(one, Unavailable) for one in outcomes)
     assert [len(group) for group in redis.groups] == [1], "the others were told, and did not ask"
+
+
+def test_a_fault_in_a_call_is_raised_and_the_next_call_is_made() -> None:
+    faults = iter([ZeroDivisionError(), RuntimeError()])
+
+    def call(items: Sequence[int]) -> list[int]:
+        for fault in faults:
+            raise fault
+        return [2 * item for item in items]
+
+    commits = GroupCommit[int, int](call, len)
+    for error in (ZeroDivisionError, RuntimeError):
+        with pytest.raises(error):
+            commits.ask(1)
+    assert commits.ask(2) == 4
+
+
+def test_a_bound_that_cannot_be_told_is_raised_and_the_next_call_is_made() -> None:
+    faults = iter([ZeroDivisionError()])
+
+    def fit(items: Sequence[int]) -> int:
+        for fault in faults:
+            raise fault
+        return len(items)
+
+    commits = GroupCommit[int, int](lambda items: [2 * item for item in items], fit)
+    with pytest.raises(ZeroDivisionError):
+        commits.ask(1)
+    assert commits.ask(2) == 4
+
+
+def test_answers_that_are_too_few_are_an_error_and_leave_nobody_waiting() -> None:
+    commits = GroupCommit[int, int](lambda items: [2 * item for item in items if item != 1], len)
+    with pytest.raises(RuntimeError, match="0 answers for 1 items"):
+        commits.ask(1)
+    assert commits.ask(2) == 4
 
 
 def test_chunks_are_bounded_in_bytes_too_and_keep_the_order() -> None:
