@@ -169,6 +169,30 @@ class Doubling(Echo):
         return 2 * super().predict(X)
 
 
+class Paced(Echo):
+    """Takes time for each row, as long as a file holds a number of seconds.
+
+    Args:
+        pace: The file.
+    """
+
+    def __init__(self, pace: str = "", journal: str | None = None, pace_s: float = 0.0) -> None:
+        super().__init__(journal, pace_s)
+        self.pace = pace
+
+    def predict(self, X: Any) -> Any:
+        if Path(self.pace).exists():
+            time.sleep(float(Path(self.pace).read_text()) * len(X))
+        return super().predict(X)
+
+
+class PacedAlone(Paced):
+    """Gives a row other answers beside others, so that it is predicted job by job."""
+
+    def predict(self, X: Any) -> Any:
+        return super().predict(X) + 0.5 * (len(X) - 1)
+
+
 class DiesOnLoad(Echo):
     """Ends the process that opens it, as long as a file is there.
 

@@ -2,7 +2,7 @@
 
 Pure but for the ``predict`` that is passed in. Each job is checked alone, so that a bad one never
 enters the stack. When the model raises, the stack is halved until only the job that it raises on is
-left.
+left, or until it raises on everything.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ Predict = Callable[[list[list[Any]]], Mapping[str, list[Any]]]
 
 #: The result of a finished job, or the failure of a failed one.
 Outcome = dict[str, Any] | Failure
+
+#: Parts of a stack that must all raise before its members are tried one by one.
+_ALIKE = 4
 
 _FLAWS = {
     "expired": Failure("expired", "the job was not started before its deadline"),
@@ -66,45 +69,81 @@ def check(job_id: str, call: Call, signature: Signature, most_rows: int) -> Memb
         return Failure(error.code, error.message, getattr(error, "row", None))
 
 
-def stacks(members: Sequence[Member], most_rows: int, is_batchable: bool) -> list[list[Member]]:
-    """Group the members into stacks of at most ``most_rows`` rows, or of one job each.
+def next_stack(members: Sequence[Member], most_rows: int, is_batchable: bool) -> list[Member]:
+    """Return the first members, of at most ``most_rows`` rows together, to be predicted at once.
 
     A job of more rows is a stack of its own. All are alone where jobs may not be mixed.
     """
     if not is_batchable:
-        return [[member] for member in members]
-    found: list[list[Member]] = []
-    rows = most_rows + 1
+        return list(members[:1])
+    rows = count = 0
     for member in members:
-        if rows + len(member.rows) > most_rows:
-            found.append([])
-            rows = 0
-        found[-1].append(member)
         rows += len(member.rows)
-    return found
+        if count and rows > most_rows:
+            break
+        count += 1
+    return list(members[:count])
 
 
 def predict_members(
-    members: Sequence[Member], predict: Predict, signature: Signature
+    members: Sequence[Member],
+    predict: Predict,
+    signature: Signature,
+    *,
+    is_over: Callable[[], bool] = lambda: False,
+    raised_on: tuple[type[BaseException], ...] = (),
 ) -> dict[str, Outcome]:
     """Predict a stack; return the outcome of each member, by job id.
 
-    One predict if nothing raises. If it raises, the stack is halved and each half tried, down to
-    the job that it raises on: at most ``2 ceil(log2 n)`` further predicts for one culprit among
-    ``n``.
+    One predict if nothing raises. If it raises, the stack is halved and each half tried, and so on:
+    at most ``2 ceil(log2 n)`` further predicts for one culprit among ``n``. Where all quarters
+    raise, it is not the fault of a few, and each member is tried alone: ``n + 7`` predicts.
+
+    Args:
+        members: The stack.
+        predict: The model's.
+        signature: The model's.
+        is_over: Called after each predict; True to look no further. Members that were not found to
+            pass or to fail until then have no outcome; at least one has.
+        raised_on: Exceptions that end the predict from outside, and are not the model's.
     """
-    try:
-        outputs = predict([row for member in members for row in member.rows])
-        return _split(members, outputs, signature)
-    except (
-        BaseException
-    ) as error:  # a model may call sys.exit; the worker's own stop is no exception
-        if len(members) == 1:
-            return {members[0].id: _failure_of(error)}
+    outcomes: dict[str, Outcome] = {}
+
+    def run(part: Sequence[Member]) -> bool:
+        """Predict a part; return whether its members have outcomes now."""
+        try:
+            outputs = predict([row for member in part for row in member.rows])
+            outcomes.update(_split(part, outputs, signature))
+        except raised_on:
+            raise
+        except (
+            BaseException
+        ) as error:  # a model may call sys.exit; the worker's own stop is no exception
+            if len(part) > 1:
+                return False
+            outcomes[part[0].id] = _failure_of(error)
+        return True
+
+    parts: list[Sequence[Member]] = [members]
+    while parts:
+        failed: list[Sequence[Member]] = []
+        for part in parts:
+            if not run(part):
+                failed.append(part)
+            if is_over():
+                if not outcomes:
+                    run(members[:1])
+                return outcomes
+        is_alike = len(failed) == len(parts) == _ALIKE
+        parts = [half for part in failed for half in _divided(part, is_alike)]
+    return outcomes
+
+
+def _divided(members: Sequence[Member], is_each_alone: bool) -> list[Sequence[Member]]:
+    if is_each_alone:
+        return [members[place : place + 1] for place in range(len(members))]
     middle = len(members) // 2
-    return predict_members(members[:middle], predict, signature) | predict_members(
-        members[middle:], predict, signature
-    )
+    return [members[:middle], members[middle:]]
 
 
 def _split(

@@ -12,9 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from models.runtimes import Loaded, ModelCache
-from worker.inference.batching import Member, Outcome, check, predict_members, read_call, stacks
+from worker.inference.batching import (
+    Member,
+    Outcome,
+    check,
+    next_stack,
+    predict_members,
+    read_call,
+)
 from worker.inference.metrics import MetricsBuffer
 from worker.inference.results import BatchResult, StackRun
+from worker.inference.throughput import ServiceTimes, batch_budget_s
 from worker.queue import Batch, Claimed, EndedJob, Lease
 from yard.contract import Call, Failure, ModelRef, parse_queue
 from yard.errors import JobFailed
@@ -32,17 +40,29 @@ class BatchExecutor:
         is_batchable: Returns whether rows of several jobs may be predicted together, of a loaded
             version.
         settings: Bounds and times to live.
+        service_times: Paces, which bound the stacks, and to which each stack is added.
+        clock: Seconds, never going back.
     """
 
     def __init__(
-        self, cache: ModelCache, is_batchable: Callable[[ModelRef], bool], settings: Settings
+        self,
+        cache: ModelCache,
+        is_batchable: Callable[[ModelRef], bool],
+        settings: Settings,
+        service_times: ServiceTimes,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._cache = cache
         self._is_batchable = is_batchable
         self._settings = settings
+        self._service_times = service_times
+        self._clock = clock
 
     def run(self, batch: Batch, lease: Lease) -> BatchResult:
-        """Predict all jobs of the batch, or forward those of an unversioned queue.
+        """Predict the jobs of the batch, or forward those of an unversioned queue.
+
+        Jobs that would have to wait too long behind the first ones are not predicted; see
+        `BatchResult.released`.
 
         Raises:
             RedisError: The batch is from an unversioned queue and Redis does not answer.
@@ -83,7 +103,7 @@ class BatchExecutor:
             try:
                 with self._cache.use(ref) as use:
                     result.load_s = use.load_s
-                    result.stacks = self._run_stacks(outcomes, readable, ref, use.model)
+                    result.stacks = self._run_stacks(outcomes, readable, ref, batch, use.model)
             except JobFailed as error:  # the version is gone, or does not load
                 outcomes |= dict.fromkeys(readable, Failure(error.code, error.message))
         result.run_info = {
@@ -92,6 +112,7 @@ class BatchExecutor:
             "batch": max((stack.jobs for stack in result.stacks), default=0),
         }
         result.ended_jobs = list(self._ended_jobs(batch.jobs, outcomes))
+        result.released = [job.id for job in batch.jobs if job.id not in outcomes]
         return result
 
     def _run_stacks(
@@ -99,9 +120,10 @@ class BatchExecutor:
         outcomes: dict[str, Outcome],
         calls: Mapping[str, Call],
         ref: ModelRef,
+        batch: Batch,
         model: Loaded,
     ) -> list[StackRun]:
-        """Add the outcomes of the jobs that can be read to ``outcomes``."""
+        """Add the outcomes of the jobs that can be read to ``outcomes``, until the time is up."""
         members: list[Member] = []
         for job_id, call in calls.items():
             member = check(job_id, call, model.signature, self._settings.rows)
@@ -110,11 +132,28 @@ class BatchExecutor:
             else:
                 members.append(member)
         runs: list[StackRun] = []
-        for stack in stacks(members, self._settings.batch_rows, self._is_batchable(ref)):
-            started = time.perf_counter()
-            outcomes.update(predict_members(stack, model.predict, model.signature))
-            predict_s = time.perf_counter() - started
-            runs.append(StackRun(len(stack), sum(len(m.rows) for m in stack), predict_s))
+        is_batchable, queue = self._is_batchable(ref), batch.queue
+        began = started = self._clock()
+        until = began + batch_budget_s(batch.timeout_s)
+        while members:
+            most_rows = self._service_times.stack_rows(queue, batch.timeout_s)
+            stack = next_stack(members, min(self._settings.batch_rows, most_rows), is_batchable)
+            rows = sum(len(member.rows) for member in stack)
+            if runs and started + self._service_times.expected_s(queue, rows) > until:
+                break
+            found = predict_members(
+                stack,
+                model.predict,
+                model.signature,
+                is_over=lambda: self._clock() > until,
+            )
+            outcomes.update(found)
+            ended = self._clock()
+            runs.append(StackRun(len(stack), rows, ended - started))
+            self._service_times.add_stack(queue, rows, ended - started, is_batchable)
+            if len(found) < len(stack):
+                break
+            members, started = members[len(stack) :], ended
         return runs
 
     def _ended_jobs(

@@ -53,8 +53,9 @@ class MetricsObserver:
                 metrics.count("model_prediction_errors_total", "error_type", job.outcome.code)
             else:
                 metrics.count("model_prediction_requests_total", "status", "finished")
+        released = set(result.released)  # they wait on
         for claimed in batch.jobs:
-            if claimed.attempt == 1:
+            if claimed.attempt == 1 and claimed.id not in released:
                 waited_s = _waited_s(claimed, batch.claimed_us)
                 if waited_s is not None:
                     metrics.observe("queue_wait_seconds", waited_s)

@@ -32,6 +32,8 @@ class BatchResult:
         ref: The version that predicted; None for a batch of an unversioned queue.
         metrics: What to add to the metrics when the batch is written.
         ended_jobs: How each job ends; jobs that were forwarded to another queue have no entry.
+        released: Jobs that were not predicted because the first ones took long, in their order, to
+            go back to the head of the queue as if they had not been claimed.
         run_info: What is kept of the run with each job: load and predict in ms, jobs stacked
             together at most.
         stacks: The stacks that were predicted.
@@ -43,6 +45,7 @@ class BatchResult:
     ref: ModelRef | None
     metrics: MetricsBuffer
     ended_jobs: list[EndedJob] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     run_info: dict[str, float] = field(default_factory=dict)
     stacks: list[StackRun] = field(default_factory=list)
     load_s: float = 0.0

@@ -106,7 +106,9 @@ class Worker:
         self._service_times = ServiceTimes()
         self._busy_since = 0.0  # the end of the batch before, or the beginning of the run
         self._run_since = 0.0  # the beginning of the batch that was not prefetched
-        self._executor = BatchExecutor(self._cache, self._loader.is_batchable, settings)
+        self._executor = BatchExecutor(
+            self._cache, self._loader.is_batchable, settings, self._service_times
+        )
         self._observers: tuple[BatchObserver, ...] = (MetricsObserver(), self._service_times)
         self._warmer = Warmer(self._redis, self._cache, self.name, settings)
         self._heartbeat = Heartbeat(
@@ -266,7 +268,10 @@ class Worker:
         for observer in self._observers:
             observer.ended(batch, result)
         metrics = result.metrics.items()
-        return self._lease.ended(batch, result.ended_jobs, result.run_info, metrics)
+        bound(self._lease, self._service_times, batch.queue, self._settings)
+        return self._lease.ended(
+            batch, result.ended_jobs, result.run_info, metrics, result.released
+        )
 
     def _queues_ahead(self, batch: Batch) -> Sequence[str]:
         """Return the queues to prefetch from; none unless more jobs wait, and none will wait long.
@@ -324,6 +329,15 @@ class Worker:
         except OUTAGE:
             pass  # the lease runs out by itself
         os._exit(1)
+
+
+def bound(lease: Lease, service_times: ServiceTimes, queue: str, settings: Settings) -> None:
+    """Bound a queue's next batches by the rows that the worker predicts in a moment."""
+    rows = service_times.claim_rows(queue, settings.timeout_s)
+    if rows is not None and rows < settings.batch_rows:
+        lease.most_rows[queue] = rows
+    else:
+        lease.most_rows.pop(queue, None)
 
 
 def main(arguments: Sequence[str]) -> None:

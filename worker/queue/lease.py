@@ -2,7 +2,8 @@
 
 A job's id is at every instant in a queue, or in a batch that has a lease, or ended. Each step
 below is one script and so atomic (of a large batch, claim and finish are several: its lease begins
-with the first and ends with the last); between them a worker may die and nothing is lost:
+with the first and ends with the last); between them a worker may die and nothing is lost. What a
+worker cannot predict soon goes back with the finish of what it has (``worker/scripts/shed.lua``):
 
     queue --claim--> batch under a lease --finish--> ended
                           |  ^
@@ -55,7 +56,8 @@ _RENEW = Script("worker", "renew")
 _FINISH = Script("worker", "finish")
 _MORE = Script("worker", "more")
 # `Lease.send` cannot load a script. It is used after a claim, which loads those that it needs.
-_CLAIM = Script("worker", "claim", before=[_FINISH, _MORE])
+_SHED = Script("worker", "shed")
+_CLAIM = Script("worker", "claim", before=[_FINISH, _MORE, _SHED])
 _FORWARD = Script("worker", "forward")
 
 Flaw = Literal["", "expired", "too_large", "status"]
@@ -113,11 +115,13 @@ class EndedBatch(NamedTuple):
         batch: The batch, as claimed.
         jobs: How each of its jobs ends.
         calls: The arguments of the finishing script's calls; the last ends the lease.
+        shed: The arguments of the call before them that gives jobs back; empty for none.
     """
 
     batch: Batch
     jobs: Sequence[EndedJob]
     calls: Sequence[Sequence[ScriptArgument]]
+    shed: Sequence[ScriptArgument] = ()
 
 
 class Suspended(Exception):
@@ -136,11 +140,13 @@ class Lease:
         worker: The worker's name.
         held: The batch that the worker is running or writing, whose lease is to be renewed; None
             between two batches.
+        most_rows: Most rows of a batch, by queue, of those that take fewer than the setting's.
     """
 
     def __init__(self, redis: Redis, worker: str, settings: Settings) -> None:
         self.worker = worker
         self.held: Batch | None = None
+        self.most_rows: dict[str, int] = {}
         self._redis = redis
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
@@ -219,6 +225,7 @@ class Lease:
             time.monotonic_ns() // 1000,
             self._lease_ms,
             "1" if self._may_come_late else "",
+            " ".join(f"{queue} {rows}" for queue, rows in self.most_rows.items()),
             *queues,
         ]
         return calls
@@ -237,6 +244,7 @@ class Lease:
         jobs: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
         metrics: Sequence[tuple[str, float]] = (),
+        released: Sequence[str] = (),
     ) -> int:
         """End a batch; return the number of jobs written. Repeating it writes nothing twice.
 
@@ -246,10 +254,12 @@ class Lease:
         Raises:
             RedisError: Redis does not answer.
         """
-        return self.write(self.ended(batch, jobs, run, metrics))
+        return self.write(self.ended(batch, jobs, run, metrics, released))
 
     def write(self, ended: EndedBatch) -> int:
         """End a batch as `finish` does, one call after the other."""
+        if ended.shed:
+            _SHED(self._redis, ended.shed)
         return sum(max(0, _FINISH(self._redis, arguments)) for arguments in ended.calls)
 
     def ended(
@@ -258,6 +268,7 @@ class Lease:
         jobs: Sequence[EndedJob],
         run: Mapping[str, Any] = MappingProxyType({}),
         metrics: Sequence[tuple[str, float]] = (),
+        released: Sequence[str] = (),
     ) -> EndedBatch:
         """Encode the end of a batch, to be sent.
 
@@ -266,20 +277,23 @@ class Lease:
             jobs: How each of its jobs ends.
             run: What is kept of the run with each job: load and predict in ms, batch size.
             metrics: Fields of the metrics hash, each with the amount to add.
+            released: Jobs to give back instead, in their order, as if they had not been claimed.
         """
         about = wire.dumps(dict(run))
         chunks = chunked(jobs) or [[]]
+        shed = (self.worker, batch.token, batch.queue, *released) if released else ()
+        last = len(chunks) + (1 if shed else 0)
         calls: list[list[ScriptArgument]] = []
-        for place, chunk in enumerate(chunks, start=1):
-            counted = metrics if place == len(chunks) else ()
+        for place, chunk in enumerate(chunks, start=2 if shed else 1):
+            counted = metrics if place == last else ()
             arguments: list[ScriptArgument] = [self.worker, batch.token, batch.queue]
-            arguments += [place, len(chunks), len(chunk), len(counted), about]
+            arguments += [place, last, len(chunk), len(counted), about]
             for job in chunk:
                 arguments += job
             for name, amount in counted:
                 arguments += [name, f"{amount:.9g}"]
             calls.append(arguments)
-        return EndedBatch(batch, jobs, calls)
+        return EndedBatch(batch, jobs, calls, shed)
 
     def pipeline(self) -> PipelinedConnection:
         """Return a connection for `send` and `receive`."""
@@ -307,6 +321,8 @@ class Lease:
             RedisError: See `worker.queue.pipeline.PipelinedConnection.send`.
         """
         commands = [_FINISH.command(arguments) for arguments in ended.calls] if ended else []
+        if ended and ended.shed:
+            commands.insert(0, _SHED.command(ended.shed))
         if token:
             commands += _commands(self._claim_calls(token, queues, holding))
         connection.send(commands)

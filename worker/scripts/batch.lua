@@ -7,7 +7,8 @@
 --   token, queue, ids   the batch; ids of jobs that have ended stay in it
 --   deadline_ms         when it must be over: its shortest timeout from when it began
 --   calls               number of its finishing calls that have been carried out
---   room                rows and payload bytes that it has so far; empty where more.lua adds nothing
+--   room                rows and payload bytes that it has so far, and the most rows; empty where more.lua
+--                       adds nothing
 --   released            set if it was given back at no cost, and could not be pushed back then
 --   next_token, next_queue, next_ids, next_ms   the batch that a worker claims ahead under load, and
 --                       its shortest timeout; under the same lease. It becomes the batch when the one

@@ -3,7 +3,9 @@
 -- ARGV  1 to 9 see take.lua
 --       10 moment (us of the worker's own clock: gives its calls' order)   11 lease (ms)
 --       12 '1' where the worker has given up an earlier call, which may come after this one
---       13.. queues, in the order to look
+--       13 most rows of a batch of some queues, for which they are fewer than 5: queue and number,
+--          one behind the other with blanks between
+--       14.. queues, in the order to look
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to claim, or a call that came late; number of entries
 --                                  that were no job to run
@@ -26,7 +28,7 @@
 --- use take
 
 local MOMENT, LEASE_MS = tonumber(ARGV[10]), tonumber(ARGV[11])
-local MAY_COME_LATE, FIRST_QUEUE = ARGV[12] == '1', 13
+local MAY_COME_LATE, FIRST_QUEUE = ARGV[12] == '1', 14
 -- Number of queues after the batch's own that are checked for jobs.
 local LOOK_AHEAD = 16
 
@@ -34,6 +36,11 @@ local LOOK_AHEAD = 16
 local function note_claim(...)
   redis.pcall('HSET', K.worker .. WORKER, 'my_claim', string.format('%.0f', MOMENT), ...)
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
+end
+
+local most_rows = {}
+if ARGV[13] ~= '' then
+  for queue, rows in string.gmatch(ARGV[13], '([^ ]+) (%d+)') do most_rows[queue] = tonumber(rows) end
 end
 
 if redis.call('EXISTS', K.suspended) == 1 then return {'suspended'} end
@@ -51,10 +58,10 @@ else
 end
 
 -- Writes the batch of these jobs, and its lease: as the worker's batch, or as its next.
-local function hold(queue, jobs)
+local function hold(queue, jobs, most)
   redis.call('ZADD', K.leases, string.format('%.0f', us / 1000 + LEASE_MS), WORKER)
   redis.call('HSET', BATCH, NEXT .. 'token', TOKEN, NEXT .. 'queue', queue,
-    NEXT .. 'ids', table.concat(jobs.ids, ' '), NEXT .. 'room', room_of(jobs),
+    NEXT .. 'ids', table.concat(jobs.ids, ' '), NEXT .. 'room', room_of(jobs, most),
     DUE, string.format('%.0f', due_ms(jobs)))
   if not IS_AHEAD then redis.call('HSET', BATCH, 'calls', 0) end
 end
@@ -72,9 +79,10 @@ end
 
 for i = FIRST_QUEUE, #ARGV do
   local queue = ARGV[i]
-  local jobs = look(queue, 0, 0)
+  local most = most_rows[queue] or MOST_ROWS
+  local jobs = look(queue, 0, 0, most)
   local any = #jobs.ids > 0
-  if any then hold(queue, jobs) end
+  if any then hold(queue, jobs, most) end
   take(queue, jobs)
   if any then
     if not IS_AHEAD then note_claim('state', 'busy', 'current_job', jobs.ids[1]) end

@@ -17,16 +17,17 @@
 local batch = redis.call('HMGET', BATCH, NEXT .. 'token', NEXT .. 'queue', NEXT .. 'ids',
   NEXT .. 'room', DUE)
 local queue, ids = batch[2], batch[3]
-local rows, bytes = string.match(batch[1] == TOKEN and batch[4] or '', '^(%d+) (%d+)$')
+local rows, bytes, most = string.match(batch[1] == TOKEN and batch[4] or '', '^(%d+) (%d+) (%d+)$')
 if not rows then return {'idle', 0} end
 
 -- Begins with what frees memory: a full Redis lets a script that has begun so go on writing.
 redis.pcall('LTRIM', K.quarantine, 0, K.quarantine_length - 1)
-local jobs = look(queue, tonumber(rows), tonumber(bytes))
+most = tonumber(most)
+local jobs = look(queue, tonumber(rows), tonumber(bytes), most)
 local any = #jobs.ids > 0
 if any then
   redis.call('HSET', BATCH, NEXT .. 'ids', ids .. ' ' .. table.concat(jobs.ids, ' '),
-    NEXT .. 'room', room_of(jobs),
+    NEXT .. 'room', room_of(jobs, most),
     DUE, string.format('%.0f', math.min(tonumber(batch[5]), due_ms(jobs))))
 end
 take(queue, jobs)

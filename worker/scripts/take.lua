@@ -80,13 +80,14 @@ local function read(queue, id)
   skipped = skipped + 1
 end
 
--- Returns the jobs of one queue that fit into a batch that has `rows` and payload `bytes` already.
+-- Returns the jobs of one queue that fit into a batch that has `rows` and payload `bytes` already, and
+-- may have `most_rows`.
 -- Writes nothing but entries that are set aside. The jobs are lists side by side: a table for each job
 -- would cost more than reading it. And
 --   used          number of entries that they, and those skipped between them, are
 --   timeout       their shortest timeout, in seconds
 --   rows, bytes   of the batch with them; rows is nil where it takes no more of this queue
-local function look(queue, rows, bytes)
+local function look(queue, rows, bytes, most_rows)
   local replies, seen, is_first = {}, {}, rows == 0
   local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {},
     replies = replies, used = 0, timeout = MOST_TIMEOUT}
@@ -102,7 +103,7 @@ local function look(queue, rows, bytes)
       rows, bytes = rows + math.max(1, count_of(job[10])), bytes + #data
       is_full = is_full or alone
       if alone and IS_AHEAD then break end
-      if not is_first and (alone or rows > MOST_ROWS or bytes > MOST_BYTES) then
+      if not is_first and (alone or rows > most_rows or bytes > MOST_BYTES) then
         is_full = true
         break
       end
@@ -149,7 +150,7 @@ end
 -- Returns when jobs must be over, in ms; of those claimed ahead, their timeout, in ms.
 local function due_ms(jobs) return jobs.timeout * 1000 + (IS_AHEAD and 0 or us / 1000) end
 
--- Returns the rows and bytes of the batch, for more.lua; empty where it takes no more.
-local function room_of(jobs)
-  return jobs.rows and string.format('%.0f %.0f', jobs.rows, jobs.bytes) or ''
+-- Returns the rows and bytes of the batch, and the most rows, for more.lua; empty where it takes no more.
+local function room_of(jobs, most_rows)
+  return jobs.rows and string.format('%.0f %.0f %.0f', jobs.rows, jobs.bytes, most_rows) or ''
 end

@@ -1,8 +1,9 @@
 """The batch protocol in any order of steps, against a model in plain Python.
 
-Clients push, three workers claim, take ahead, renew, finish, lose replies, crash and wake up late,
-pools reap and sweep, jobs are canceled, expire and vanish. After each step Redis must hold exactly
-what the model says: each id waits, or is in one batch with a lease, or has ended once.
+Clients push, three workers claim, take ahead, renew, finish all or only the first jobs of a batch,
+lose replies, crash and wake up late, pools reap and sweep, jobs are canceled, expire and vanish.
+After each step Redis must hold exactly what the model says: each id waits, or is in one batch with
+a lease, or has ended once.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from redis import Redis
 
 from producer.client import Client
 from tests.helpers.protocol import Protocol as Driver
-from tests.helpers.protocol import call
+from tests.helpers.protocol import call, echo
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.versions import register
-from worker.queue.lease import _CLAIM, _FINISH, _MORE, Batch
+from worker.queue.lease import _CLAIM, _FINISH, _MORE, _SHED, Batch, Claimed
 from worker.queue.recovery import Reason, reap, sweep
 from yard.broker.lua import ScriptArgument
 from yard.contract import keys
@@ -211,14 +212,20 @@ class Model:
         job = self.jobs.get(job_id)
         return job is not None and job.status == "started" and job.token == token
 
-    def finish(self, worker: str, batch: Batch, call: int, calls: int) -> int:
-        """Jobs that one of a finish's calls writes; -1 where the call before it is missing."""
+    def finish(
+        self, worker: str, batch: Batch, call: int, calls: int, run: Sequence[Claimed] | None = None
+    ) -> int:
+        """Jobs that one of a finish's calls writes; -1 where the call before it is missing.
+
+        ``run`` are the jobs of a partial finish, whose first call gives the others back.
+        """
         held = self.batches.get(worker)
         is_held = held is not None and held.token == batch.token
         if held is not None and is_held and held.calls < call - 1:
             return -1
         written = 0
-        for claimed in batch.jobs[(call - 1) * CHUNK : call * CHUNK]:
+        jobs, place = (batch.jobs, call - 1) if run is None else (run, call - 2)
+        for claimed in jobs[place * CHUNK : (place + 1) * CHUNK]:
             if self.holds(claimed.id, batch.token):
                 job = self.jobs[claimed.id]
                 job.status, job.token = "failed" if claimed.flaw else "finished", ""
@@ -239,6 +246,20 @@ class Model:
         if held.following is not None:
             held.following.is_lapsed = held.is_lapsed
             self.batches[worker] = held.following
+
+    def shed(self, worker: str, batch: Batch, released: Sequence[str]) -> None:
+        """Jobs of a batch go back to the head of their queue, as if they had not been claimed."""
+        held = self.batches.get(worker)
+        if held is None or held.token != batch.token:
+            return
+        back = [job_id for job_id in released if self.holds(job_id, batch.token)]
+        for job_id in back:
+            job = self.jobs[job_id]
+            job.status, job.token = "queued", ""
+            job.attempts -= 1
+        self.queues[batch.queue][:0] = back
+        held.ids = [job_id for job_id in held.ids if job_id not in released]
+        held.calls = max(1, held.calls)
 
     def forward(self, batch: Batch) -> None:
         """Unversioned jobs go where the keys say now, as if they had never been claimed."""
@@ -469,6 +490,31 @@ class Protocol(RuleBasedStateMachine):
             wanted = [self.model.finish(worker, mine, call, count) for call in range(1, count + 1)]
             assert self.protocol.lease(worker).write(ended) == sum(wanted)
             assert min(wanted) >= 0
+
+    @rule(
+        batch=batches,
+        kept=st.integers(1, MOST_JOBS),
+        carried_out=st.lists(st.integers(0, MOST_CALLS + 1), min_size=1, max_size=5),
+        is_whole=st.booleans(),
+    )
+    def finish_some(
+        self, batch: tuple[str, Batch], kept: int, carried_out: list[int], is_whole: bool
+    ) -> None:
+        """Of a slow version: the first jobs end, the others are given back, whole or broken off."""
+        worker, mine = batch
+        if mine.queue == UNVERSIONED or kept >= len(mine.jobs):
+            return
+        run, released = mine.jobs[:kept], [job.id for job in mine.jobs[kept:]]
+        ended = self.protocol.lease(worker).ended(mine, echo(mine)[:kept], {}, (), released)
+        last = 1 + len(ended.calls)
+        for number in range(1, last + 1) if is_whole else carried_out:
+            call = min(max(1, number), last)
+            if call == 1:
+                self.model.shed(worker, mine, released)
+                assert _SHED(self.redis, ended.shed) == 0
+            else:
+                wanted = self.model.finish(worker, mine, call, last, run)
+                assert _FINISH(self.redis, ended.calls[call - 2]) == wanted
 
     def _forward(self, worker: str, batch: Batch) -> None:
         wanted = [(job.id, "", 0.5, 1) for job in batch.jobs]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.inference.batching import Member, check, predict_members, read_call, stacks
+from worker.inference.batching import Member, check, next_stack, predict_members, read_call
 from worker.queue.lease import Claimed, Flaw
 from yard.contract.payload import Call, encode_call
 from yard.contract.values import Column, Failure, Output, Signature
@@ -118,7 +118,8 @@ def test_any_culprits_fail_and_all_others_finish(count: int, bad: set[int]) -> N
     assert set(outcomes) == {f"job{n}" for n in range(count)}
     failed = {job for job, outcome in outcomes.items() if isinstance(outcome, Failure)}
     assert failed == {f"job{n}" for n in bad if n < count}
-    assert model.calls <= 1 + 2 * len(failed) * max(1, ceil(log2(count)) if count > 1 else 1)
+    halving = 1 + 2 * len(failed) * max(1, ceil(log2(count)) if count > 1 else 1)
+    assert model.calls <= (halving if len(failed) < 4 else max(halving, count + 7))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,10 @@ def test_outputs_that_are_no_answer_fail_the_job(
 )
 def test_stacks_keep_the_order_and_the_bound(sizes: list[int], most: int) -> None:
     members = [member(n, rows=rows) for n, rows in enumerate(sizes)]
-    found = stacks(members, most, is_batchable=True)
+    left, found = members, []
+    while left:
+        found.append(next_stack(left, most, is_batchable=True))
+        left = left[len(found[-1]) :]
     assert [one for stack in found for one in stack] == members
     for stack in found:
         assert len(stack) == 1 or sum(len(one.rows) for one in stack) <= most
@@ -152,4 +156,29 @@ def test_stacks_keep_the_order_and_the_bound(sizes: list[int], most: int) -> Non
 
 def test_members_that_may_not_be_mixed_are_alone() -> None:
     members = [member(n) for n in range(3)]
-    assert stacks(members, 100, is_batchable=False) == [[one] for one in members]
+    assert next_stack(members, 100, is_batchable=False) == members[:1]
+
+
+def test_a_model_that_raises_on_everything_is_not_bisected_to_the_end() -> None:
+    model = Model({float(n) for n in range(64)})
+    outcomes = predict_members([member(n) for n in range(64)], model, ECHO)
+    assert all(isinstance(outcome, Failure) for outcome in outcomes.values())
+    assert len(outcomes) == 64
+    assert model.calls <= 64 + 7
+
+
+@pytest.mark.parametrize("bad", [{5.0}, set(map(float, range(64)))])
+def test_a_search_for_culprits_that_takes_too_long_ends_with_one_outcome_at_least(
+    bad: set[float],
+) -> None:
+    model = Model(bad)
+    members = [member(n) for n in range(64)]
+    outcomes = predict_members(members, model, ECHO, is_over=lambda: model.calls >= 3)
+    assert 0 < len(outcomes) < 64
+    assert model.calls <= 4
+
+
+def test_what_ends_a_predict_from_outside_is_not_the_models() -> None:
+    model = Model({1.0}, TimeoutError())
+    with pytest.raises(TimeoutError):
+        predict_members([member(1)], model, ECHO, raised_on=(TimeoutError,))

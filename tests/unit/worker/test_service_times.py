@@ -75,3 +75,54 @@ def test_a_pace_is_never_negative_and_goes_through_the_mean(batches):
     assert pace.batch_s >= 0
     assert pace.row_s >= 0
     assert pace.rows == pytest.approx(1)
+
+
+def stacked(*stacks: tuple[int, float], is_mixed: bool = True) -> ServiceTimes:
+    watch = ServiceTimes()
+    for rows, seconds in stacks:
+        watch.add_stack(QUEUE, rows, seconds, is_mixed)
+    return watch
+
+
+def test_a_version_that_was_not_measured_begins_with_one_row_and_is_claimed_as_any():
+    watch = ServiceTimes()
+    assert watch.stack_rows(QUEUE, 60) == 1
+    assert watch.claim_rows(QUEUE, 60) is None
+
+
+def test_a_quick_version_is_not_bounded():
+    watch = stacked((1, 0.0005), (63, 0.001))
+    assert watch.stack_rows(QUEUE, 60) > 4096
+
+
+def test_rows_that_take_long_are_stacked_one_by_one():
+    watch = stacked((1, 1.0), (1, 1.0), (2, 2.0))
+    assert watch.stack_rows(QUEUE, 60) == 1
+    assert watch.expected_s(QUEUE, 3) == pytest.approx(3, rel=0.1)
+
+
+def test_a_job_by_job_version_is_bounded_from_its_first_job_on():
+    watch = stacked((1, 0.15), is_mixed=False)
+    assert watch.stack_rows(QUEUE, 60) == 1
+    assert watch.claim_rows(QUEUE, 60) == 1
+
+
+def test_where_a_predict_costs_much_beside_its_rows_stacks_grow_all_the_same():
+    watch, rows = ServiceTimes(), 0
+    for _ in range(20):
+        rows = watch.stack_rows(QUEUE, 60)
+        watch.add_stack(QUEUE, rows, 2.0)
+    assert rows >= 64
+
+
+@given(
+    stacks=st.lists(
+        st.tuples(st.integers(1, 10_000), st.floats(1e-6, 100)), min_size=1, max_size=30
+    ),
+    timeout_s=st.integers(1, 3600),
+)
+def test_whatever_was_measured_a_stack_has_rows_and_is_expected_in_time(stacks, timeout_s):
+    watch = stacked(*stacks)
+    rows = watch.stack_rows(QUEUE, timeout_s)
+    assert rows >= 1
+    assert rows == 1 or watch.expected_s(QUEUE, rows) <= timeout_s / 2 + 1e-6
