@@ -78,7 +78,7 @@ local function add_metrics()
   end
 end
 
--- Ends the batch; returns the worker's state after it, and its current job.
+-- Ends the batch; returns the worker's state after it, and its current job, if it has one.
 local function end_batch()
   if batch[3] and batch[3] ~= '' then
     redis.call('HSET', BATCH, 'token', batch[3], 'queue', batch[4], 'ids', batch[5], 'calls', 0,
@@ -87,18 +87,24 @@ local function end_batch()
   end
   redis.call('DEL', BATCH)
   redis.call('ZREM', K.leases, WORKER)
-  return 'idle', ''
+  return 'idle'
 end
 
 if ARGV[4] ~= CALLS then
   if is_held then redis.call('HSET', BATCH, 'calls', CALL) end
 elseif is_held or not batch[1] then -- not where the worker has gone on to another batch
-  local state, current_job = 'idle', ''
+  local state, current_job = 'idle', nil
   if is_held then
     add_metrics()
     state, current_job = end_batch()
   end
-  redis.pcall('HSET', K.worker .. WORKER, 'state', state, 'current_job', current_job)
+  redis.pcall('HSET', K.worker .. WORKER, 'state', state)
+  -- RQ's tools look up the job of this field: it is absent where there is none.
+  if current_job then
+    redis.pcall('HSET', K.worker .. WORKER, 'current_job', current_job)
+  else
+    redis.pcall('HDEL', K.worker .. WORKER, 'current_job')
+  end
   redis.call('EXPIRE', K.worker .. WORKER, K.worker_ttl)
 end
 return #ended - #canceled / 2
