@@ -7,6 +7,7 @@ Flags beat ``MODELYARD_*`` environment variables, which beat the defaults here. 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yard.errors import ConfigurationError
 
 PREFIX = "MODELYARD_"
+#: A file that a Redis URL names, for TLS.
+_TLS_FILE = re.compile(r"([?&]ssl_(?:ca_certs|ca_path|certfile|keyfile)=)(?=[^/%&])([^&%]+)(?=&|$)")
 
 
 class Settings(BaseModel):
@@ -221,6 +224,17 @@ class Settings(BaseModel):
     def store_path(self) -> Path:
         """Absolute path of the store, where it is a folder."""
         return Path(self.store).resolve()
+
+    def with_absolute_paths(self) -> Settings:
+        """Returns settings that mean the same in another working folder."""
+        paths = {"data": os.path.abspath(self.data), "store": self.store_location}
+        if self.store_cache:
+            paths["store_cache"] = os.path.abspath(self.store_cache)
+        if self.redis_url:
+            paths["redis_url"] = _TLS_FILE.sub(
+                lambda found: found[1] + os.path.abspath(found[2]), self.redis_url
+            )
+        return self.model_copy(update=paths)
 
     def environ(self) -> dict[str, str]:
         """Returns the variables that give a child process these settings."""

@@ -50,6 +50,9 @@ class Spawner:
         pool: The pool's name.
         pattern: Only models whose name matches are served.
         clock: Seconds, never going back.
+
+    Attributes:
+        folder: The working folder of all that is started.
     """
 
     def __init__(
@@ -62,7 +65,8 @@ class Spawner:
         self._pool = pool
         self._pattern = pattern
         self._clock = clock
-        self._environ = child_environment(settings.environ())
+        self.folder = os.sep
+        self._environ = child_environment(settings.with_absolute_paths().environ())
         self._is_fit = settings.fork_server
         self._server: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
@@ -123,6 +127,7 @@ class Spawner:
                 pdeathsig.command([*argv, str(os.getpid())], signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 env=_ONE_THREAD | self._environ,
+                cwd=self.folder,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
             )
@@ -208,6 +213,7 @@ class Spawner:
                 pdeathsig.command(argv, signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 env=self._environ,
+                cwd=self.folder,
                 process_group=0,  # a Ctrl-C at the terminal reaches the pool, and it drains them
             )
 

@@ -29,7 +29,7 @@ from yard.broker import connections
 from yard.cluster import Bounds, announce_presence, format_problem
 from yard.contract import keys
 from yard.errors import ConfigurationError
-from yard.platform import StopSignals, extras
+from yard.platform import StopSignals, extras, work_folder
 from yard.routing import unmet_warmups
 from yard.settings import Settings
 
@@ -92,7 +92,7 @@ class Pool:
             ConfigurationError: The pool has drained because a newer release has changed the format
                 of what is in Redis.
         """
-        with self._signals:
+        with self._signals, work_folder() as self._spawner.folder:
             self._run()
         if self._outdated:
             raise ConfigurationError(self._outdated)

@@ -3,6 +3,7 @@
 from yard.platform import extras, logs, pdeathsig, prctl, signals
 from yard.platform.environment import child_environment
 from yard.platform.signals import StopSignals, exit_cause
+from yard.platform.work_folder import work_folder
 
 __all__ = [
     "StopSignals",
@@ -13,4 +14,5 @@ __all__ = [
     "pdeathsig",
     "prctl",
     "signals",
+    "work_folder",
 ]

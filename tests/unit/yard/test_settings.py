@@ -80,3 +80,17 @@ def test_the_page_in_docs_has_the_table_as_it_is():
     if not page.exists():
         pytest.skip("no docs beside these tests")
     assert page.read_text(encoding="utf-8").endswith(table()), "run `make docs`"
+
+
+def test_settings_with_absolute_paths_mean_the_same_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = "rediss://:x@host:6379/0?ssl_ca_certs=tls/ca.pem&ssl_certfile=/etc/a.pem&db=1"
+    settings = Settings(redis_url=url, store_cache="cache", data="here/data")
+    found = settings.with_absolute_paths()
+    assert found.store == str(tmp_path / "store")
+    assert found.data == str(tmp_path / "here" / "data")
+    assert found.store_cache == str(tmp_path / "cache")
+    assert found.redis_url == url.replace("tls/ca.pem", str(tmp_path / "tls" / "ca.pem"))
+    assert found.with_absolute_paths() == found
+    remote = Settings(store="s3://models/a").with_absolute_paths()
+    assert (remote.store, remote.store_cache, remote.redis_url) == ("s3://models/a", None, None)
