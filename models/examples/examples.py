@@ -6,9 +6,11 @@ is deterministic and takes about a second in all; nothing is downloaded.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.examples.sentences import NEGATIVE, POSITIVE
+from models.optimize import compile
 from models.publish import publish, quantize, register_store
 from models.store import Repository
-from yard.contract import ModelRef, keys
+from yard.contract import Column, ModelRef, Output, Signature, keys
 from yard.errors import ConfigurationError, Unavailable, UnknownModel, VersionExists, described
 
 _SEED = 0
@@ -43,6 +46,8 @@ class TrainedExample:
     note: str
     feature_names: Sequence[str] | None = None
     metrics: Mapping[str, float] | None = None
+    #: True publishes it as an ONNX file, where the converter is installed, however fast that is.
+    as_onnx: bool = False
 
 
 def iris_by_regression() -> TrainedExample:
@@ -99,6 +104,7 @@ def digits() -> TrainedExample:
         data.data[:_ROWS_SHOWN].tolist(),
         "Handwritten digits of 8 by 8 points, by a network of 64 neurons.",
         metrics={"accuracy": score},
+        as_onnx=True,
     )
 
 
@@ -171,21 +177,35 @@ def _publish(
     repository: Repository, redis: Redis | None, ref: ModelRef, trained: TrainedExample
 ) -> bool:
     """Returns True if it was published here; another process may publish it at the same time."""
-    try:
-        publish(
-            repository,
-            redis,
-            trained.estimator,
-            ref.model,
-            ref.version,
-            trained.example,
-            feature_names=trained.feature_names,
-            note=trained.note,
-            metrics=trained.metrics,
-        )
-    except VersionExists:
-        return False
+    with tempfile.TemporaryDirectory(prefix="modelyard-example-") as folder:
+        try:
+            publish(
+                repository,
+                redis,
+                _onnx_file(trained, Path(folder)) if trained.as_onnx else trained.estimator,
+                ref.model,
+                ref.version,
+                trained.example,
+                feature_names=trained.feature_names,
+                note=trained.note,
+                metrics=trained.metrics,
+            )
+        except VersionExists:
+            return False
     return True
+
+
+def _onnx_file(trained: TrainedExample, folder: Path) -> Any:
+    """Returns the path of the estimator's graph; without a converter, the estimator itself."""
+    columns = tuple(Column(name=f"x{place}") for place in range(len(trained.example[0])))
+    outputs = (Output(name="predictions", type="int64"),)
+    signature = Signature(inputs=columns, outputs=outputs, task="classifier")
+    path = folder / "model.onnx"
+    try:
+        path.write_bytes(compile.convert(trained.estimator, signature, "float64", is_text=False))
+    except ImportError:
+        return trained.estimator
+    return path
 
 
 def _make_smaller(

@@ -228,8 +228,9 @@ def quantize(
 def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: bool) -> None:
     """Publish the example models: iris, diabetes, sentiment and digits.
 
-    iris has v1 and v2, digits v1 and v1-int8, the others v1. They are trained here, from data that comes with scikit-learn, in a second. Published ones stay
-    as they are; v1 becomes active where no version is.
+    iris has v1 and v2, digits v1 and v1-int8, the others v1. They are trained here, from data that
+    comes with scikit-learn, in a second. Published ones stay as they are; v1 becomes active where
+    no version is.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)
