@@ -1,31 +1,37 @@
 """Example models, small, trained on data that scikit-learn or this package ships.
 
 `modelyard up` publishes them where the store is empty, so that there is something to try. Training
-is deterministic and takes less than a second in all; nothing is downloaded.
+is deterministic and takes about a second in all; nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from redis import Redis
 from redis.exceptions import RedisError
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_diabetes, load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.examples.sentences import NEGATIVE, POSITIVE
-from models.publish import publish, register_store
+from models.optimize import compile
+from models.publish import publish, quantize, register_store
 from models.store import Repository
-from yard.contract import ModelRef, keys
-from yard.errors import Unavailable, UnknownModel, VersionExists, described
+from yard.contract import Column, ModelRef, Output, Signature, keys
+from yard.errors import ConfigurationError, Unavailable, UnknownModel, VersionExists, described
 
 _SEED = 0
 _ROWS_SHOWN = 3
@@ -40,6 +46,8 @@ class TrainedExample:
     note: str
     feature_names: Sequence[str] | None = None
     metrics: Mapping[str, float] | None = None
+    #: True publishes it as an ONNX file, where the converter is installed, however fast that is.
+    as_onnx: bool = False
 
 
 def iris_by_regression() -> TrainedExample:
@@ -83,12 +91,34 @@ def sentiment() -> TrainedExample:
     )
 
 
+def digits() -> TrainedExample:
+    """Trains ``digits`` v1: which digit 64 points show, by a small network."""
+    data = load_digits()
+    # 40 steps of L-BFGS take a third of a second; that it goes on to learn does not matter here.
+    network = MLPClassifier((64,), solver="lbfgs", max_iter=40, random_state=_SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator, score = _fitted(network, data.data, data.target)
+    return TrainedExample(
+        estimator,
+        data.data[:_ROWS_SHOWN].tolist(),
+        "Handwritten digits of 8 by 8 points, by a network of 64 neurons.",
+        metrics={"accuracy": score},
+        as_onnx=True,
+    )
+
+
 #: The examples in the order in which they are published.
 EXAMPLES: Mapping[ModelRef, Callable[[], TrainedExample]] = {
     ModelRef("iris", "v1"): iris_by_regression,
     ModelRef("iris", "v2"): iris_by_forest,
     ModelRef("diabetes", "v1"): diabetes,
     ModelRef("sentiment", "v1"): sentiment,
+    ModelRef("digits", "v1"): digits,
+}
+#: Versions with weights of 8 bits, and the example that each is made of.
+SMALLER: Mapping[ModelRef, ModelRef] = {
+    ModelRef("digits", "v1-int8"): ModelRef("digits", "v1"),
 }
 #: The version of each that gets the traffic first.
 FIRST = "v1"
@@ -118,6 +148,11 @@ def publish_examples(
             progress(f"publishing {ref}")
             if _publish(repository, redis, ref, train()):
                 published.append(ref)
+    for ref, parent in SMALLER.items():
+        if _is_stored(repository, parent) and not _is_stored(repository, ref):
+            progress(f"publishing {ref}")
+            if _make_smaller(repository, redis, ref, parent, progress):
+                published.append(ref)
     if redis is not None:
         register_store(repository, redis)
         activate_examples(repository, redis)
@@ -142,21 +177,54 @@ def _publish(
     repository: Repository, redis: Redis | None, ref: ModelRef, trained: TrainedExample
 ) -> bool:
     """Returns True if it was published here; another process may publish it at the same time."""
+    with tempfile.TemporaryDirectory(prefix="modelyard-example-") as folder:
+        try:
+            publish(
+                repository,
+                redis,
+                _onnx_file(trained, Path(folder)) if trained.as_onnx else trained.estimator,
+                ref.model,
+                ref.version,
+                trained.example,
+                feature_names=trained.feature_names,
+                note=trained.note,
+                metrics=trained.metrics,
+            )
+        except VersionExists:
+            return False
+    return True
+
+
+def _onnx_file(trained: TrainedExample, folder: Path) -> Any:
+    """Returns the path of the estimator's graph; without a converter, the estimator itself."""
+    columns = tuple(Column(name=f"x{place}") for place in range(len(trained.example[0])))
+    outputs = (Output(name="predictions", type="int64"),)
+    signature = Signature(inputs=columns, outputs=outputs, task="classifier")
+    path = folder / "model.onnx"
     try:
-        publish(
-            repository,
-            redis,
-            trained.estimator,
-            ref.model,
-            ref.version,
-            trained.example,
-            feature_names=trained.feature_names,
-            note=trained.note,
-            metrics=trained.metrics,
-        )
+        path.write_bytes(compile.convert(trained.estimator, signature, "float64", is_text=False))
+    except ImportError:
+        return trained.estimator
+    return path
+
+
+def _make_smaller(
+    repository: Repository,
+    redis: Redis | None,
+    ref: ModelRef,
+    parent: ModelRef,
+    progress: Callable[[str], None],
+) -> bool:
+    """Returns True if it was published here; without a converter there is nothing to make it of."""
+    try:
+        note = f"{parent.version} with weights of 8 bits, a quarter of its size."
+        made = quantize(repository, redis, ref.model, parent.version, ref.version, note=note)
     except VersionExists:
         return False
-    return True
+    except ConfigurationError as error:
+        progress(f"{ref} is left out: {error.message}")
+        return False
+    return made.manifest is not None
 
 
 def _is_stored(repository: Repository, ref: ModelRef) -> bool:

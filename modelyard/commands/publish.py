@@ -157,7 +157,7 @@ def publish(
         click.echo(publish_report.published(manifest, is_active=activate))
 
 
-@click.command(epilog=usage("modelyard quantize digits v1 v1-int8"))
+@click.command(epilog=usage("modelyard quantize digits v1 v1-small"))
 @version
 @click.argument("new_version", callback=check_argument)
 @click.option(
@@ -214,10 +214,11 @@ def quantize(
 )
 @common
 def examples(if_empty: bool, store: str | None, redis_url: str | None, as_json: bool) -> None:
-    """Publish the example models: iris v1 and v2, diabetes v1, sentiment v1.
+    """Publish the example models: iris, diabetes, sentiment and digits.
 
-    They are trained here, from data that comes with scikit-learn, in a second. Published ones stay
-    as they are; v1 becomes active where no version is.
+    iris has v1 and v2, digits v1 and v1-int8, the others v1. They are trained here, from data that
+    comes with scikit-learn, in a second. Published ones stay as they are; v1 becomes active where
+    no version is.
     """
     settings = Settings.load(store=store, redis_url=redis_url)
     redis, repository = redis_of(settings), repository_of(settings)

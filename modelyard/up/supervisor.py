@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from redis.exceptions import RedisError
 
 from gateway import endpoint
 from modelyard.options import pool_settings, workers
@@ -28,9 +29,10 @@ from modelyard.up.redis_server import EmbeddedRedis
 from yard import local
 from yard.broker import connections
 from yard.contract import keys
-from yard.errors import ConfigurationError
+from yard.errors import ConfigurationError, ModelyardError
 from yard.platform import StopSignals, child_environment, exit_cause, signals
 from yard.registry import catalog
+from yard.routing import routed_versions, warmup
 from yard.settings import Settings
 
 #: Seconds to wait for a gateway that answers, with the examples in place, to become ready; after
@@ -39,6 +41,9 @@ _READY_S = 20.0
 
 #: Seconds that the gateway gets to finish its requests; longer waits are cut, their jobs live on.
 _GATEWAY_DRAIN_S = 10.0
+
+#: Seconds to wait until the versions that get traffic are loaded, and how many are at most.
+_WARM_S, _MOST_WARM = 5.0, 16
 
 #: Seconds between progress messages during the start.
 _PATIENCE_S = 10.0
@@ -77,6 +82,7 @@ class Up:
                 self._announce()
                 self._start_children()
                 detail = self._wait_until_ready()
+                self._warm_up()
                 self._show_banner(detail)
                 while True:
                     self._pause(0.25)
@@ -168,6 +174,18 @@ class Up:
                 _say(f"Not ready yet: {detail} ..." if is_settled else "Still at it ...")
             self._show_log_lines()
             self._pause(0.05)
+
+    def _warm_up(self) -> None:
+        """Have the versions that get traffic loaded, so that the first job need not wait for it.
+
+        Best effort: what is not loaded after `_WARM_S` is loaded by its first job.
+        """
+        if self.settings.pool_min == 0:
+            return
+        with suppress(RedisError, ModelyardError), connections.fast(self.url) as redis:
+            routed = sorted(routed_versions(redis, catalog.model_names(redis)))[:_MOST_WARM]
+            if routed:
+                warmup.warm(redis, routed, _WARM_S, self._pause)
 
     def _check_start(self) -> None:
         """Check that all children live; drop `examples` from them once it has succeeded.

@@ -75,6 +75,21 @@ def ready(up: RunningYard) -> float:
     return time.perf_counter() - begun
 
 
+def test_what_gets_traffic_is_loaded_when_the_yard_is_ready(new: RunningYard):
+    """At the first start, with its examples, and at the next: the first job loads nothing."""
+    for _ in range(2):
+        ready(new)
+        with Redis.from_url(new.redis_url) as redis:
+            presence = read_presence(redis)
+            for queue in ("iris@v1", "diabetes@v1", "sentiment@v1"):
+                assert presence.holders(queue), queue
+        with closing(Client(new.redis_url)) as client:
+            job = client.submit("iris", instances=[[5.1, 3.5, 1.4, 0.2]]).wait(30)
+        assert job.timings is not None
+        assert job.timings.load == 0
+        assert new.stop() == 0
+
+
 def line_of(up: RunningYard, name: str) -> str:
     """The banner's text after ``name``."""
     rows = [line.split(maxsplit=1) for line in up.said.splitlines() if line.startswith("  ")]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_diabetes, load_digits, load_iris
 
 from models.examples import examples
 from models.examples.examples import EXAMPLES, publish_examples
@@ -47,6 +47,7 @@ def loaded(store: Repository) -> Mapping[str, Loaded]:
 ROWS = {
     "iris": load_iris().data.tolist(),
     "diabetes": load_diabetes(scaled=False).data.tolist(),
+    "digits": load_digits().data[::9].tolist(),
     "sentiment": [[text] for text in (*POSITIVE, *NEGATIVE)],
 }
 
@@ -147,6 +148,18 @@ def test_sentiment_takes_any_string(loaded):
     assert set(answers["predictions"]) <= {"negative", "positive"}
 
 
+def test_the_small_digits_are_a_quarter_and_answer_alike(store, loaded):
+    manifest = store.manifest(ModelRef("digits", "v1-int8"))
+    assert manifest.parent == "digits@v1"
+    small = load(manifest, store)
+    original = loaded["digits@v1"]
+    assert small.size_bytes < original.size_bytes / 2
+    expected = original.predict(ROWS["digits"])["predictions"]
+    given = small.predict(ROWS["digits"])["predictions"]
+    assert sum(a == b for a, b in zip(given, expected, strict=True)) > 0.98 * len(expected)
+    assert store.manifest(ModelRef("digits", "v1")).metrics["accuracy"] > 0.85
+
+
 @pytest.mark.parametrize("ref", EXAMPLES, ids=str)
 def test_training_again_gives_the_same_model(loaded, ref):
     again, rows = EXAMPLES[ref]().estimator, ROWS[ref.model][:20]
@@ -165,9 +178,9 @@ def test_they_are_made_known_and_v1_gets_the_traffic(store, redis):
     said: list[str] = []
     assert publish_examples(store, redis, said.append) == []  # all are in the store
     assert said == []
-    assert catalog.model_names(redis) == ["diabetes", "iris", "sentiment"]
+    assert catalog.model_names(redis) == ["diabetes", "digits", "iris", "sentiment"]
     assert list(catalog.read_versions(redis, "iris")) == ["v1", "v2"]
-    for model in ("diabetes", "iris", "sentiment"):
+    for model in ("diabetes", "digits", "iris", "sentiment"):
         assert redis.get(keys.key("active", model)) == b"v1"
 
 
@@ -185,7 +198,8 @@ def test_all_are_compiled_and_keep_their_originals(store):
     for ref in EXAMPLES:
         manifest = store.manifest(ref)
         assert manifest.runtime == "onnx", manifest.compiled
-        assert [file.name for file in manifest.files] == ["model.joblib", "model.onnx"]
+        files = ["model.onnx"] if ref.model == "digits" else ["model.joblib", "model.onnx"]
+        assert [file.name for file in manifest.files] == files
 
 
 def test_only_the_missing_ones_are_trained(store, redis, tmp_path, monkeypatch):
@@ -227,9 +241,16 @@ def run(redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_command_publishes_them(run, redis, tmp_path):
-    assert run(tmp_path, "--if-empty") == ["iris@v1", "iris@v2", "diabetes@v1", "sentiment@v1"]
+    assert run(tmp_path, "--if-empty") == [
+        "iris@v1",
+        "iris@v2",
+        "diabetes@v1",
+        "sentiment@v1",
+        "digits@v1",
+        "digits@v1-int8",
+    ]
     assert run(tmp_path) == []
-    assert catalog.model_names(redis) == ["diabetes", "iris", "sentiment"]
+    assert catalog.model_names(redis) == ["diabetes", "digits", "iris", "sentiment"]
 
 
 def test_if_empty_leaves_other_stores_alone_but_makes_them_known(run, redis, store, tmp_path):
