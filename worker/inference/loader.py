@@ -17,7 +17,7 @@ from models.store import Repository
 from worker.queue import Retry
 from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
-from yard.registry import PublishedVersion, read_states, read_versions
+from yard.registry import PublishedVersion, read_state, read_states, read_versions
 
 
 class Loader:
@@ -34,6 +34,7 @@ class Loader:
         self._redis = redis
         self._retry = retry
         self._batchable: dict[ModelRef, bool] = {}
+        self._states: dict[ModelRef, str] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
         """Load a version, ready to predict.
@@ -42,7 +43,9 @@ class Loader:
             VersionGone: It is no longer in the catalogue.
             ModelUnavailable: It does not load, or the store holds other bytes than were published.
         """
-        published = self._published_digest(ref)
+        # Read first: where another version takes the name now, the next claim says so.
+        self._states[ref] = self._retry(lambda: read_state(self._redis, ref))
+        published = self.published_digest(ref)
         manifest = self._repository.manifest(ref, published)
         if manifest.digest != published:
             raise ModelUnavailable(
@@ -50,6 +53,16 @@ class Loader:
             )
         self._batchable[ref] = manifest.batchable
         return load(manifest, self._repository)
+
+    def is_current(self, ref: ModelRef, state: str) -> bool:
+        """Return whether what was loaded of a version is what a claim means.
+
+        Args:
+            ref: The version.
+            state: See `worker.queue.Batch`.
+        """
+        is_another = state.startswith(("revived", "deleted"))
+        return not is_another or self._states.get(ref) == state
 
     def is_batchable(self, ref: ModelRef) -> bool:
         """Return whether rows of several jobs may be predicted together, of a loaded version."""
@@ -73,7 +86,13 @@ class Loader:
                 with contextlib.suppress(ModelyardError):
                     prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
-    def _published_digest(self, ref: ModelRef) -> str:
+    def published_digest(self, ref: ModelRef) -> str:
+        """Return the digest that the catalogue has of a version.
+
+        Raises:
+            VersionGone: It has none, or the version was retired and its last job has ended.
+        """
+
         def read() -> str | None:
             entry = read_versions(self._redis, ref.model).get(ref.version)
             if entry is None or self._is_drained(entry):
