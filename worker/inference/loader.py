@@ -14,6 +14,7 @@ from redis import Redis
 from models.manifest import Manifest
 from models.runtimes import Loaded, load, prepare
 from models.store import Repository
+from worker.inference.throughput import ServiceTimes
 from worker.queue import Retry
 from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
@@ -27,12 +28,20 @@ class Loader:
         repository: Where the artefacts lie.
         redis: Where the catalogue is.
         retry: Repeats what it is given until Redis has answered.
+        service_times: Gets the time of each load's proof, in place of what it knew of the version.
     """
 
-    def __init__(self, repository: Repository, redis: Redis, retry: Retry) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        redis: Redis,
+        retry: Retry,
+        service_times: ServiceTimes | None = None,
+    ) -> None:
         self._repository = repository
         self._redis = redis
         self._retry = retry
+        self._service_times = service_times or ServiceTimes()
         self._batchable: dict[ModelRef, bool] = {}
         self._states: dict[ModelRef, str] = {}
 
@@ -52,7 +61,15 @@ class Loader:
                 f"{ref}: the store holds {manifest.digest[:12]}, published was {published[:12]}"
             )
         self._batchable[ref] = manifest.batchable
-        return load(manifest, self._repository)
+        queue = queue_name(ref)
+        self._service_times.forget_stacks(queue)
+        return load(
+            manifest,
+            self._repository,
+            lambda rows, seconds: self._service_times.add_stack(
+                queue, rows, seconds, manifest.batchable
+            ),
+        )
 
     def is_current(self, ref: ModelRef, state: str) -> bool:
         """Return whether what was loaded of a version is what a claim means.

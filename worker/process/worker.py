@@ -94,7 +94,8 @@ class Worker:
         self._retry = DrainRetry(self._signals, self._watchdog, settings.drain_s)
         repository = open_repository(settings)
         repository.maps = open_maps(settings)
-        self._loader = Loader(repository, self._redis, self._retry)
+        self._service_times = ServiceTimes()
+        self._loader = Loader(repository, self._redis, self._retry, self._service_times)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._scheduler = QueueScheduler(
             self._redis,
@@ -103,7 +104,6 @@ class Worker:
             loaded=lambda: {str(ref) for ref in self._cache.loaded()},
             patience_s=settings.target_wait_s,
         )
-        self._service_times = ServiceTimes()
         self._busy_since = 0.0  # the end of the batch before, or the beginning of the run
         self._run_since = 0.0  # the beginning of the batch that was not prefetched
         self._executor = BatchExecutor(self._cache, self._loader, settings, self._service_times)
