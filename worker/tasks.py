@@ -6,19 +6,30 @@ a fork for each, and loads the model there; its checks, predictions and results 
 
 from __future__ import annotations
 
-from functools import lru_cache
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from redis import Redis
 from rq import get_current_job
+from rq.job import Job
+from rq.timeouts import BaseTimeoutException
 
-from models.runtimes import Loaded, load
+from models.runtimes import Loaded
 from models.store import open_repository
-from worker.inference import check, predict_members
+from worker.inference import Loader, check, predict_members
 from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
-from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
+from yard.errors import InvalidJob, JobTimeout, ModelUnavailable, NotFound, job_failure
 from yard.routing import resolve, routing_point
 from yard.settings import Settings
+
+#: Most versions that a worker without forks keeps loaded.
+_MOST_LOADED = 8
+
+_loaded: dict[tuple[ModelRef, str], Loaded] = {}
 
 
 def predict(**arguments: Any) -> dict[str, Any]:
@@ -34,19 +45,61 @@ def predict(**arguments: Any) -> dict[str, Any]:
     job = get_current_job()
     if job is None:
         raise InvalidJob("predict runs in a job, it is no function to call")
+    with _insistent_alarm() as has_rung:
+        try:
+            return _run(job, arguments)
+        except BaseException as error:
+            if has_rung.is_set() or isinstance(error, BaseTimeoutException):
+                raise JobTimeout("the job ran longer than its timeout") from None
+            raise
+
+
+def _run(job: Job, arguments: dict[str, Any]) -> dict[str, Any]:
     settings = Settings.load()
     call = decode_call(encode_call(arguments), settings.body_bytes)
     ref = _version_of(job.origin, call.version, call.routing_key, job.connection)
-    model = _model(ref, settings)
+    model = _model(ref, settings, job.connection)
     member = check(job.id, call, model.signature, settings.rows)
     outcome = (
         member
         if isinstance(member, Failure)
-        else predict_members([member], model.predict, model.signature)[job.id]
+        else predict_members(
+            [member], model.predict, model.signature, raised_on=(BaseTimeoutException,)
+        )[job.id]
     )
     if isinstance(outcome, Failure):
         raise job_failure(outcome.code, outcome.message, outcome.row)
     return outcome
+
+
+@contextmanager
+def _insistent_alarm() -> Iterator[threading.Event]:
+    """Let RQ's alarm, once the job's time is up, ring again each second until the job ends.
+
+    RQ raises once, and code that catches every exception, as models and their libraries do, would
+    run on without a limit.
+
+    Yields:
+        Set once it has rung.
+    """
+    has_rung = threading.Event()
+    rings = signal.getsignal(signal.SIGALRM)
+    if not callable(rings) or threading.current_thread() is not threading.main_thread():
+        yield has_rung  # RQ's alarm is another, or there is none
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        has_rung.set()
+        signal.alarm(1)
+        rings(number, frame)
+
+    signal.signal(signal.SIGALRM, ring)
+    try:
+        yield has_rung
+    finally:
+        if has_rung.is_set():
+            signal.alarm(0)
+        signal.signal(signal.SIGALRM, rings)
 
 
 def _version_of(
@@ -62,10 +115,20 @@ def _version_of(
     return resolve(connection, model, version, routing_point(model, routing_key))
 
 
-@lru_cache(maxsize=8)
-def _model(ref: ModelRef, settings: Settings) -> Loaded:
-    repository = open_repository(settings)
-    try:
-        return load(repository.manifest(ref), repository)
-    except NotFound as error:
-        raise VersionGone(error.message) from None
+def _model(ref: ModelRef, settings: Settings, connection: Redis) -> Loaded:
+    """Return what is published of a version, checked as our own workers check it.
+
+    Raises:
+        VersionGone: It is no longer published, or was retired and its last job has ended.
+        ModelUnavailable: It does not load, or the store holds other bytes than were published.
+    """
+    loader = Loader(open_repository(settings), connection, lambda action: action())
+    key = (ref, loader.published_digest(ref))
+    if key not in _loaded:
+        while len(_loaded) >= _MOST_LOADED:
+            del _loaded[next(iter(_loaded))]
+        try:
+            _loaded[key] = loader(ref)
+        except NotFound as error:
+            raise ModelUnavailable(f"{ref}: {error.message}") from None
+    return _loaded[key]

@@ -26,6 +26,8 @@ Answers = dict[str, list[Any]]
 GROUP = 8
 #: Rows of a trial: two groups and a rest of one.
 _TRIED = 2 * GROUP + 1
+#: Rows of a trial of a slow model, while it is being published.
+_TRIED_SLOW = 3
 #: Seconds that the single predicts may take; slow models are tried on fewer rows.
 _BUDGET_S = 0.02
 #: A model whose single predict takes longer is not tried again if publishing has tried it.
@@ -56,6 +58,7 @@ def find_batch_invariance(
     *,
     pads: bool,
     is_batchable: bool | None = None,
+    each_s: float | None = None,
 ) -> BatchInvariance:
     """Tries whether rows get the same answers alone and together.
 
@@ -64,10 +67,12 @@ def find_batch_invariance(
         rows: At least one, see `rows_to_try`.
         pads: Whether to pad without a trial of unpadded batches.
         is_batchable: The result at publishing; None while the version is being published.
+        each_s: Seconds that a single row takes, where that was measured.
     """
     if is_batchable is False:  # padding would change the answer
         return BatchInvariance(1, is_exact=False, is_batchable=False)
-    each_s = _seconds(predict, rows)
+    if each_s is None:
+        each_s = _seconds(predict, rows)
     if is_batchable and each_s > _SLOW_S:
         return BatchInvariance(GROUP if pads else 1, is_exact=False, is_batchable=True)
     count = max(2, min(len(rows), int(_BUDGET_S / max(each_s, 1e-6))))
@@ -79,20 +84,37 @@ def find_batch_invariance(
 
 
 def rows_to_try(
-    predict: Callable[[Rows, int], Answers], signature: Signature, example: Rows
-) -> Rows:
-    """Returns rows for `find_batch_invariance`: varied, or the example if the model refuses those.
+    predict: Callable[[Rows, int], Answers],
+    signature: Signature,
+    example: Rows,
+    is_batchable: bool | None = None,
+) -> tuple[Rows, float]:
+    """Returns rows for `find_batch_invariance`, and the seconds that a single row takes.
+
+    They are varied, or the example if the model refuses those. A single row is timed first: of a
+    slow model few rows are tried, and one where publishing has tried it.
+
+    Args:
+        predict: Answers rows, padded to a multiple of the second argument.
+        signature: Its inputs.
+        example: At least one row.
+        is_batchable: The result at publishing; None while the version is being published.
 
     Raises:
         Exception: Any error of the model on its example.
     """
-    predict(example, 1)
-    rows = _varied(signature, example)
+    each_s = _seconds(predict, example)
+    is_slow = each_s > _SLOW_S
+    if is_slow and is_batchable is not None:
+        return example[:1], each_s
+    if not is_slow:
+        predict(example, 1)
+    rows = _varied(signature, example)[: _TRIED_SLOW if is_slow else _TRIED]
     try:
         predict(rows, 1)
     except Exception:  # say, a number that stands for a category
-        return [example[step % len(example)] for step in range(len(rows))]
-    return rows
+        return [example[step % len(example)] for step in range(len(rows))], each_s
+    return rows, each_s
 
 
 def _varied(signature: Signature, rows: Rows) -> Rows:
@@ -120,7 +142,8 @@ def _differences(
 ) -> int:
     """Counts the first ``count`` rows that get other answers alone than in batches."""
     same = _is_equal if exact else _is_close
-    together = [predict(rows[:size], group) for size in (len(rows), GROUP + 3, 3)]
+    sizes = sorted({min(size, len(rows)) for size in (len(rows), GROUP + 3, 3)}, reverse=True)
+    together = [predict(rows[:size], group) for size in sizes]
     differ = 0
     for place in range(count):
         alone = predict(rows[place : place + 1], group)

@@ -8,10 +8,11 @@ numpy.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.manifest import Golden, Manifest, Tolerance
 from models.runtimes.base import Loaded
@@ -22,12 +23,32 @@ from yard.errors import ModelUnavailable, described
 MOST_BYTES = 2**17
 #: Tasks that label a row instead of measuring it: 1.0 is then a name, and 1.0000001 another.
 _LABELLING = frozenset({"classifier", "clusterer", "outlier_detector"})
+#: Seconds that the proof of a slow version may take, beyond a first row.
+_PROOF_S = 2.0
 #: Characters of an answer that a message shows.
 _SHOWN = 120
 
 
-def check_golden(model: Loaded, manifest: Manifest) -> None:
+class Proof(NamedTuple):
+    """A predict of a version that has just been loaded, as a first measure of its speed.
+
+    Attributes:
+        rows: Its rows.
+        seconds: What it took.
+    """
+
+    rows: int
+    seconds: float
+
+
+def check_golden(model: Loaded, manifest: Manifest) -> Proof | None:
     """Predicts the example with ``model`` and compares the answers.
+
+    A row is predicted first. Where it takes long, and rows do not depend on each other, only so
+    many are compared as take `_PROOF_S`.
+
+    Returns:
+        The time of the proof; None without golden answers.
 
     Raises:
         ModelUnavailable: It raises, or gives other answers: names output, row, both answers, and
@@ -36,20 +57,32 @@ def check_golden(model: Loaded, manifest: Manifest) -> None:
     """
     golden = manifest.golden
     if golden is None:
-        return
+        return None
+    rows, outputs = manifest.rows, golden.outputs
     try:
-        answers = model.predict(manifest.rows)
+        started = time.perf_counter()
+        answers = model.predict(rows[:1])
+        proof = Proof(1, time.perf_counter() - started)
+        if manifest.batchable and proof.seconds * len(rows) > _PROOF_S:
+            rows = rows[: max(1, int(_PROOF_S / proof.seconds))]
+            outputs = {name: values[: len(rows)] for name, values in outputs.items()}
+        if len(rows) > 1:
+            started = time.perf_counter()
+            answers = model.predict(rows)
+            proof = Proof(len(rows), time.perf_counter() - started)
     except Exception as error:
         raise ModelUnavailable(
             f"{manifest.ref}: does not answer its example: {described(error)}"
             f"{_library_differences(manifest)}"
         ) from error
-    fault = next(differences(manifest.signature, golden, answers), None)
+    compared = golden.model_copy(update={"outputs": outputs})
+    fault = next(differences(manifest.signature, compared, answers), None)
     if fault is not None:
         raise ModelUnavailable(
             f"{manifest.ref}: does not answer as it did when it was published: {fault}"
             f"{_library_differences(manifest)}"
         )
+    return proof
 
 
 def differences(

@@ -244,7 +244,7 @@ class OnnxModel:
     def _find_batch_invariance(
         self, example: arrays.Rows, is_batchable: bool | None, operators: frozenset[str]
     ) -> BatchInvariance:
-        rows = rows_to_try(self._answer, self.signature, example)
+        rows, each_s = rows_to_try(self._answer, self.signature, example, is_batchable)
         if self._is_single:
             return BatchInvariance(1, is_exact=True, is_batchable=True)
         return find_batch_invariance(
@@ -252,6 +252,7 @@ class OnnxModel:
             rows,
             pads=not operators <= _ROW_BY_ROW,
             is_batchable=is_batchable,
+            each_s=each_s,
         )
 
     def _answer(self, rows: arrays.Rows, group: int) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
@@ -22,12 +23,17 @@ EXTRAS = {"skops": "modelyard[worker,skops]"}
 EXTRA = "modelyard[worker]"
 
 
-def load(manifest: Manifest, repository: Repository) -> Loaded:
+def load(
+    manifest: Manifest,
+    repository: Repository,
+    on_proof: Callable[[int, float], None] = lambda rows, seconds: None,
+) -> Loaded:
     """Loads a version and checks its golden answers.
 
     Args:
         manifest: Names the runtime and pins the bytes, wherever it was read.
         repository: The store to read the bytes from.
+        on_proof: Called with the rows and the seconds of the predict that proves it.
 
     Raises:
         ModelUnavailable: The bytes are not there or not those of the manifest, the runtime or a
@@ -36,7 +42,9 @@ def load(manifest: Manifest, repository: Repository) -> Loaded:
     runtime = _runtime(manifest)
     try:
         model = runtime.load(manifest, repository)
-        golden.check_golden(model, manifest)
+        proof = golden.check_golden(model, manifest)
+        if proof is not None:
+            on_proof(*proof)
         return model
     except ModelUnavailable:
         raise

@@ -176,7 +176,7 @@ class SklearnModel:
         self._labels = with_two_calls(estimator, signature)
         self._group = 1
         self._call = predict_method(estimator)
-        rows = rows_to_try(self._answer, signature, example)
+        rows, each_s = rows_to_try(self._answer, signature, example, is_batchable)
         if self._labels is not None:
             self._labels = with_one_call(self._labels, self._to_inputs(rows))
         self.batch_invariance: BatchInvariance = find_batch_invariance(
@@ -184,6 +184,7 @@ class SklearnModel:
             rows,
             pads=not self.takes_texts,
             is_batchable=is_batchable,
+            each_s=each_s,
         )
         self._group = self.batch_invariance.group
         self.size_bytes = max(artefact_bytes, measure(self._estimator, mapped_share))

@@ -36,6 +36,7 @@ OUT_OF_MEMORY = 424213.0
 KILLED_FOR_MEMORY = 424214.0
 DRAW = 424215.0
 ORPHAN = 424216.0
+STUBBORN = 424217.0
 
 #: Seconds that a batch with `SLOW` takes; long enough to hit its worker meanwhile.
 SLOW_S = 1.0
@@ -94,6 +95,11 @@ def _misbehave(number: float) -> None:
     if number == RAISE:
         raise ValueError("a row that raises")
     if number == HANG:
+        while True:
+            time.sleep(3600)
+    if number == STUBBORN:
+        with contextlib.suppress(Exception):
+            time.sleep(3600)
         while True:
             time.sleep(3600)
     if number == EXIT_0:

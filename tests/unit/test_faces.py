@@ -93,7 +93,7 @@ FACES: dict[str, str] = {
     "yard.platform": "StopSignals child_environment exit_cause extras logs pdeathsig prctl signals",
     "yard.registry": """
         Catalog PublishedVersion VersionState catalog lifecycle model_names queue_names
-        read_served_queues read_states read_versions
+        read_served_queues read_state read_states read_versions
     """,
     "yard.routing": """
         RouteChange WarmupResult cold_versions flip_route look_at_routes read_route

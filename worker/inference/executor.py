@@ -20,6 +20,7 @@ from worker.inference.batching import (
     predict_members,
     read_call,
 )
+from worker.inference.loader import Loader
 from worker.inference.metrics import MetricsBuffer
 from worker.inference.results import BatchResult, StackRun
 from worker.inference.throughput import ServiceTimes, batch_budget_s
@@ -37,8 +38,8 @@ class BatchExecutor:
 
     Args:
         cache: The loaded models.
-        is_batchable: Returns whether rows of several jobs may be predicted together, of a loaded
-            version.
+        loader: Knows of loaded versions whether rows of several jobs may be predicted together,
+            and whether a claim means others.
         settings: Bounds and times to live.
         service_times: Paces, which bound the stacks, and to which each stack is added.
         clock: Seconds, never going back.
@@ -47,13 +48,13 @@ class BatchExecutor:
     def __init__(
         self,
         cache: ModelCache,
-        is_batchable: Callable[[ModelRef], bool],
+        loader: Loader,
         settings: Settings,
         service_times: ServiceTimes,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._cache = cache
-        self._is_batchable = is_batchable
+        self._loader = loader
         self._settings = settings
         self._service_times = service_times
         self._clock = clock
@@ -100,6 +101,8 @@ class BatchExecutor:
         }
         readable = {job_id: call for job_id, call in calls.items() if isinstance(call, Call)}
         if readable:
+            if not self._loader.is_current(ref, batch.state):
+                self._cache.evict(ref)  # the name was deleted, and perhaps published again
             try:
                 with self._cache.use(ref) as use:
                     result.load_s = use.load_s
@@ -132,7 +135,7 @@ class BatchExecutor:
             else:
                 members.append(member)
         runs: list[StackRun] = []
-        is_batchable, queue = self._is_batchable(ref), batch.queue
+        is_batchable, queue = self._loader.is_batchable(ref), batch.queue
         began = started = self._clock()
         until = began + batch_budget_s(batch.timeout_s)
         while members:

@@ -14,10 +14,11 @@ from redis import Redis
 from models.manifest import Manifest
 from models.runtimes import Loaded, load, prepare
 from models.store import Repository
+from worker.inference.throughput import ServiceTimes
 from worker.queue import Retry
 from yard.contract import ModelRef, queue_name, wire
 from yard.errors import ModelUnavailable, ModelyardError, VersionGone
-from yard.registry import PublishedVersion, read_states, read_versions
+from yard.registry import PublishedVersion, read_state, read_states, read_versions
 
 
 class Loader:
@@ -27,13 +28,22 @@ class Loader:
         repository: Where the artefacts lie.
         redis: Where the catalogue is.
         retry: Repeats what it is given until Redis has answered.
+        service_times: Gets the time of each load's proof, in place of what it knew of the version.
     """
 
-    def __init__(self, repository: Repository, redis: Redis, retry: Retry) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        redis: Redis,
+        retry: Retry,
+        service_times: ServiceTimes | None = None,
+    ) -> None:
         self._repository = repository
         self._redis = redis
         self._retry = retry
+        self._service_times = service_times or ServiceTimes()
         self._batchable: dict[ModelRef, bool] = {}
+        self._states: dict[ModelRef, str] = {}
 
     def __call__(self, ref: ModelRef) -> Loaded:
         """Load a version, ready to predict.
@@ -42,14 +52,34 @@ class Loader:
             VersionGone: It is no longer in the catalogue.
             ModelUnavailable: It does not load, or the store holds other bytes than were published.
         """
-        published = self._published_digest(ref)
+        # Read first: where another version takes the name now, the next claim says so.
+        self._states[ref] = self._retry(lambda: read_state(self._redis, ref))
+        published = self.published_digest(ref)
         manifest = self._repository.manifest(ref, published)
         if manifest.digest != published:
             raise ModelUnavailable(
                 f"{ref}: the store holds {manifest.digest[:12]}, published was {published[:12]}"
             )
         self._batchable[ref] = manifest.batchable
-        return load(manifest, self._repository)
+        queue = queue_name(ref)
+        self._service_times.forget_stacks(queue)
+        return load(
+            manifest,
+            self._repository,
+            lambda rows, seconds: self._service_times.add_stack(
+                queue, rows, seconds, manifest.batchable
+            ),
+        )
+
+    def is_current(self, ref: ModelRef, state: str) -> bool:
+        """Return whether what was loaded of a version is what a claim means.
+
+        Args:
+            ref: The version.
+            state: See `worker.queue.Batch`.
+        """
+        is_another = state.startswith(("revived", "deleted"))
+        return not is_another or self._states.get(ref) == state
 
     def is_batchable(self, ref: ModelRef) -> bool:
         """Return whether rows of several jobs may be predicted together, of a loaded version."""
@@ -73,7 +103,13 @@ class Loader:
                 with contextlib.suppress(ModelyardError):
                     prepare(Manifest.parse(wire.dumps(entry.manifest)))
 
-    def _published_digest(self, ref: ModelRef) -> str:
+    def published_digest(self, ref: ModelRef) -> str:
+        """Return the digest that the catalogue has of a version.
+
+        Raises:
+            VersionGone: It has none, or the version was retired and its last job has ended.
+        """
+
         def read() -> str | None:
             entry = read_versions(self._redis, ref.model).get(ref.version)
             if entry is None or self._is_drained(entry):

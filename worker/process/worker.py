@@ -94,7 +94,8 @@ class Worker:
         self._retry = DrainRetry(self._signals, self._watchdog, settings.drain_s)
         repository = open_repository(settings)
         repository.maps = open_maps(settings)
-        self._loader = Loader(repository, self._redis, self._retry)
+        self._service_times = ServiceTimes()
+        self._loader = Loader(repository, self._redis, self._retry, self._service_times)
         self._cache = ModelCache(self._loader, cache_limit_bytes(settings))
         self._scheduler = QueueScheduler(
             self._redis,
@@ -103,12 +104,9 @@ class Worker:
             loaded=lambda: {str(ref) for ref in self._cache.loaded()},
             patience_s=settings.target_wait_s,
         )
-        self._service_times = ServiceTimes()
         self._busy_since = 0.0  # the end of the batch before, or the beginning of the run
         self._run_since = 0.0  # the beginning of the batch that was not prefetched
-        self._executor = BatchExecutor(
-            self._cache, self._loader.is_batchable, settings, self._service_times
-        )
+        self._executor = BatchExecutor(self._cache, self._loader, settings, self._service_times)
         self._observers: tuple[BatchObserver, ...] = (MetricsObserver(), self._service_times)
         self._warmer = Warmer(self._redis, self._cache, self.name, settings)
         self._heartbeat = Heartbeat(
@@ -214,7 +212,9 @@ class Worker:
         """Unload versions that are out of service; none is in use between two batches."""
         for queue in self._scheduler.dropped:
             ref = ModelRef(*queue.split("@"))
-            if self._cache.evict(ref):
+            state = self._scheduler.state_of(queue)
+            is_loaded_anew = state.startswith("revived") and self._loader.is_current(ref, state)
+            if is_loaded_anew or self._cache.evict(ref):
                 self._scheduler.mark_unloaded(queue)
 
     def _wait_for_bell(self, queues: Sequence[str]) -> None:

@@ -98,6 +98,8 @@ class Batch:
         timeout_s: The shortest of their timeouts, in seconds.
         has_more: True if more jobs waited, in that queue or in the next ones.
         jobs: At least one.
+        state: The version's state and since when, where it was taken out of service or published
+            again, at the instant of the claim; else empty.
     """
 
     token: str
@@ -106,6 +108,7 @@ class Batch:
     timeout_s: int
     has_more: bool
     jobs: tuple[Claimed, ...]
+    state: str = ""
 
 
 class EndedBatch(NamedTuple):
@@ -399,13 +402,21 @@ def _error_in(replies: Sequence[Any]) -> Exception | None:
 
 def _batch(token: str, replies: Sequence[Any]) -> Batch:
     """Return the batch of a claim, with the jobs that the calls behind it added."""
-    _, queue, claimed_us, timeout_s, has_more, fields = replies[0]
+    _, queue, claimed_us, timeout_s, has_more, fields, state = replies[0]
     for reply in replies[1:]:
         if isinstance(reply, list) and reply[0] == b"batch":
             timeout_s = min(timeout_s, reply[3])
             fields += reply[5]
     jobs = tuple(map(_claimed, *(fields[place::8] for place in range(8))))
-    return Batch(token, queue.decode(), int(claimed_us), timeout_s, has_more == 1, jobs)
+    return Batch(
+        token,
+        queue.decode(),
+        int(claimed_us),
+        timeout_s,
+        has_more == 1,
+        jobs,
+        state.decode("utf-8", "replace"),
+    )
 
 
 def _claimed(

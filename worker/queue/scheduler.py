@@ -124,6 +124,10 @@ class QueueScheduler:
         """The queues of versions to unload: drained, deleted, or published again."""
         return frozenset(self._dropped)
 
+    def state_of(self, queue: str) -> str:
+        """The state of a version of `dropped`, as `Batch.state`; empty for none."""
+        return " ".join(self._states.get(queue, ()))
+
     def mark_unloaded(self, queue: str) -> None:
         """Record that one of `dropped` is no longer loaded."""
         self._dropped.discard(queue)

@@ -9,11 +9,12 @@
 -- Reply suspended                  `rq suspend` is in force
 --       idle, skipped              nothing to claim, or a call that came late; number of entries
 --                                  that were no job to run
---       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), then
---       one list, for each job eight:
+--       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), a list of the jobs, and
+--       the version's entry of K.retired, or '': a worker that has loaded other bytes knows by it
+--       of the list, for each job eight:
 --           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
 --           flaw is '' or expired | too_large | status, and data is empty where there is one
--- Reads  K.suspended, and all keys that it writes but K.deadlines and K.metrics
+-- Reads  K.suspended, K.retired, and all keys that it writes but K.deadlines and K.metrics
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
 --        K.deadlines, K.quarantine, K.metrics, K.bell..queue
 --
@@ -86,7 +87,9 @@ for i = FIRST_QUEUE, #ARGV do
   take(queue, jobs)
   if any then
     if not IS_AHEAD then note_claim('state', 'busy', 'current_job', jobs.ids[1]) end
-    return {'batch', queue, string.format('%.0f', us), jobs.timeout, is_more(i), jobs.replies}
+    local state = redis.pcall('HGET', K.retired, queue)
+    return {'batch', queue, string.format('%.0f', us), jobs.timeout, is_more(i), jobs.replies,
+      type(state) == 'string' and state or ''}
   end
 end
 return {'idle', skipped}

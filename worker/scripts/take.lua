@@ -68,12 +68,16 @@ local function read(queue, id)
     return quarantine(queue, id, 'not a job id')
   end
   local job = redis.pcall('HMGET', K.job .. id, 'status', 'data', 'my_attempts', 'my_crashes',
-    'my_deadline', 'timeout', 'result_ttl', 'failure_ttl', 'created_at', 'my_rows')
+    'my_deadline', 'timeout', 'result_ttl', 'failure_ttl', 'created_at', 'my_rows', 'my_over')
   if job.err then return quarantine(queue, id, 'its key is no hash') end
   local status = job[1]
   if not status then return quarantine(queue, id, 'no such job') end
   local trace = TRACE[status]
-  if not trace then return job end
+  if not trace then
+    -- It has ended, and RQ's tools or a client enqueued it again: what is left of that run is not this one's.
+    if job[11] == '1' then job[3], job[4], job[5] = false, false, false end
+    return job
+  end
   if redis.call('HEXISTS', K.job .. id, trace) == 0 then
     return quarantine(queue, id, 'its status is ' .. status .. ', and nobody made it so')
   end
@@ -89,7 +93,7 @@ end
 --   rows, bytes   of the batch with them; rows is nil where it takes no more of this queue
 local function look(queue, rows, bytes, most_rows)
   local replies, seen, is_first = {}, {}, rows == 0
-  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {},
+  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {}, is_again = {},
     replies = replies, used = 0, timeout = MOST_TIMEOUT}
   local found = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
   if found.err then return jobs end
@@ -117,7 +121,7 @@ local function look(queue, rows, bytes, most_rows)
       count = count + 1
       jobs.ids[count], jobs.attempts[count] = id, attempts + 1
       jobs.timeouts[count], jobs.dues[count] = own_timeout, due
-      jobs.is_foreign[count] = not job[10]
+      jobs.is_foreign[count], jobs.is_again[count] = not job[10], job[11] == '1'
       if own_timeout < jobs.timeout then jobs.timeout = own_timeout end
       jobs.used = i
       if alone then break end
@@ -139,7 +143,10 @@ local function take(queue, jobs)
     redis.call('HSET', key, 'status', 'started', 'started_at', started_at,
       'worker_name', WORKER, 'my_token', TOKEN, 'my_attempts', jobs.attempts[i], 'origin', queue)
     -- RQ's `ttl` bounds how long a job may wait, not how long it may run. Jobs of submit.lua have none.
-    if jobs.is_foreign[i] then redis.call('PERSIST', key) end
+    if jobs.is_foreign[i] or jobs.is_again[i] then redis.call('PERSIST', key) end
+    if jobs.is_again[i] then
+      redis.call('HDEL', key, 'my_over', 'my_crashes', 'my_deadline', 'my_error', 'my_run', 'ended_at')
+    end
     if jobs.dues[i] then redis.pcall('ZREM', K.deadlines, id) end
     wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
   end

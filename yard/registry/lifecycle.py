@@ -107,6 +107,14 @@ def read_states(redis: Redis) -> dict[str, tuple[VersionState, str]]:
         return {}
 
 
+def read_state(redis: Redis, ref: ModelRef) -> str:
+    """Reads a version's state and since when, as it is written; empty for one in service."""
+    try:
+        return lenient.decode(redis.hget(keys.RETIRED, keys.queue_name(ref)) or b"")
+    except ResponseError:
+        return ""
+
+
 def parse_states(raw: Any) -> dict[str, tuple[VersionState, str]]:
     """Parses the reply of an HGETALL into what `read_states` returns."""
     found: dict[str, tuple[VersionState, str]] = {}

@@ -4,18 +4,22 @@
 -- that are only for people (registries) are therefore written by pcall: a key of another type costs
 -- the entry, not the job.
 
+-- Results that are kept of a job that is run again and again, as RQ keeps them.
+local MOST_RESULTS = 10
+
 -- Writes the end of one job. `status` is finished, failed or canceled; `kind` RQ's result type (1
 -- success, 2 failure, 3 stopped); `field` and `payload` the result's content; then more hash fields.
+-- By my_over a claim knows a job that has ended and was enqueued again: a new run, from its first attempt.
 -- The caller has checked that the job has not ended, and files it in the registries.
 local function end_job(id, status, at, ttl, kind, worker, field, payload, ...)
   local results, job = K.results .. id, K.job .. id
-  local entry = redis.pcall('XADD', results, '*', 'type', kind, 'worker_name', worker, field, payload)
+  local entry = redis.pcall('XADD', results, 'MAXLEN', MOST_RESULTS, '*', 'type', kind, 'worker_name', worker, field, payload)
   if type(entry) == 'table' then -- another type, or a stream that is full: not ours
     redis.call('DEL', results)
     redis.call('XADD', results, '*', 'type', kind, 'worker_name', worker, field, payload)
   end
   redis.call('EXPIRE', results, ttl)
-  redis.call('HSET', job, 'status', status, 'ended_at', at, 'my_token', '', ...)
+  redis.call('HSET', job, 'status', status, 'ended_at', at, 'my_token', '', 'my_over', 1, ...)
   redis.call('EXPIRE', job, ttl)
 end
 

@@ -5,8 +5,8 @@
 --   drained   its last job has ended: jobs pushed onto its queue now are not run
 --   deleted   is no longer in the catalogue; kept for a while, so that workers unload it and fail
 --             later pushes
---   revived   was deleted and is published again, perhaps with other bytes: workers that have the
---             old ones unload them
+--   revived   was deleted and is published again, or was published over, perhaps with other bytes:
+--             workers that have the old ones unload them
 -- Uses route.lua.
 
 -- A key of another type is deleted.

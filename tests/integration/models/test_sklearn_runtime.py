@@ -229,6 +229,30 @@ def test_a_slow_model_is_not_tried_at_length_at_each_load(monkeypatch):
     ).is_exact  # but when published
 
 
+class Counted(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Takes a second of a clock of the test's own for each row."""
+
+    now = 0.0
+    n_features_in_ = 4
+
+    def predict(self, X: Any) -> Any:
+        Counted.now += len(X)
+        return X[:, 0]
+
+
+def test_a_slow_version_loads_after_few_predicts(store, monkeypatch):
+    """It was loaded after some 20 rows, before anything was known of its pace."""
+    golden = Golden(outputs={"predictions": [row[0] for row in ROWS[:20]]}, tolerance=Tolerance())
+    manifest = stored(store, Counted(), example=tuple(ROWS[:20]), golden=golden)
+    monkeypatch.setattr("time.perf_counter", lambda: Counted.now)
+    Counted.now = 0.0
+    proofs: list[tuple[int, float]] = []
+    loaded = load(manifest, store, lambda *proof: proofs.append(proof))
+    assert Counted.now <= 6 + 2 * batch_invariance.GROUP
+    assert proofs
+    assert loaded.predict(ROWS[:3])["predictions"] == [row[0] for row in ROWS[:3]]
+
+
 class Odd(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Calls a test's function for rows that begin with a number below zero, and only for those."""
 

@@ -427,3 +427,46 @@ def test_a_full_redis_still_takes_endings(redis, protocol):
     assert protocol.finish(batch) == 8
     redis.config_set("maxmemory", 0)
     assert protocol.predictions(mine[7:]) == [[7.0]]
+
+
+class TestJobsThatAreEnqueuedAgain:
+    """By plain RQ, under the id of a job that has ended: a run of its own."""
+
+    def test_each_run_has_its_own_attempts_and_ten_results_are_kept(self, redis, protocol):
+        for _ in range(15):
+            protocol.enqueue(QUEUE, job_id="again")
+            batch = protocol.claim()
+            assert [(job.attempt, job.crashes) for job in batch.jobs] == [(1, 0)]
+            assert redis.ttl(keys.key("job", "again")) == -1, "no time to live of the run before"
+            assert protocol.finish(batch) == 1
+        assert protocol.attempts(["again"]) == [1]
+        assert protocol.results("again") == 10
+
+    def test_crashes_of_the_run_before_do_not_count(self, protocol):
+        protocol.enqueue(QUEUE, job_id="again")
+        for _ in range(protocol.settings.attempts):
+            protocol.claim()
+            protocol.reaped()
+        assert protocol.outcome("again") == ("failed", "worker_crashed")
+        protocol.enqueue(QUEUE, job_id="again")
+        protocol.push("other")
+        batch = protocol.claim()
+        assert ids(batch) == ["again", "other"], "it is no suspect, and not run alone"
+        assert protocol.finish(batch) == 2
+        assert protocol.outcome("again") == ("finished", "")
+
+    def test_a_job_that_has_expired_does_not_expire_again_when_requeued(self, redis, protocol):
+        (job_id,) = protocol.submit(deadline_ms=60_000)
+        redis.hset(keys.key("job", job_id), "my_deadline", 1)
+        redis.zadd(keys.DEADLINES, {job_id: 1}, xx=True)
+        assert protocol.sweep()[0] == 1
+        assert protocol.outcome(job_id) == ("failed", "expired")
+        job = RqJob.fetch(job_id, connection=redis, serializer=JSONSerializer)
+        job.requeue()
+        batch = protocol.claim()
+        assert [job.flaw for job in batch.jobs] == [""]
+        assert redis.ttl(keys.key("job", job_id)) == -1
+        protocol.reaped(why="released")
+        assert protocol.sweep()[0] == 0
+        protocol.finish(protocol.claim())
+        assert protocol.outcome(job_id) == ("finished", "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,8 +51,11 @@ class Worker:
         self.now = 0.0
         self.times = ServiceTimes()
         cache: Any = self
+        loader: Any = SimpleNamespace(
+            is_batchable=lambda _: is_batchable, is_current=lambda *_: True
+        )
         self.executor = BatchExecutor(
-            cache, lambda _: is_batchable, protocol.settings, self.times, lambda: self.now
+            cache, loader, protocol.settings, self.times, lambda: self.now
         )
         self.took_s: list[float] = []
         self.claims: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq import Queue
 from rq.registry import (
     StartedJobRegistry,
 )
@@ -26,7 +28,8 @@ from tests.helpers.redis_server import patient
 from tests.helpers.waiting import wait_until
 from tests.helpers.yards import clean_environ
 from yard.contract import keys
-from yard.contract.values import JobStatus
+from yard.contract.values import TASK_NAME, Job, JobStatus, ModelRef
+from yard.registry import lifecycle
 
 QUEUE = "echo@v1"
 
@@ -126,3 +129,53 @@ def test_a_stock_workers_clean_up_leaves_our_batches_alone(
         job = slow.wait(60)
     assert job["predictions"] == [estimators.SLOW]
     assert job.attempts == 1
+
+
+def code_of(job: Job) -> str:
+    assert job.error is not None
+    return job.error.code
+
+
+class TestChecksOfItsPath:
+    """A stock worker runs our task: what our own workers refuse, it refuses by the same code."""
+
+    def test_a_job_that_runs_past_its_timeout_ends_as_that(
+        self, client, redis, redis_url, store, tmp_path
+    ):
+        hasty = Client(redis_url, settings=client.settings.model_copy(update={"timeout_s": 2}))
+        handle = hasty.submit("echo", instances=[[estimators.HANG]])
+        with stock_worker(redis_url, store, tmp_path / "stock.log"):
+            job = handle.wait(60)
+        assert code_of(job) == "timeout"
+        hasty.close()
+
+    def test_code_that_catches_every_exception_ends_all_the_same(
+        self, client, redis, redis_url, store, tmp_path
+    ):
+        hasty = Client(redis_url, settings=client.settings.model_copy(update={"timeout_s": 2}))
+        handle = hasty.submit("echo", instances=[[estimators.STUBBORN]])
+        with stock_worker(redis_url, store, tmp_path / "stock.log"):
+            job = handle.wait(60)
+        assert code_of(job) == "timeout"
+        hasty.close()
+
+    def test_other_bytes_than_were_published_are_not_opened(
+        self, client, redis, redis_url, store, tmp_path
+    ):
+        known = json.loads(redis.hget(keys.key("versions", "echo"), "v1"))
+        redis.hset(keys.key("versions", "echo"), "v1", json.dumps(known | {"digest": "0" * 64}))
+        handle = client.submit("echo", instances=[[1.0]])
+        with stock_worker(redis_url, store, tmp_path / "stock.log"):
+            job = handle.wait(60)
+        assert code_of(job) == "model_unavailable"
+
+    def test_a_version_that_is_retired_and_empty_runs_no_more(
+        self, client, redis, redis_url, store, tmp_path
+    ):
+        lifecycle.retire(redis, ModelRef("echo", "v1"), force=True)
+        lifecycle.mark_drained(redis, [QUEUE])
+        queue = Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+        job = queue.enqueue(TASK_NAME, instances=[[1.0]], result_ttl=60, failure_ttl=60)
+        with stock_worker(redis_url, store, tmp_path / "stock.log"):
+            wait_until(lambda: client.get(job.id).status.is_terminal, 60)
+        assert code_of(client.get(job.id)) == "version_gone"
