@@ -20,7 +20,7 @@ from gateway.api import (
 )
 from gateway.http import Threads
 from gateway.middleware import RequestLog, add_safe_headers, assign_request_id, check_message
-from gateway.services import AsyncClient, Services, attach
+from gateway.services import AsyncClient, BodyProcesses, Services, attach
 from producer.client import Client
 from yard.platform import extras
 from yard.settings import Settings
@@ -60,7 +60,12 @@ def create_app(settings: Settings, client: Client, loop: asyncio.AbstractEventLo
     )
     threads = Threads(settings.gateway_threads)
     async_client = AsyncClient(client, loop, threads, settings.gateway_waits)
-    attach(app, Services(settings, client, loop, async_client, threads, middleware, registry))
+    # Their clients are as this one, whose Redis may have been found elsewhere.
+    processes = BodyProcesses(settings.model_copy(update={"redis_url": client.url}))
+    attach(
+        app,
+        Services(settings, client, loop, async_client, processes, threads, middleware, registry),
+    )
     configure_flask(app, query_names(BLUEPRINTS))
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)

@@ -7,6 +7,10 @@ the event loop.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
@@ -15,9 +19,9 @@ from gateway.api import openapi, schemas
 from gateway.api.async_views import AsyncViews
 from gateway.api.flask_views import current_request, flask_response
 from gateway.api.parameters import (
+    body_of,
     idempotency_key,
     job_id_in_path,
-    json_in_body,
     model_in_path,
     preferred_wait,
     seconds_in_query,
@@ -25,8 +29,7 @@ from gateway.api.parameters import (
 )
 from gateway.http import SMALL_BYTES, Headers, HttpRequest, HttpResponse, json_response
 from gateway.services import Services, services
-from producer import Handle
-from producer.submission import PreparedJob
+from producer import Client, Handle
 from yard import errors
 from yard.contract import Job, JobStatus, Request, new_id, wire
 
@@ -75,11 +78,14 @@ async def submit(request: HttpRequest, services: Services) -> HttpResponse:
     """
     client, wait_s = services.async_client, preferred_wait(request)
     with client.slot() as may_wait:
+        job_id, commit = await _checked(request, services)
         outcome: Job | Handle
         if may_wait and wait_s > 0:
-            outcome = await client.predict(await _prepared(request, services), wait_s)
+            waiting = client.predict(job_id, commit, wait_s)
+            del commit  # the wait must not hold what it holds
+            outcome = await waiting
         else:
-            outcome, wait_s = await client.submit(await _prepared(request, services)), 0.0
+            outcome, wait_s = await client.submit(job_id, commit), 0.0
     job = outcome if isinstance(outcome, Job) else await _accepted(outcome, services)
     may_have_ended = wait_s > 0 or (isinstance(outcome, Handle) and outcome.is_repeat)
     headers = [("Location", f"/v1/jobs/{job.id}")]
@@ -114,9 +120,9 @@ async def predict(request: HttpRequest, services: Services) -> HttpResponse:
     with services.async_client.slot() as may_wait:
         if not may_wait:
             raise errors.Unavailable("too many requests wait here: try again, or submit and poll")
-        prepared = await _prepared(request, services)
-        waiting = services.async_client.predict(prepared, timeout_s)
-        del prepared  # the wait must not hold the memory of its rows
+        job_id, commit = await _checked(request, services)
+        waiting = services.async_client.predict(job_id, commit, timeout_s)
+        del commit  # the wait must not hold what it holds
         outcome = await waiting
     if isinstance(outcome, Job):
         return _answer(request, outcome)
@@ -180,28 +186,57 @@ def _annotate(request: HttpRequest, job: Job | Handle) -> None:
     line["job"], line["model"], line["version"] = job.id, job.model, job.version
 
 
-async def _prepared(request: HttpRequest, services: Services) -> PreparedJob:
-    """Returns the job that the body asks for, checked; the body is not held any more.
+#: Queues a job that has been checked, or is in the process that checks it.
+_Commit = Callable[[], "asyncio.Future[Handle]"]
 
-    Its rows are checked against the signature that they will most likely meet.
+
+async def _checked(request: HttpRequest, services: Services) -> tuple[str, _Commit]:
+    """Returns the id of the job that the body asks for, and what queues it.
+
+    The rows of a small body are checked here, against the signature that they will most likely
+    meet; a large body is read by another process. The request lets go of its body.
 
     Raises:
         ModelyardError: The request is invalid, or Redis does not answer.
     """
-    size_bytes, job_id = len(request.body), new_id()
-    wanted = await services.threads.run(size_bytes, _read, request, services.settings.body_bytes)
-    if size_bytes <= SMALL_BYTES:
-        return await services.async_client.prepare(wanted, job_id)
-    return await services.threads.run(size_bytes, services.client.submitter.prepare, wanted, job_id)
-
-
-def _read(request: HttpRequest, max_bytes: int) -> Request:
-    model, version, key = (
-        model_in_path(request),
-        version_in_query(request),
-        idempotency_key(request),
+    job_id, model, version = new_id(), model_in_path(request), version_in_query(request)
+    key, body = idempotency_key(request), body_of(request, services.settings.body_bytes)
+    if len(body) <= SMALL_BYTES:
+        wanted = _wanted(body, model, version, key)
+        return job_id, partial(
+            services.async_client.commit, await services.async_client.prepare(wanted, job_id)
+        )
+    return job_id, partial(
+        asyncio.ensure_future, _commit_large(services, job_id, body, model, version, key)
     )
-    checked = dict(schemas.check(schemas.JobRequest, json_in_body(request, max_bytes)))
+
+
+async def _commit_large(
+    services: Services, job_id: str, body: bytes, model: str, version: str | None, key: str | None
+) -> Handle:
+    """Has another process read a body and queue its job."""
+    try:
+        known = await services.body_processes.run(_submit_large, job_id, body, model, version, key)
+    except errors.Unavailable as error:
+        raise errors.Unavailable(error.message, [job_id]) from error
+    return Handle(*known, services.client)
+
+
+def _submit_large(
+    client: Client, job_id: str, body: bytes, model: str, version: str | None, key: str | None
+) -> tuple[str, str, str, str, bool]:
+    """Reads a body and queues its job; returns the members of its handle."""
+    handle = client.submit_request(_wanted(body, model, version, key), job_id)
+    return handle.id, handle.model, handle.version, handle.queue, handle.is_repeat
+
+
+def _wanted(body: bytes, model: str, version: str | None, key: str | None) -> Request:
+    """Returns the job that a body asks for; its rows are not checked.
+
+    Raises:
+        InvalidJson, InvalidInput: The body, or a member of it, is invalid.
+    """
+    checked = dict(schemas.check(schemas.JobRequest, wire.loads(body)))
     if version is not None and checked["version"] not in (None, version):
         raise errors.InvalidInput.at(["version"], "the query and the body name different ones")
     checked["version"] = version or checked["version"]

@@ -135,9 +135,19 @@ def json_in_body(request: HttpRequest, max_bytes: int) -> Any:
     """Returns the value of a JSON body.
 
     Raises:
+        HTTPException, ModelyardError: As `body_of`.
+        InvalidJson: It is no strict JSON.
+    """
+    return wire.loads(body_of(request, max_bytes))
+
+
+def body_of(request: HttpRequest, max_bytes: int) -> bytes:
+    """Returns the whole body of a request, of which nothing is parsed; the request lets go of it.
+
+    Raises:
         UnsupportedMediaType: Its type is not JSON in UTF-8.
         TooLarge: It has more than ``max_bytes`` bytes.
-        InvalidJson: It is empty, or no strict JSON.
+        InvalidJson: It is empty.
         BadRequest: It ended before its Content-Length.
     """
     _check_media_type(request)
@@ -150,7 +160,7 @@ def json_in_body(request: HttpRequest, max_bytes: int) -> Any:
         raise BadRequest("the body ended before its Content-Length")
     if not body:
         raise InvalidJson("the request has no body")
-    return wire.loads(body)
+    return body
 
 
 def _check_media_type(request: HttpRequest) -> None:

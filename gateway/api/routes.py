@@ -16,7 +16,7 @@ from gateway.api.parameters import (
     model_in_path,
     seconds_in_query,
 )
-from gateway.http import HttpRequest
+from gateway.http import SMALL_BYTES, HttpRequest
 from gateway.services import services
 from yard import errors
 from yard.broker import redis_reachable
@@ -76,7 +76,7 @@ def put() -> Response:
     """
     request, settings = current_request(), services().settings
     model, warm_s = model_in_path(request), seconds_in_query(request, "wait", settings.warm_s)
-    wanted = schemas.check(schemas.RouteChange, json_in_body(request, settings.body_bytes))
+    wanted = schemas.check(schemas.RouteChange, json_in_body(request, SMALL_BYTES))
     with redis_reachable():
         change = RouteChange(model, wanted.active, wanted.weights, _revision(request, model))
         route, warmth = flip_route(services().redis, change, warm_s, sleep_for_caller)

@@ -13,7 +13,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 from granian import rsgi
 from werkzeug.exceptions import BadRequest, RequestTimeout
@@ -142,7 +142,7 @@ class BodyReader:
                     size += len(piece)
                     ends += not piece
                     if size > self._max_bytes:
-                        return Body(b"", is_whole=False)
+                        return Body(b"".join(pieces), is_whole=False)
                     deadline.reschedule(until + size / _LEAST_BYTES_PER_S)
         except TimeoutError:
             raise self._too_slow() from None
@@ -195,11 +195,14 @@ class _Places:
         self._is_free.set()
 
 
-def _rest(protocol: rsgi.HTTPProtocol) -> AsyncIterator[bytes]:
-    """Returns the pieces of a body that are left, whether some were read or not."""
+async def _rest(protocol: rsgi.HTTPProtocol) -> AsyncIterator[bytes]:
+    """Yields the pieces of a body that are left, whether some were read or not."""
+    pieces: Any = protocol  # granian's iterator, which begins once
     with suppress(rsgi.ProtocolError):
-        return cast("AsyncIterator[bytes]", aiter(protocol))
-    return cast("AsyncIterator[bytes]", protocol)  # granian's iterator is the protocol itself
+        pieces = aiter(protocol)
+    with suppress(StopAsyncIteration):
+        while True:
+            yield await anext(pieces)
 
 
 def has_body(fields: Fields) -> bool:

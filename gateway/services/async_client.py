@@ -8,7 +8,7 @@ number of waits is bounded, each has a timeout, and all of them end on SIGTERM.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -88,30 +88,44 @@ class AsyncClient:
         prepared = self._submitter.prepare_cached(request, job_id)
         return prepared or await self._preparing.enqueue((request, job_id))
 
-    async def submit(self, prepared: PreparedJob) -> Handle:
-        """Queues a job.
+    async def submit(self, job_id: str, commit: Callable[[], asyncio.Future[Handle]]) -> Handle:
+        """Queues a job; the arguments are those of `predict`.
 
         Raises:
             ModelyardError: As `Client.submit_request`.
         """
-        return await _handle(prepared.id, self._commits.enqueue(prepared))
+        return await _handle(job_id, commit())
 
-    async def predict(self, prepared: PreparedJob, timeout_s: float) -> Job | Handle:
+    def commit(self, prepared: PreparedJob) -> asyncio.Future[Handle]:
+        """Queues a job with others; returns the future of its handle."""
+        return self._commits.enqueue(prepared)
+
+    async def predict(
+        self, job_id: str, commit: Callable[[], asyncio.Future[Handle]], timeout_s: float
+    ) -> Job | Handle:
         """Queues a job and waits for it: returns the ended job, or the handle of one that lives on.
 
         The wait is set up before the job exists, so that its end cannot be missed.
+
+        Args:
+            job_id: The id that the job will have.
+            commit: Queues the job; let go of, with what it holds, before the wait.
+            timeout_s: The longest wait, in seconds.
 
         Raises:
             ModelyardError: As `Client.submit_request`.
         """
         ended: _Ended = self._loop.create_future()
-        job_id = prepared.id
         self.completions.expect(job_id, ended)
         try:
-            committed = self._commits.enqueue(prepared)
-            del prepared  # its rows are in Redis soon: a wait must not hold their memory
+            committed = commit()
+            del commit  # its rows are in Redis soon: a wait must not hold their memory
             committed.add_done_callback(partial(_end_if_settled, ended))
-            raw = await self._ended(ended, timeout_s)
+            try:
+                raw = await self._ended(ended, timeout_s)
+            except asyncio.CancelledError:
+                committed.cancel()  # a large body that nobody has read yet need not be read
+                raise
         finally:
             self.completions.forget(job_id, ended)
         if raw is not None:
@@ -198,7 +212,7 @@ class AsyncClient:
 
 
 async def _handle(job_id: str, committed: asyncio.Future[Handle]) -> Handle:
-    """Returns the handle of a prepared job; if Redis did not answer, the error names only that job.
+    """Returns the handle of a job; if Redis did not answer, the error names only that job.
 
     Raises:
         ModelyardError: As `Client.submit_request`.

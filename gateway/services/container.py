@@ -13,6 +13,7 @@ from redis import Redis
 from gateway.http import Threads
 from gateway.middleware import Middleware
 from gateway.services.async_client import AsyncClient
+from gateway.services.body_processes import BodyProcesses
 from producer.client import Client
 from yard.settings import Settings
 
@@ -28,6 +29,7 @@ class Services:
         client: Submits and reads jobs; safe for threads.
         loop: The event loop, which runs async views and the middleware.
         async_client: The same for the event loop; also waits for jobs.
+        body_processes: Read large bodies and queue their jobs.
         threads: Flask's views, and work that is too long for the event loop.
         middleware: Every request passes it; the outermost first.
         registry: The metrics that ``/metrics`` shows.
@@ -37,6 +39,7 @@ class Services:
     client: Client
     loop: asyncio.AbstractEventLoop
     async_client: AsyncClient
+    body_processes: BodyProcesses
     threads: Threads
     middleware: tuple[Middleware, ...]
     registry: CollectorRegistry
@@ -49,6 +52,7 @@ class Services:
     def close(self) -> None:
         """Ends the threads; no call may wait for a job any more."""
         self.async_client.close()
+        self.body_processes.close()
         self.threads.close()
 
 

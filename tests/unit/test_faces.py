@@ -37,7 +37,7 @@ FACES: dict[str, str] = {
         check_message code_of problem problem_of status_of
     """,
     "gateway.server": "serve",
-    "gateway.services": "AsyncClient Services attach services services_of",
+    "gateway.services": "AsyncClient BodyProcesses Services attach services services_of",
     "models": "File Manifest Repository open_repository",
     "models.examples": "activate_examples publish_examples",
     "models.formats": """
