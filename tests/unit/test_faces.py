@@ -90,7 +90,10 @@ FACES: dict[str, str] = {
         inflate_payload is_job_id is_name keys lenient new_id parse_epoch_s parse_queue
         parse_time queue_name wire
     """,
-    "yard.platform": "StopSignals child_environment exit_cause extras logs pdeathsig prctl signals",
+    "yard.platform": """
+        StopSignals child_environment exit_cause extras logs pdeathsig prctl renew_in_children
+        signals
+    """,
     "yard.registry": """
         Catalog PublishedVersion VersionState catalog lifecycle model_names queue_names
         read_served_queues read_states read_versions
