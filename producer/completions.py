@@ -21,6 +21,7 @@ from producer.results import Raw, read_raw
 from producer.submission import CHUNK
 from yard.broker import Subscription, connections
 from yard.contract import keys, lenient
+from yard.platform import renew_in_children
 
 #: Seconds between reads of all awaited jobs, in case a message was lost.
 LOOK_S = 0.5
@@ -43,6 +44,11 @@ class CompletionListener(Generic[W]):
     def __init__(self, url: str, tell: Callable[[Sequence[tuple[W, Raw]]], None]) -> None:
         self._url = url
         self._tell = tell
+        self._begin()
+        renew_in_children(self, CompletionListener._begin)
+
+    def _begin(self) -> None:
+        """Starts without waiters; in a forked child the parent's, and its thread, are gone."""
         self._lock = threading.Lock()
         self._waiters: dict[str, tuple[W, ...]] = {}
         self._thread: threading.Thread | None = None

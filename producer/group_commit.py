@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from yard.errors import ModelyardError, Unavailable
+from yard.platform import renew_in_children
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -89,6 +90,11 @@ class GroupCommit(Generic[T, R]):
     ) -> None:
         self._call = call
         self._fit = fit
+        self._begin()
+        renew_in_children(self, GroupCommit._begin)
+
+    def _begin(self) -> None:
+        """Starts without a call under way; in a forked child the threads that made one are gone."""
         self._lock = threading.Lock()
         self._waiting: list[_Ticket[T, R]] = []
         self._is_busy = False

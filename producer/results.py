@@ -24,7 +24,7 @@ from yard.errors import JOB_FAILURES, InvalidInput, InvalidJson, TooLarge, Unkno
 _READ = Script("producer", "read")
 
 #: Number of fields of a hash that the script reads.
-_FIELDS = 8
+_FIELDS = 9
 
 #: Bytes of a traceback that is read, at most; a longer one may be a zlib bomb.
 _MOST_BYTES = 2**20
@@ -111,7 +111,8 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
     values, entry = raw
     if values[0] is None:
         return None
-    _, origin, created_at, started_at, ended_at, attempts, run, error = map(lenient.decode, values)
+    texts = [lenient.decode(value) for value in values]
+    _, origin, created_at, started_at, ended_at, attempts, run, error, queued_at = texts
     status = _STATUSES.get(values[0], JobStatus.QUEUED)
     model, _, version = origin.partition("@")
     result: dict[str, Any] | None = None
@@ -134,7 +135,11 @@ def decode_job(job_id: str, raw: Raw) -> Job | None:
         attempts=lenient.digits(attempts, most=9) or 0,
         result=result,
         error=failure,
-        timings=_timings(created_at, started_at, ended_at, ran) if status.is_terminal else None,
+        timings=(
+            _timings(queued_at or created_at, started_at, ended_at, ran)
+            if status.is_terminal
+            else None
+        ),
         batch_size=lenient.integer(ran.get("batch")),
     )
 
@@ -194,7 +199,7 @@ def _timings(created_at: str, started_at: str, ended_at: str, ran: dict[str, Any
 def _ms(start: datetime | None, end: datetime | None) -> float:
     if start is None or end is None or (start.tzinfo is None) != (end.tzinfo is None):
         return 0.0
-    return round((end - start).total_seconds() * 1000, 3)
+    return round(max(0.0, (end - start).total_seconds()) * 1000, 3)
 
 
 def _measured_ms(value: Any) -> float:

@@ -14,8 +14,8 @@ from typing import Any
 from redis import Redis
 
 from yard.broker import redis_reachable
-from yard.cluster import Presence, read_presence
-from yard.contract import ModelRef, Route, keys, lenient, parse_epoch_s
+from yard.cluster import Presence, believed_wait_s, read_presence, read_waiting_since_s
+from yard.contract import ModelRef, Route, keys, lenient
 from yard.errors import UnknownModel
 from yard.registry import PublishedVersion, model_names, read_versions
 from yard.routing import cold_versions, read_route
@@ -171,16 +171,18 @@ def _read_queues(redis: Redis, names: Sequence[str], *, with_waits: bool) -> dic
         pipe.llen(keys.key("queue", name))
         pipe.zcard(keys.key("wip", name))
         pipe.lindex(keys.key("queue", name), 0)
-    (seconds, _), *replies = pipe.execute(raise_on_error=False)
+    (seconds, micros), *replies = pipe.execute(raise_on_error=False)
     heads = [reply if isinstance(reply, bytes) else b"" for reply in replies[2::3]]
-    since = _created_s(redis, heads) if with_waits else [None] * len(heads)
+    waits_s = [0.0] * len(names)
+    if with_waits:
+        waits_s = _waits_s(redis, names, heads, seconds + micros / 1e6)
     return {
         name: QueueStatus(
             lenient.count(replies[3 * place]),
             lenient.count(replies[3 * place + 1]),
-            max(0.0, seconds - began) if began is not None else 0.0,
+            waits_s[place],
         )
-        for place, (name, began) in enumerate(zip(names, since, strict=True))
+        for place, name in enumerate(names)
     }
 
 
@@ -188,12 +190,22 @@ def _queues_of(model: str, versions: Iterable[str]) -> list[str]:
     return [*(keys.queue_name(ModelRef(model, version)) for version in versions), model]
 
 
-def _created_s(redis: Redis, job_ids: Sequence[bytes]) -> list[float | None]:
-    """Creation of each job, in seconds since 1970; None where there is none."""
+def _waits_s(
+    redis: Redis, names: Sequence[str], heads: Sequence[bytes], now_s: float
+) -> list[float]:
+    """Seconds that each queue's first job has waited; 0.0 where there is none."""
+    since_s = read_waiting_since_s(redis, names)
     pipe = redis.pipeline(transaction=False)
-    for job_id in job_ids:
-        pipe.hget(keys.key("job", lenient.decode(job_id)), "created_at")
-    return [parse_epoch_s(reply) for reply in pipe.execute(raise_on_error=False)]
+    for job_id in heads:
+        pipe.hmget(keys.key("job", lenient.decode(job_id)), "created_at", "my_queued_at", "my_rows")
+    waits_s = []
+    for name, head, reply in zip(names, heads, pipe.execute(raise_on_error=False), strict=True):
+        if not head or not isinstance(reply, list):
+            waits_s.append(0.0)
+            continue
+        created, queued, rows = reply
+        waits_s.append(believed_wait_s(now_s, created, queued, rows is not None, since_s.get(name)))
+    return waits_s
 
 
 def _size_bytes(files: Any) -> int | None:

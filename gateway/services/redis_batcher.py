@@ -19,7 +19,8 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from producer.group_commit import HANG_S, another
-from yard.errors import ModelyardError, Unavailable
+from yard.errors import ConfigurationError, ModelyardError, Unavailable
+from yard.platform import renew_in_children
 
 _log = structlog.get_logger()
 
@@ -84,13 +85,23 @@ class RedisBatcher(Generic[T, R]):
         self._queue: SimpleQueue[_Pending[R, T] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._is_forked = False
+        renew_in_children(self, RedisBatcher._end_in_child)
+
+    def _end_in_child(self) -> None:
+        """In a forked child: the event loop and its callers are the parent's."""
+        self._queue = SimpleQueue()
+        self._thread, self._is_forked = None, True
 
     def enqueue(self, item: T) -> asyncio.Future[R]:
         """Queues an item and returns the future of its result; to be called on the event loop.
 
         Raises:
             ModelyardError: When awaited: as ``call`` returns for the item, or raises for all.
+            ConfigurationError: The batcher was made before this process was forked.
         """
+        if self._is_forked:
+            raise ConfigurationError("made before this process was forked: make the app after it")
         future: asyncio.Future[R] = self._settler.loop.create_future()
         self._queue.put((future, item))
         if self._thread is None:

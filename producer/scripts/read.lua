@@ -8,7 +8,7 @@
 local replies = {}
 for i = 1, #ARGV do
   local job = redis.pcall('HMGET', K.job .. ARGV[i], 'status', 'origin', 'created_at', 'started_at',
-    'ended_at', 'my_attempts', 'my_run', 'my_error')
+    'ended_at', 'my_attempts', 'my_run', 'my_error', 'my_queued_at')
   local results = redis.pcall('XREVRANGE', K.results .. ARGV[i], '+', '-', 'COUNT', 1)
   replies[i] = {
     job.err and {} or job,

@@ -78,10 +78,11 @@ FACES: dict[str, str] = {
     "yard.cluster": """
         Bounds CrashLoop KEEP_HEADROOM LOOP_CRASHES METRIC_DEFINITIONS MetricDefinition Pace
         PoolInfo Presence Series WORKER_STATES Work announce_presence announced_arrivals_s
-        announced_start_s count_crash format_problem has_long_batches held_back_queues metrics
-        parse_metric_field read_crash_loops read_presence read_waits_s read_workload
-        record_crash seconds_of_work settle_format version_labels why_no_pool_works
-        withdraw_worker workers_wanted write_paces
+        announced_start_s believed_wait_s count_crash format_problem has_long_batches
+        held_back_queues metrics parse_metric_field read_crash_loops read_presence
+        read_waiting_since_s read_waits_s read_workload record_crash seconds_of_work
+        settle_format version_labels why_no_pool_works withdraw_worker workers_wanted
+        write_paces
     """,
     "yard.contract": """
         Call Column ColumnType Failure JOB_ARGUMENTS Job JobStatus MAX_INPUT_ERRORS
@@ -90,7 +91,10 @@ FACES: dict[str, str] = {
         inflate_payload is_job_id is_name keys lenient new_id parse_epoch_s parse_queue
         parse_time queue_name wire
     """,
-    "yard.platform": "StopSignals child_environment exit_cause extras logs pdeathsig prctl signals",
+    "yard.platform": """
+        StopSignals child_environment exit_cause extras logs pdeathsig prctl renew_in_children
+        signals
+    """,
     "yard.registry": """
         Catalog PublishedVersion VersionState catalog lifecycle model_names queue_names
         read_served_queues read_state read_states read_versions

@@ -62,20 +62,32 @@ local function timeout_of(text)
   return seconds
 end
 
+-- Returns since when a job that others pushed is believed to have waited, in us: no longer than its
+-- queue was seen with jobs, and the second that a look may have been late; never from now on.
+local waiting = {}
+local function queued_us(queue, text)
+  local since = waiting[queue] or tonumber(redis.pcall('HGET', K.waiting, queue) or '') or us
+  waiting[queue] = since
+  local told = us_of(text)
+  if not told then return math.min(since, us) end
+  return math.max(math.min(since, us) - 1000000, math.min(told, us)), told
+end
+
 -- Returns the fields of the job that an entry names; nil where it cannot run.
 local function read(queue, id)
   if #id > 64 or not string.match(id, '^[%w_-]+$') then
     return quarantine(queue, id, 'not a job id')
   end
   local job = redis.pcall('HMGET', K.job .. id, 'status', 'data', 'my_attempts', 'my_crashes',
-    'my_deadline', 'timeout', 'result_ttl', 'failure_ttl', 'created_at', 'my_rows', 'my_over')
+    'my_deadline', 'timeout', 'result_ttl', 'failure_ttl', 'created_at', 'my_rows', 'my_over',
+    'my_queued_at')
   if job.err then return quarantine(queue, id, 'its key is no hash') end
   local status = job[1]
   if not status then return quarantine(queue, id, 'no such job') end
   local trace = TRACE[status]
   if not trace then
     -- It has ended, and RQ's tools or a client enqueued it again: what is left of that run is not this one's.
-    if job[11] == '1' then job[3], job[4], job[5] = false, false, false end
+    if job[11] == '1' then job[3], job[4], job[5], job[12] = false, false, false, false end
     return job
   end
   if redis.call('HEXISTS', K.job .. id, trace) == 0 then
@@ -93,7 +105,7 @@ end
 --   rows, bytes   of the batch with them; rows is nil where it takes no more of this queue
 local function look(queue, rows, bytes, most_rows)
   local replies, seen, is_first = {}, {}, rows == 0
-  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {}, is_again = {},
+  local jobs = {ids = {}, attempts = {}, timeouts = {}, dues = {}, is_foreign = {}, is_again = {}, queued = {},
     replies = replies, used = 0, timeout = MOST_TIMEOUT}
   local found = redis.pcall('LRANGE', K.queue .. queue, 0, MOST_JOBS - 1)
   if found.err then return jobs end
@@ -114,7 +126,13 @@ local function look(queue, rows, bytes, most_rows)
       local attempts, own_timeout = count_of(job[3]), timeout_of(job[6])
       local flaw = flaw_of(job[1], data, due, attempts)
       seen[id], is_first = true, false
-      replies[8 * count + 1], replies[8 * count + 2] = id, job[9] or ''
+      local queued_at = job[12]
+      if not job[10] and (not queued_at or count_of(job[3]) == 0) then
+        local believed, told = queued_us(queue, job[9])
+        if believed ~= told then queued_at = iso(believed) end
+        jobs.queued[count + 1] = queued_at
+      end
+      replies[8 * count + 1], replies[8 * count + 2] = id, queued_at or job[9] or ''
       replies[8 * count + 3], replies[8 * count + 4] = attempts + 1, crashes
       replies[8 * count + 5], replies[8 * count + 6] = job[7] or '', job[8] or ''
       replies[8 * count + 7], replies[8 * count + 8] = flaw, flaw == '' and data or ''
@@ -145,8 +163,10 @@ local function take(queue, jobs)
     -- RQ's `ttl` bounds how long a job may wait, not how long it may run. Jobs of submit.lua have none.
     if jobs.is_foreign[i] or jobs.is_again[i] then redis.call('PERSIST', key) end
     if jobs.is_again[i] then
-      redis.call('HDEL', key, 'my_over', 'my_crashes', 'my_deadline', 'my_error', 'my_run', 'ended_at')
+      redis.call('HDEL', key, 'my_over', 'my_crashes', 'my_deadline', 'my_error', 'my_run', 'my_queued_at',
+        'ended_at')
     end
+    if jobs.queued[i] then redis.call('HSET', key, 'my_queued_at', jobs.queued[i]) end
     if jobs.dues[i] then redis.pcall('ZREM', K.deadlines, id) end
     wip[2 * i - 1], wip[2 * i] = wip_from + jobs.timeouts[i], id .. suffix
   end

@@ -4,7 +4,8 @@ redis-py waits 5 s and tries 10 times by default: a gateway would hang for most 
 Redis that is gone, a blocking read longer than 5 s would fail, and a worker would repeat calls that
 may not be repeated. So each caller picks a profile: `fast` must answer at once, `steady` works in a
 loop that knows what is safe to repeat, `blocking` waits for something to come. None decodes
-replies. A URL names a Redis, or the Sentinels that know the primary.
+replies. A URL names a Redis, or the Sentinels that know the primary. In a forked child, a client
+has connections of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from redis.retry import Retry
 
 from yard.broker import sentinel
 from yard.errors import AccessDenied, ConfigurationError, Unavailable
+from yard.platform import renew_in_children
 from yard.settings import variable
 
 #: Oldest server that the scripts run on; every Valkey is newer.
@@ -207,8 +209,9 @@ def _client(url: str, *, retries: int, **options: Any) -> Redis:
     connections: Callable[..., ConnectionPool] = (
         sentinel.pool if sentinel.is_sentinel(url) else ConnectionPool.from_url
     )
-    try:
-        pool = connections(
+
+    def make_pool() -> ConnectionPool:
+        return connections(
             url,
             max_connections=MOST_CONNECTIONS,
             # Not on a timeout: the call may have been carried out, and the time is used up.
@@ -218,13 +221,23 @@ def _client(url: str, *, retries: int, **options: Any) -> Redis:
             driver_info=None,
             **options,
         )
+
+    def renew(redis: Redis) -> None:
+        # redis-py empties the pool of a forked process, too, but under a lock that a thread of the
+        # parent may have held. Sockets are closed here without a word to the server.
+        redis.connection_pool = make_pool()
+
+    try:
+        pool = make_pool()
         # Connects to nothing; an option that does not exist fails now, not at the first call.
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, RedisError) as error:
         raise _bad_url(url, error) from None
     if pool.connection_kwargs.get("decode_responses"):
         raise ConfigurationError(f"{redact_url(url)}: decode_responses must not be set")
-    return Redis.from_pool(pool)
+    redis = Redis.from_pool(pool)
+    renew_in_children(redis, renew)
+    return redis
 
 
 def _bad_url(url: str, error: Exception) -> ConfigurationError:

@@ -7,6 +7,7 @@ missing the answer. Here, silence is broken by a PING, and a PING without an ans
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from redis.client import PubSub
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from yard.broker import connections
+from yard.platform import renew_in_children
 
 #: Seconds of silence after which a PING is sent.
 _ASK_S = 1.0
@@ -39,15 +41,34 @@ class Subscription:
 
     def __init__(self, url: str, channel: str, wait_s: float) -> None:
         self._wait_s = wait_s
+        self._channel = channel
         self._redis = connections.blocking(url, wait_s)
-        self._pubsub = PubSub(self._redis.connection_pool)
+        self._pubsub: PubSub | None = None
         self._heard = self._asked = time.monotonic()
         self.is_confirmed = False
         try:
-            self._pubsub.subscribe(channel)
+            self._subscribed()
         except BaseException:
             self.close()
             raise
+        renew_in_children(self, Subscription._renew)
+
+    def _renew(self) -> None:
+        """In a forked child: drops the parent's connection; `next` subscribes again."""
+        if (
+            self._pubsub is not None
+        ):  # or its destructor would give the connection back, under locks
+            self._pubsub.connection = None
+            self._pubsub.subscribed_event = threading.Event()
+        self._pubsub, self.is_confirmed = None, False
+
+    def _subscribed(self) -> PubSub:
+        """The subscription, on a connection of this process."""
+        if self._pubsub is None:
+            self._pubsub = PubSub(self._redis.connection_pool)
+            self._heard = self._asked = time.monotonic()
+            self._pubsub.subscribe(self._channel)
+        return self._pubsub
 
     def __enter__(self) -> Subscription:
         return self
@@ -62,7 +83,8 @@ class Subscription:
 
     def close(self) -> None:
         """Closes the connection."""
-        self._pubsub.close()
+        if self._pubsub is not None:
+            self._pubsub.close()
         self._redis.close()
 
     def next(self) -> bytes | None:
@@ -71,7 +93,8 @@ class Subscription:
         Raises:
             RedisError: Redis is away, or has been silent for too long.
         """
-        message: dict[str, Any] | None = self._pubsub.get_message(timeout=self._wait_s)
+        pubsub = self._subscribed()
+        message: dict[str, Any] | None = pubsub.get_message(timeout=self._wait_s)
         now = time.monotonic()
         if message is not None:
             self._heard, self.is_confirmed = now, True
@@ -79,6 +102,6 @@ class Subscription:
         if now - self._heard > _DEAF_S:
             raise RedisTimeoutError("the connection that listens is silent")
         if now - max(self._heard, self._asked) >= _ASK_S:
-            self._pubsub.ping()
+            pubsub.ping()
             self._asked = now
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from redis import Redis
 
+from yard.broker import Script
 from yard.cluster import metrics
 from yard.cluster.capacity import Pace, Work
 from yard.cluster.presence import Presence
@@ -20,6 +21,11 @@ from yard.contract import keys, lenient, parse_epoch_s, wire
 
 #: Jobs at each end of a queue whose rows are read; the others are assumed to be alike.
 _SAMPLE = 4
+
+#: Seconds by which a look at a queue may be late: a job may have come so long before.
+LOOK_S = 1.0
+
+_WAITING = Script("yard", "waiting")
 
 _ENDED = "model_prediction_requests_total"
 _ENDS = ("finished", "failed")
@@ -47,7 +53,7 @@ def read_workload(
     presence: Presence,
     arrivals_s: Mapping[str, float] | None = None,
 ) -> Workload:
-    """Reads the queues in three round trips; replies that cannot be read count as nothing.
+    """Reads the queues in four round trips; replies that cannot be read count as nothing.
 
     Args:
         redis: Where they are.
@@ -92,12 +98,47 @@ def read_workload(
 
 
 def read_waits_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
-    """Reads the wait of the first job of each queue that has any, in seconds; two round trips.
+    """Reads the wait of the first job of each queue that has any, in seconds; three round trips.
 
     Raises:
         RedisError: Redis does not answer.
     """
     return {queue: head.wait_s for queue, head in _heads(redis, queues, 1).items()}
+
+
+def read_waiting_since_s(redis: Redis, queues: Sequence[str]) -> dict[str, float]:
+    """Notes, and returns, since when jobs wait in queues without a break; by Redis' clock.
+
+    Only queues with jobs are in the result.
+
+    Raises:
+        RedisError: Redis does not answer.
+    """
+    if not queues:
+        return {}
+    replies = [lenient.digits(raw, most=17) or 0 for raw in _WAITING(redis, queues)]
+    return {queue: us / 1e6 for queue, us in zip(queues, replies, strict=True) if us}
+
+
+def believed_wait_s(
+    now_s: float, created: Any, queued: Any, is_ours: bool, since_s: float | None
+) -> float:
+    """Returns how long a job has waited, in seconds: its date may be by a clock that is wrong.
+
+    Args:
+        now_s: The time by Redis' clock.
+        created: The job's ``created_at``.
+        queued: The time that a claim believed (``my_queued_at``), if there was one.
+        is_ours: True if ``created`` is by Redis' clock.
+        since_s: Since when jobs wait in its queue, as far as is known.
+    """
+    told_s = parse_epoch_s(queued)
+    if told_s is None:
+        told_s = parse_epoch_s(created)
+        if not is_ours:
+            since_s = now_s if since_s is None else since_s
+            told_s = since_s if told_s is None else max(told_s, since_s - LOOK_S)
+    return max(0.0, now_s - told_s) if told_s is not None else 0.0
 
 
 def announced_arrivals_s(presence: Presence) -> dict[str, float]:
@@ -154,6 +195,7 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
     """Samples the first and the last jobs of the queues that have any."""
     if not queues:
         return {}
+    since_s = read_waiting_since_s(redis, queues)
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     for queue in queues:
@@ -164,20 +206,24 @@ def _heads(redis: Redis, queues: Sequence[str], sample: int = _SAMPLE) -> dict[s
     ids = {queue: [*_texts(first), *_texts(last)] for queue, first, last in pairs}
     pipe = redis.pipeline(transaction=False)
     for job_id in (job_id for found in ids.values() for job_id in found):
-        pipe.hmget(keys.key("job", job_id), "my_rows", "created_at", "status")
+        pipe.hmget(keys.key("job", job_id), "my_rows", "created_at", "status", "my_queued_at")
     jobs = iter(pipe.execute(raise_on_error=False))
     now_s = seconds + micros / 1e6
     return {
-        queue: _head([next(jobs) for _ in found], now_s) for queue, found in ids.items() if found
+        queue: _head([next(jobs) for _ in found], now_s, since_s.get(queue))
+        for queue, found in ids.items()
+        if found
     }
 
 
-def _head(jobs: Sequence[Any], now_s: float) -> _Head:
+def _head(jobs: Sequence[Any], now_s: float, since_s: float | None) -> _Head:
     # A job that has expired deep in a long queue is skipped when a claim comes to it.
     told = [job for job in jobs if isinstance(job, list) and job[2] not in _HAVE_ENDED]
     rows = [n for job in told if (n := lenient.digits(job[0], most=6)) is not None]
-    since_s = parse_epoch_s(told[0][1]) if told else None
-    wait_s = max(0.0, now_s - since_s) if since_s is not None else 0.0
+    wait_s = 0.0
+    if told:
+        own_rows, created, _, queued = told[0]
+        wait_s = believed_wait_s(now_s, created, queued, own_rows is not None, since_s)
     return _Head(max(1.0, sum(rows) / len(rows)) if rows else 0.0, wait_s)
 
 

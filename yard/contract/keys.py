@@ -41,6 +41,7 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     modelyard:off:{worker}           string  pool                worker           PRESENCE_TTL_S after it was last written
     modelyard:crashes                hash    pool             workers, doctor  CRASHES_TTL_S after the last crash
     modelyard:loaded:{worker}        string  worker              gateway          PRESENCE_TTL_S after its last beat
+    modelyard:waiting                hash    pool, workers, gateway  claim, gateway, pool  WAITING_TTL_S after the last look
     modelyard:pool:{name}            string  pool                gateway, doctor  PRESENCE_TTL_S after its last beat
     modelyard:presence               zset    worker, pool        gateway, doctor  when empty; members by expiry
     modelyard:wanted                 hash    flips               workers, pool    WANTED_TTL_S after the last entry
@@ -66,6 +67,8 @@ CRASHES_TTL_S = 3600
 BELL_TTL_S = 60
 #: Seconds after which warm-up requests are dropped; above any wait for one.
 WANTED_TTL_S = 3_600
+#: Seconds that is kept since when jobs wait in a queue, if nobody looks any more.
+WAITING_TTL_S = 3_600
 #: Seconds that a deleted version is known as such: longer than any batch may take.
 TOMBSTONE_TTL_S = 7_200
 #: Number of routes that ``rollback`` can look back to.
@@ -92,6 +95,7 @@ CRASHES = "modelyard:crashes"
 PRESENCE = "modelyard:presence"
 ENDED = "modelyard:ended"
 WANTED = "modelyard:wanted"
+WAITING = "modelyard:waiting"
 
 #: The families of keys: ``K.name`` in the scripts, ``name`` for `key`.
 PREFIXES = {
@@ -138,12 +142,14 @@ SINGLES = {
     "all_workers": WORKERS,
     "ended": ENDED,
     "wanted": WANTED,
+    "waiting": WAITING,
 }
 
 #: The sizes and times to live that the scripts see.
 NUMBERS = {
     "bell_ttl": BELL_TTL_S,
     "wanted_ttl": WANTED_TTL_S,
+    "waiting_ttl": WAITING_TTL_S,
     "tombstone_ttl": TOMBSTONE_TTL_S,
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,

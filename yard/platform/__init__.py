@@ -1,7 +1,8 @@
-"""Needs of every process of ours: logs, signals, environment, installed extras."""
+"""Needs of every process of ours: logs, signals, forks, environment, installed extras."""
 
 from yard.platform import extras, logs, pdeathsig, prctl, signals
 from yard.platform.environment import child_environment
+from yard.platform.forks import renew_in_children
 from yard.platform.signals import StopSignals, exit_cause
 from yard.platform.work_folder import work_folder
 
@@ -13,6 +14,7 @@ __all__ = [
     "logs",
     "pdeathsig",
     "prctl",
+    "renew_in_children",
     "signals",
     "work_folder",
 ]

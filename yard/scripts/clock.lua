@@ -6,6 +6,25 @@ local function now_us()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
+-- Microseconds since 1970 of a date in ISO 8601, in UTC where it names no zone; nil for other text.
+local function us_of(text)
+  local y, m, d, h, min, s, rest = string.match(text or '',
+    '^(%d%d%d%d)-(%d%d)-(%d%d)[T ](%d%d):(%d%d):(%d%d)(.*)$')
+  if not y then return nil end
+  local fraction, zone = string.match(rest, '^(%.?%d*)(.*)$')
+  local sign, hours, minutes = string.match(zone, '^([+-])(%d%d):?(%d%d)$')
+  if not sign and zone ~= '' and zone ~= 'Z' then return nil end
+  local offset_s = sign and (hours * 3600 + minutes * 60) * (sign == '-' and -1 or 1) or 0
+  y, m = tonumber(y), tonumber(m)
+  if m <= 2 then y = y - 1 end
+  local era = math.floor(y / 400)
+  local yoe = y - era * 400
+  local doy = math.floor((153 * (m > 2 and m - 3 or m + 9) + 2) / 5) + d - 1
+  local days = era * 146097 + yoe * 365 + math.floor(yoe / 4) - math.floor(yoe / 100) + doy - 719468
+  local seconds = days * 86400 + h * 3600 + min * 60 + s - offset_s
+  return math.floor((seconds + (tonumber('0' .. fraction) or 0)) * 1000000 + 0.5)
+end
+
 -- Microseconds as RQ writes a date: 2026-01-02T03:04:05.678901Z. The day is found by the
 -- days-from-civil algorithm (H. Hinnant, "chrono-compatible low-level date algorithms").
 local function iso(us)

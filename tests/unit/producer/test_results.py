@@ -25,6 +25,7 @@ FIELDS = (
     "my_attempts",
     "my_run",
     "my_error",
+    "my_queued_at",
 )
 BOMB = zlib.compress(bytes(64_000_000))
 DATES = {
@@ -195,6 +196,25 @@ def test_a_date_that_is_none_makes_a_time_of_zero(date: bytes):
     job = decoded(result({}), status=b"finished", **DATES | {"created_at": date})
     assert job.timings is not None
     assert job.timings.total == 0.0
+
+
+@pytest.mark.parametrize(
+    ("created", "queued", "queue_ms"),
+    [
+        (b"2036-01-02T03:04:05Z", None, 0.0),  # never negative
+        (b"2006-01-02T03:04:05Z", b"2026-01-02T03:04:05.000200Z", 1.0),
+        (b"2036-01-02T03:04:05Z", b"2026-01-02T03:04:05.001100Z", 0.1),
+    ],
+)
+def test_the_time_that_a_claim_believed_counts(
+    created: bytes, queued: bytes | None, queue_ms: float
+):
+    dates = DATES | {"created_at": created} | ({"my_queued_at": queued} if queued else {})
+    job = decoded(result({}), status=b"finished", **dates)
+    assert job.timings is not None
+    assert job.timings.queue == queue_ms
+    assert job.timings.total >= queue_ms
+    assert job.created_at == created.decode()
 
 
 ANY_FIELD = (
