@@ -6,16 +6,18 @@ a fork for each, and loads the model there; its checks, predictions and results 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from redis import Redis
 from rq import get_current_job
+from rq.job import Job
 
 from models.runtimes import Loaded, load
 from models.store import open_repository
 from worker.inference import check, predict_members
-from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
+from yard.contract import Call, Failure, ModelRef, decode_call, encode_call, parse_queue
 from yard.errors import InvalidJob, NotFound, VersionGone, job_failure
 from yard.routing import resolve, routing_point
 from yard.settings import Settings
@@ -36,6 +38,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
         raise InvalidJob("predict runs in a job, it is no function to call")
     settings = Settings.load()
     call = decode_call(encode_call(arguments), settings.body_bytes)
+    _check_push(job, call)
     ref = _version_of(job.origin, call.version, call.routing_key, job.connection)
     model = _model(ref, settings)
     member = check(job.id, call, model.signature, settings.rows)
@@ -47,6 +50,24 @@ def predict(**arguments: Any) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         raise job_failure(outcome.code, outcome.message, outcome.row)
     return outcome
+
+
+def _check_push(job: Job, call: Call) -> None:
+    """Refuse a job that comes too late, or that was pushed onto another version's queue.
+
+    Raises:
+        ModelyardError: It is refused.
+    """
+    if call.deadline_ms is not None and job.enqueued_at is not None:
+        waited_s = (datetime.now(UTC) - job.enqueued_at).total_seconds()
+        if waited_s * 1000 > call.deadline_ms:
+            raise job_failure("expired", "the job was not started before its deadline")
+    served = job.origin.partition("@")[2]
+    is_ours = bool(job.connection.hexists(job.key, "my_rows"))  # then an alias was resolved
+    if served and call.version not in (None, served) and not is_ours:
+        raise InvalidJob(
+            f"the job asks for version {call.version!r} and was pushed onto {job.origin!r}"
+        )
 
 
 def _version_of(

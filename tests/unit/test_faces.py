@@ -67,9 +67,9 @@ FACES: dict[str, str] = {
     "worker.pool": "Pool",
     "worker.process": "unregister worker",
     "worker.queue": """
-        Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE Prefetcher
-        QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff keep_off reap
-        retry_until_up sweep
+        Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE OrphanCollector
+        Prefetcher QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff
+        enqueue_due keep_off reap retry_until_up sweep
     """,
     "yard.broker": """
         OLDEST_REDIS Script ScriptArgument Subscription check_server connections redact_url
