@@ -60,12 +60,13 @@ FACES: dict[str, str] = {
         Client Handle Job JobStatus ModelRef ModelyardError Request Route SafeJob Settings
         Signature
     """,
+    "worker": "BatchWorker",
     "worker.inference": """
         BatchExecutor BatchObserver BatchResult Loader MetricsObserver ServiceTimes Warmer
         cache_limit_bytes check predict_members used_bytes worker_limit_bytes
     """,
     "worker.pool": "Pool",
-    "worker.process": "unregister worker",
+    "worker.process": "BatchWorker unregister worker",
     "worker.queue": """
         Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE OrphanCollector
         Prefetcher QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff
