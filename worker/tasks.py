@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
@@ -21,7 +22,7 @@ from rq.timeouts import BaseTimeoutException
 from models.runtimes import Loaded
 from models.store import open_repository
 from worker.inference import Loader, check, predict_members
-from yard.contract import Failure, ModelRef, decode_call, encode_call, parse_queue
+from yard.contract import Call, Failure, ModelRef, decode_call, encode_call, parse_queue
 from yard.errors import InvalidJob, JobTimeout, ModelUnavailable, NotFound, job_failure
 from yard.routing import resolve, routing_point
 from yard.settings import Settings
@@ -57,6 +58,7 @@ def predict(**arguments: Any) -> dict[str, Any]:
 def _run(job: Job, arguments: dict[str, Any]) -> dict[str, Any]:
     settings = Settings.load()
     call = decode_call(encode_call(arguments), settings.body_bytes)
+    _check_push(job, call)
     ref = _version_of(job.origin, call.version, call.routing_key, job.connection)
     model = _model(ref, settings, job.connection)
     member = check(job.id, call, model.signature, settings.rows)
@@ -70,6 +72,24 @@ def _run(job: Job, arguments: dict[str, Any]) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         raise job_failure(outcome.code, outcome.message, outcome.row)
     return outcome
+
+
+def _check_push(job: Job, call: Call) -> None:
+    """Refuse a job that comes too late, or that was pushed onto another version's queue.
+
+    Raises:
+        ModelyardError: It is refused.
+    """
+    if call.deadline_ms is not None and job.enqueued_at is not None:
+        waited_s = (datetime.now(UTC) - job.enqueued_at).total_seconds()
+        if waited_s * 1000 > call.deadline_ms:
+            raise job_failure("expired", "the job was not started before its deadline")
+    served = job.origin.partition("@")[2]
+    is_ours = bool(job.connection.hexists(job.key, "my_rows"))  # then an alias was resolved
+    if served and call.version not in (None, served) and not is_ours:
+        raise InvalidJob(
+            f"the job asks for version {call.version!r} and was pushed onto {job.origin!r}"
+        )
 
 
 @contextmanager

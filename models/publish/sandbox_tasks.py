@@ -29,7 +29,7 @@ from yard.errors import ConfigurationError, InvalidRequest, described
 
 if TYPE_CHECKING:
     from models.sandbox import Exchange
-    from models.store.backend import Store
+    from models.store import Store
 
 #: Allowed difference of the same file's answers between machines.
 SAME_RTOL, SAME_ATOL = 1e-6, 1e-9

@@ -24,10 +24,10 @@ from gateway import endpoint
 from modelyard.up import RESULT_NODE_BYTES, find_server
 from yard.broker import check_server, server_version
 from yard.cluster import LOOP_CRASHES, PoolInfo, read_crash_loops, read_presence, why_no_pool_works
-from yard.contract import is_name, keys, wire
+from yard.contract import is_name, keys, lenient, wire
 from yard.errors import AccessDenied, ConfigurationError, InvalidJson, ModelyardError, Unavailable
 from yard.platform import child_environment, exit_cause, extras
-from yard.registry import catalog, read_states
+from yard.registry import catalog, queue_names, read_states
 from yard.routing import read_route
 from yard.settings import PREFIX, Settings, variable
 
@@ -37,6 +37,9 @@ _MANIFEST_BYTES = 2**20
 #: Time limit for reading a store by URL, in seconds.
 _REMOTE_S = 60
 _REMOTE_HINT = f"check {variable('store')}, and the store's own variables, as AWS_ENDPOINT_URL"
+
+#: Seconds from which on a scheduled job is late: pools look once a second.
+_LATE_S = 10
 
 #: Most findings that a check names; the rest is counted.
 _MOST = 5
@@ -364,6 +367,31 @@ def _way_back(queue: str, served: Collection[str]) -> str:
     publish = "publish the version and they run" if keys.parse_queue(queue) else ""
     drop = f"redis-cli DEL {shlex.quote(keys.key('queue', queue))} drops them"
     return "; ".join(text for text in (publish, meant, drop) if text)
+
+
+def check_due(redis: Redis) -> Check:
+    """Jobs that RQ's clients have scheduled are queued at their time."""
+    queues = queue_names(redis)
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    for queue in queues:
+        pipe.zcard(keys.key("scheduled", queue))
+        pipe.zcard(keys.key("deferred", queue))
+        pipe.zrangebyscore(keys.key("scheduled", queue), "-inf", "+inf", 0, 1, withscores=True)
+        pipe.exists(keys.key("scheduler_lock", queue))
+    (now_s, _), *found = pipe.execute(raise_on_error=False)
+    faults, scheduled, deferred = [], 0, 0
+    for place, queue in enumerate(queues):
+        later, behind, first, is_locked = found[4 * place : 4 * place + 4]
+        scheduled += lenient.count(later)
+        deferred += lenient.count(behind)
+        late_s = now_s - first[0][1] if isinstance(first, list) and first else 0
+        if late_s > _LATE_S:
+            whose = "an RQ scheduler holds its lock" if is_locked else "no pool queues them"
+            faults.append(f"{queue}: scheduled jobs are late by {late_s:.0f} s, and {whose}")
+    hint = "modelyard pool queues them; an RQ scheduler with the lock must be seen to itself"
+    detail = f"{scheduled} jobs scheduled, {deferred} wait for others"
+    return Check("scheduled", not faults, _some(faults) or detail, hint if faults else "")
 
 
 def _length(redis: Redis, key: bytes | str) -> int | None:

@@ -114,6 +114,7 @@ def _look_at_redis(
     yield checks.check_quarantine(redis)
     yield checks.check_suspension(redis)
     yield checks.check_queues(redis)
+    yield checks.check_due(redis)
 
 
 def _no_redis(error: Exception) -> Check:

@@ -45,7 +45,9 @@ FACES: dict[str, str] = {
     """,
     "models.maintenance": "Depth Garbage Verdict archive find_garbage remove_garbage verify",
     "models.optimize": "compile quantize_graph rows_around",
-    "models.publish": "QuantizeReport check_catalogue publish quantize register register_store",
+    "models.publish": """
+        QuantizeReport check_catalogue publish quantize register register_store try_version
+    """,
     "models.runtimes": """
         Loaded ModelCache OnnxModel RUNTIMES SklearnModel arrays golden is_same_release load
         memory_size open_joblib open_session open_skops prepare sklearn_calls sklearn_tuning
@@ -55,21 +57,22 @@ FACES: dict[str, str] = {
         ArtefactDescription ArtefactRaised ArtefactRefused Exchange Fence Limits Quantized
         Sandbox SandboxError
     """,
-    "models.store": "DiskCache Repository mapped_copies open_maps open_repository safe_files",
+    "models.store": "DiskCache Repository Store mapped_copies open_maps open_repository safe_files",
     "producer": """
         Client Handle Job JobStatus ModelRef ModelyardError Request Route SafeJob Settings
         Signature
     """,
+    "worker": "BatchWorker",
     "worker.inference": """
         BatchExecutor BatchObserver BatchResult Loader MetricsObserver ServiceTimes Warmer
         cache_limit_bytes check predict_members used_bytes worker_limit_bytes
     """,
     "worker.pool": "Pool",
-    "worker.process": "unregister worker",
+    "worker.process": "BatchWorker unregister worker",
     "worker.queue": """
-        Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE Prefetcher
-        QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff keep_off reap
-        retry_until_up sweep
+        Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE OrphanCollector
+        Prefetcher QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff
+        enqueue_due keep_off reap retry_until_up sweep
     """,
     "yard.broker": """
         OLDEST_REDIS Script ScriptArgument Subscription check_server connections redact_url
@@ -89,11 +92,11 @@ FACES: dict[str, str] = {
         MAX_PAYLOAD_BYTES ModelRef Output Request Route Signature TASK_NAME Task Timings
         check_job_id check_name check_outputs check_rows decode_call encode_call format_time
         inflate_payload is_job_id is_name keys lenient new_id parse_epoch_s parse_queue
-        parse_time queue_name wire
+        parse_time queue_name timestamps wire
     """,
     "yard.platform": """
         StopSignals child_environment exit_cause extras logs pdeathsig prctl renew_in_children
-        signals
+        signals work_folder
     """,
     "yard.registry": """
         Catalog PublishedVersion VersionState catalog lifecycle model_names queue_names

@@ -12,7 +12,15 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from worker.queue import Claimed
-from yard.contract import Call, Failure, Signature, check_outputs, check_rows, decode_call
+from yard.contract import (
+    Call,
+    Failure,
+    Signature,
+    check_outputs,
+    check_rows,
+    decode_call,
+    parse_epoch_s,
+)
 from yard.errors import ModelyardError
 
 #: Rows to outputs by name, one element a row; raises where the model does.
@@ -27,7 +35,25 @@ _ALIKE = 4
 _FLAWS = {
     "expired": Failure("expired", "the job was not started before its deadline"),
     "status": Failure("invalid_job", "the job's status is none that a queued job has"),
+    "id": Failure("invalid_job", "a job's id has at most 64 characters"),
+    "webhooks": Failure("invalid_job", "RQ's webhooks are not sent here: enqueue without them"),
+    "callback": Failure(
+        "invalid_job",
+        "RQ's callbacks (on_success, on_failure, on_stopped) are not run here: enqueue without "
+        "them, and wait for the result",
+    ),
+    "retry": Failure(
+        "invalid_job",
+        "RQ's Retry is not done here: a job whose worker dies is run again without it, and one "
+        "that the model refuses would be refused again",
+    ),
+    "repeat": Failure(
+        "invalid_job", "RQ's Repeat is not done here: enqueue each run, for example by cron"
+    ),
 }
+
+#: The longest time for which a pusher's clock is believed, in us: see `due_of`.
+_MOST_LATE_US = 604_800_000_000
 
 
 class Member(NamedTuple):
@@ -44,8 +70,20 @@ class Member(NamedTuple):
     outputs: tuple[str, ...] | None
 
 
-def read_call(job: Claimed, most_bytes: int) -> Call | Failure:
-    """Return the call of a claimed job, or why it has none."""
+def read_call(
+    job: Claimed, most_bytes: int, queue: str = "", claimed_us: int = 0
+) -> Call | Failure:
+    """Return the call of a claimed job, or why it has none.
+
+    Of a job that a client has pushed itself, its ``deadline_ms`` and its ``version`` are checked
+    here; `producer` and the unversioned queue check those of others.
+
+    Args:
+        job: The job.
+        most_bytes: Most bytes of its payload.
+        queue: The queue that it was claimed from.
+        claimed_us: Time of the claim, in microseconds since the epoch.
+    """
     if job.flaw == "too_large":
         return Failure(
             "invalid_job", f"too_large: the payload is over the bound of {most_bytes} bytes"
@@ -53,9 +91,36 @@ def read_call(job: Claimed, most_bytes: int) -> Call | Failure:
     if job.flaw:
         return _FLAWS[job.flaw]
     try:
-        return decode_call(job.data, most_bytes)
+        call = decode_call(job.data, most_bytes)
     except ModelyardError as error:
         return Failure(error.code, error.message)
+    due_us = due_of(job, call, claimed_us)
+    if due_us is not None and job.attempt == 1 and due_us < claimed_us:
+        return _FLAWS["expired"]
+    version = queue.partition("@")[2]
+    if job.is_pushed and version and call.version not in (None, version):
+        model = queue.partition("@")[0]
+        return Failure(
+            "invalid_job",
+            f"the job asks for version {call.version!r} and was pushed onto {queue!r}: "
+            f"push it onto {model!r} to let its version decide",
+        )
+    return call
+
+
+def due_of(job: Claimed, call: Call, claimed_us: int) -> int | None:
+    """Return the deadline of a job that a client has pushed itself, in us; None for none.
+
+    It counts from when the job was enqueued, by its client. A time that cannot be read, or that
+    lies more than a week back, was not written by a clock.
+    """
+    if call.deadline_ms is None or not job.is_pushed:
+        return None
+    enqueued_s = parse_epoch_s(job.created_at)
+    if enqueued_s is None:
+        return None
+    due_us = int(enqueued_s * 1e6) + min(call.deadline_ms * 1000, _MOST_LATE_US)
+    return due_us if due_us > claimed_us - _MOST_LATE_US else None
 
 
 def check(job_id: str, call: Call, signature: Signature, most_rows: int) -> Member | Failure:

@@ -16,6 +16,7 @@ from worker.inference.batching import (
     Member,
     Outcome,
     check,
+    due_of,
     next_stack,
     predict_members,
     read_call,
@@ -25,12 +26,10 @@ from worker.inference.metrics import MetricsBuffer
 from worker.inference.results import BatchResult, StackRun
 from worker.inference.throughput import ServiceTimes, batch_budget_s
 from worker.queue import Batch, Claimed, EndedJob, Lease
-from yard.contract import Call, Failure, ModelRef, parse_queue
+from yard.contract import Call, Failure, ModelRef, keys, parse_queue
 from yard.errors import JobFailed
 from yard.routing import routing_point
 from yard.settings import Settings
-
-_MOST_TTL_S = 604_800
 
 
 class BatchExecutor:
@@ -69,7 +68,10 @@ class BatchExecutor:
             RedisError: The batch is from an unversioned queue and Redis does not answer.
         """
         ref = _ref_of(batch.queue)
-        calls = {job.id: read_call(job, self._settings.body_bytes) for job in batch.jobs}
+        calls = {
+            job.id: read_call(job, self._settings.body_bytes, batch.queue, batch.claimed_us)
+            for job in batch.jobs
+        }
         if ref is None:
             return self._forward(batch, batch.queue, calls, lease)
         return self._predict(batch, ref, calls)
@@ -79,9 +81,15 @@ class BatchExecutor:
     ) -> BatchResult:
         """Forward jobs to their versions' queues; only those that cannot be forwarded end here."""
         wanted = [
-            (job_id, call.version or "", routing_point(model, call.routing_key), _row_count(call))
-            for job_id, call in calls.items()
-            if isinstance(call, Call)
+            (
+                job.id,
+                call.version or "",
+                routing_point(model, call.routing_key),
+                _row_count(call),
+                str(due_of(job, call, batch.claimed_us) or ""),
+            )
+            for job in batch.jobs
+            if isinstance(call := calls[job.id], Call)
         ]
         problems = lease.forward(batch, model, wanted) if wanted else {}
         failures: dict[str, Outcome] = {
@@ -190,7 +198,12 @@ def _row_count(call: Call) -> int:
 
 
 def _ttl_s(text: str, default_s: int) -> int:
-    """Return a time to live that a job carries, within bounds; else the default."""
-    if not text.isascii() or not text.isdecimal() or len(text) > 7 or int(text) < 1:
+    """Return a time to live that a job carries, within bounds; else the default.
+
+    RQ's -1, for ever, is the longest, and its 0 the shortest.
+    """
+    if text == "-1":
+        return keys.LONGEST_TTL_S
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
         return default_s
-    return min(int(text), _MOST_TTL_S)
+    return max(keys.SHORTEST_TTL_S, min(int(text), keys.LONGEST_TTL_S))

@@ -152,7 +152,9 @@ def main(arguments: Sequence[str]) -> None:
     logs.configure(settings)
     worker = ForkServer(socket.socket(fileno=descriptor), pool).serve()
     if worker is not None:
-        worker_process.Worker(settings, local.redis_url(settings), *worker).run()
+        name, pool_name, pattern = worker
+        url = local.redis_url(settings)
+        worker_process.Worker(settings, url, name, pool_name, pattern).run()
 
 
 if __name__ == "__main__":

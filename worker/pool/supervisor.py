@@ -24,7 +24,15 @@ from worker.pool.monitor import WorkerMonitor
 from worker.pool.observer import Observer, RouteWatch, RuntimeNeeds
 from worker.pool.spawner import Spawner
 from worker.pool.worker_handle import WorkerHandle
-from worker.queue import OUTAGE, UNREACHABLE, QueueScheduler, keep_off, sweep
+from worker.queue import (
+    OUTAGE,
+    UNREACHABLE,
+    OrphanCollector,
+    QueueScheduler,
+    enqueue_due,
+    keep_off,
+    sweep,
+)
 from yard.broker import connections
 from yard.cluster import Bounds, announce_presence, format_problem
 from yard.contract import keys
@@ -40,6 +48,9 @@ TICK_S = 0.5
 
 #: Time between two announcements of the pool, in seconds.
 _BEAT_S = 2.0
+
+#: Time between two looks at jobs that wait outside of a queue, in seconds.
+_DUE_S = 1.0
 
 
 class Pool:
@@ -80,6 +91,8 @@ class Pool:
         self._started_at = float("-inf")
         self._guard = ""
         self._announced_at = float("-inf")
+        self._due_at = float("-inf")
+        self._orphans = OrphanCollector(self._redis, settings)
         self._announced = 0
         self._looked_ms = 0.0
         self._outdated = ""
@@ -110,7 +123,14 @@ class Pool:
             monitor.end_late,
         )
         while not (self._signals.count or self._outdated):
-            self._go_round(*steps, self._sweep, self._routes.look, self._tend, self._scale)
+            self._go_round(
+                *steps,
+                self._sweep,
+                self._routes.look,
+                self._enqueue_due,
+                self._tend,
+                self._scale,
+            )
             self._pause()
         self._spawner.stop()
         self._drain(steps)
@@ -169,6 +189,17 @@ class Pool:
                 worker=one.worker,
                 queue=one.queue,
             )
+
+    def _enqueue_due(self) -> None:
+        """Queue jobs that RQ's clients have scheduled, or deferred; end what RQ has let go."""
+        now = self._clock()
+        if now - self._due_at < _DUE_S:
+            return
+        self._due_at = now
+        enqueue_due(self._redis, self._scheduler.queues(), self._settings)
+        orphans = self._orphans.look()
+        if orphans:
+            _log.warning("%d jobs failed: they were removed from their queue", orphans)
 
     def _scale(self) -> None:
         now = self._clock()

@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from redis import Redis
@@ -68,8 +69,27 @@ _PREFETCH_S = 0.25
 _IDLE_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class WorkLimits:
+    """Limits of one worker's work; by default there are none.
+
+    Attributes:
+        queues: The only queues to serve; a model's name stands for all queues of the model.
+        is_burst: True to leave when no job waits.
+        most_jobs: Number of jobs after which to leave.
+        most_idle_s: Seconds without a job after which to leave.
+        is_watched: True to end the process when a batch hangs, though no pool has started it.
+    """
+
+    queues: tuple[str, ...] = ()
+    is_burst: bool = False
+    most_jobs: int | None = None
+    most_idle_s: float | None = None
+    is_watched: bool = False
+
+
 class Worker:
-    """One worker; `run` returns when it was asked to stop.
+    """One worker; `run` returns when it was asked to stop, or has come to one of its limits.
 
     Args:
         settings: All there is to set.
@@ -77,12 +97,25 @@ class Worker:
         name: The worker's name, unique to this process.
         pool: The name of the pool that started it; empty for none.
         pattern: Only models whose name matches are served.
+        limits: Further limits, of a worker that no pool has started.
+
+    Attributes:
+        name: The worker's name.
+        job_count: Number of jobs that it has ended.
     """
 
     def __init__(
-        self, settings: Settings, url: str, name: str = "", pool: str = "", pattern: str = "*"
+        self,
+        settings: Settings,
+        url: str,
+        name: str = "",
+        pool: str = "",
+        pattern: str = "*",
+        limits: WorkLimits = WorkLimits(),  # it is frozen
     ) -> None:
         self.name = name or f"worker-{secrets.token_hex(6)}"
+        self.job_count = 0
+        self._limits = limits
         self._settings = settings
         self._url = url
         self._redis = connections.steady(url, self.name)
@@ -90,7 +123,7 @@ class Worker:
         self._lease = Lease(self._redis, self.name, settings)
         self._registration = Registration(self._redis, self.name, pool)
         self._signals = StopSignals(on_second=self._leave_now)
-        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool))
+        self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool) or limits.is_watched)
         self._retry = DrainRetry(self._signals, self._watchdog, settings.drain_s)
         repository = open_repository(settings)
         repository.maps = open_maps(settings)
@@ -103,9 +136,12 @@ class Worker:
             worker=self.name,
             loaded=lambda: {str(ref) for ref in self._cache.loaded()},
             patience_s=settings.target_wait_s,
+            only=limits.queues,
         )
         self._busy_since = 0.0  # the end of the batch before, or the beginning of the run
         self._run_since = 0.0  # the beginning of the batch that was not prefetched
+        self._idle_since = time.monotonic()
+        self._is_done = False
         self._executor = BatchExecutor(self._cache, self._loader, settings, self._service_times)
         self._observers: tuple[BatchObserver, ...] = (MetricsObserver(), self._service_times)
         self._warmer = Warmer(self._redis, self._cache, self.name, settings)
@@ -140,6 +176,7 @@ class Worker:
         with contextlib.suppress(GaveUp):
             self._register()
         _log.info("worker started", worker=self.name)
+        self._idle_since = time.monotonic()
         pause = backoff()
         while not self._is_leaving:
             try:
@@ -157,7 +194,7 @@ class Worker:
 
     @property
     def _is_leaving(self) -> bool:
-        return self._signals.count > 0 or self._heartbeat.is_overgrown
+        return self._signals.count > 0 or self._heartbeat.is_overgrown or self._is_done
 
     def _register(self) -> None:
         """Write the worker's entries, once Redis is there.
@@ -175,19 +212,32 @@ class Worker:
         """Claim and run batches, or wait for work once."""
         queues = self._scheduler.queues()
         self._unload_dropped()
+        if self._limits.most_jobs is not None:
+            left = self._limits.most_jobs - self.job_count
+            self._lease.limit(min(left, self._settings.batch_jobs))
         try:
             claimed = self._lease.claim(queues) if queues else 0
         except Suspended:
+            self._is_done = self._limits.is_burst
             self._rest()
             return
         if isinstance(claimed, Batch):
             self._activity = Activity.RUNNING  # as the claim has written
             self._work(claimed)
-            self._warm(queues)
+            self._idle_since = time.monotonic()
+            self._is_done = self.job_count >= (self._limits.most_jobs or float("inf"))
+            if not self._is_done:
+                self._warm(queues)
             return
         has_rung = self._activity is Activity.WOKEN
         self._enter(Activity.WAITING)
         if claimed == 0:
+            idle_s = time.monotonic() - self._idle_since
+            self._is_done = self._limits.is_burst or idle_s >= (
+                self._limits.most_idle_s or float("inf")
+            )
+            if self._is_done:
+                return
             if has_rung:  # for no job, so perhaps for a version that is to be loaded
                 self._warmer.hurry()
             self._warm(queues)
@@ -267,6 +317,7 @@ class Worker:
         self._scheduler.charge(batch.queue, result.busy_s, result.load_s)
         for observer in self._observers:
             observer.ended(batch, result)
+        self.job_count += len(result.ended_jobs)
         metrics = result.metrics.items()
         bound(self._lease, self._service_times, batch.queue, self._settings)
         return self._lease.ended(
@@ -281,6 +332,8 @@ class Worker:
         """
         if not batch.has_more or self._is_leaving or batch.jobs[0].crashes:
             return ()
+        if self._limits.most_jobs is not None:
+            return ()  # each claim is limited to what is left
         is_over = time.monotonic() - self._run_since > _PREFETCH_S
         if is_over or not self._scheduler.is_quick(batch.queue):
             return ()

@@ -1,5 +1,6 @@
 """The batch protocol: claim, lease, prefetch, finish, recover; and the order of the queues."""
 
+from worker.queue.due import OrphanCollector, enqueue_due
 from worker.queue.lease import MOST_TIMEOUT_S, Batch, Claimed, EndedBatch, Lease, Suspended
 from worker.queue.outcomes import EndedJob
 from worker.queue.prefetch import Prefetcher
@@ -17,6 +18,7 @@ __all__ = [
     "EndedJob",
     "GaveUp",
     "Lease",
+    "OrphanCollector",
     "Prefetcher",
     "QueueScheduler",
     "Reaped",
@@ -24,6 +26,7 @@ __all__ = [
     "Retry",
     "Suspended",
     "backoff",
+    "enqueue_due",
     "keep_off",
     "reap",
     "retry_until_up",

@@ -60,7 +60,9 @@ _SHED = Script("worker", "shed")
 _CLAIM = Script("worker", "claim", before=[_FINISH, _MORE, _SHED])
 _FORWARD = Script("worker", "forward")
 
-Flaw = Literal["", "expired", "too_large", "status"]
+Flaw = Literal[
+    "", "expired", "too_large", "status", "id", "webhooks", "callback", "retry", "repeat"
+]
 
 
 class Claimed(NamedTuple):
@@ -68,13 +70,14 @@ class Claimed(NamedTuple):
 
     Attributes:
         id: The job's id.
-        created_at: When it was created, as its hash says it.
+        created_at: When it was enqueued, else created, as its hash says it.
         attempt: Number of this attempt, from 1.
         crashes: Number of workers that it has crashed.
         result_ttl: Its own time to live of a result, as its hash says it.
         failure_ttl: The same of a failure.
         flaw: The reason not to run it; empty for none.
         data: RQ's payload.
+        is_pushed: True if a client has pushed it onto this queue itself.
     """
 
     id: str
@@ -85,6 +88,7 @@ class Claimed(NamedTuple):
     failure_ttl: str
     flaw: Flaw
     data: bytes
+    is_pushed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +157,16 @@ class Lease:
         self._redis = redis
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
-        most = settings.batch_jobs
-        self._portions = [min(MOST_CLAIMED, most - n) for n in range(0, most, MOST_CLAIMED)]
-        self._numbers = count(1)
+        self.limit(settings.batch_jobs)
+        # Not from 1: a worker with the name of one that was killed must not use its tokens again.
+        self._numbers = count(time.time_ns() // 1000)
         self._may_come_late = False
+
+    def limit(self, most_jobs: int) -> None:
+        """Claim at most so many jobs a batch from now on; not while a batch is claimed ahead."""
+        self._portions = [
+            min(MOST_CLAIMED, most_jobs - n) for n in range(0, most_jobs, MOST_CLAIMED)
+        ]
 
     def claim(self, queues: Sequence[str]) -> Batch | int:
         """Claim a batch of the first of ``queues`` that has jobs.
@@ -352,7 +362,7 @@ class Lease:
         return (sum(replies) if is_known else None), batch
 
     def forward(
-        self, batch: Batch, model: str, wanted: Sequence[tuple[str, str, float, int]]
+        self, batch: Batch, model: str, wanted: Sequence[tuple[str, str, float, int, str]]
     ) -> dict[str, str]:
         """Move jobs of an unversioned queue to their versions' queues.
 
@@ -360,7 +370,7 @@ class Lease:
             batch: The batch, claimed from the queue that is named as the model.
             model: The model.
             wanted: For each job its id, the version or alias that it asks for or an empty text, its
-                point in [0, 1), its rows.
+                point in [0, 1), its rows, its deadline in microseconds or an empty text.
 
         Returns:
             By job id, the reason why it cannot be moved.
@@ -407,7 +417,7 @@ def _batch(token: str, replies: Sequence[Any]) -> Batch:
         if isinstance(reply, list) and reply[0] == b"batch":
             timeout_s = min(timeout_s, reply[3])
             fields += reply[5]
-    jobs = tuple(map(_claimed, *(fields[place::8] for place in range(8))))
+    jobs = tuple(map(_claimed, *(fields[place::9] for place in range(9))))
     return Batch(
         token,
         queue.decode(),
@@ -428,6 +438,7 @@ def _claimed(
     failure_ttl: bytes,
     flaw: bytes,
     data: bytes,
+    is_pushed: int,
 ) -> Claimed:
     return Claimed(
         job_id.decode(),
@@ -438,4 +449,5 @@ def _claimed(
         failure_ttl.decode("utf-8", "replace"),
         cast(Flaw, flaw.decode()),
         data,
+        is_pushed == 1,
     )

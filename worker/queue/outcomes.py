@@ -84,4 +84,8 @@ def _written(failure: Failure) -> tuple[bytes, bytes]:
 # Failures that pools write for jobs whose worker could not: our form, and RQ's.
 CRASHED = _written(Failure("worker_crashed", "the worker died each time that it ran this job"))
 OVERRAN = _written(Failure("timeout", "the job ran longer than its timeout"))
+DEPENDENCY_GONE = _written(
+    Failure("invalid_job", "a job that it depends on (`depends_on`) is gone, and cannot finish")
+)
+ADRIFT = _written(Failure("invalid_job", "the job was removed from its queue, so nothing runs it"))
 EXPIRED = _written(Failure("expired", "the job was not started before its deadline"))

@@ -39,6 +39,7 @@ class QueueScheduler:
         worker: The worker's name: its pool may exclude some queues (`keep_off`).
         loaded: Returns the ``model@version`` of each version that the worker has loaded.
         patience_s: Seconds after which a waiting job's version gets a turn, loaded or not.
+        only: Only these queues; a model's name stands for all queues of the model. Empty for all.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class QueueScheduler:
         worker: str = "",
         loaded: Callable[[], Collection[str]] = tuple,
         patience_s: float = 1.0,
+        only: Collection[str] = (),
     ) -> None:
         self._redis = redis
         self._pattern = pattern
@@ -60,6 +62,7 @@ class QueueScheduler:
         self._prefetchable: list[str] | None = None
         self._durations_s: dict[str, float] = {}
         self._worker = worker
+        self._only = frozenset(only)
         self._loaded = loaded
         self._fair_queue = FairQueue(patience_s)
         self._waits_s: dict[str, float] = {}
@@ -76,7 +79,8 @@ class QueueScheduler:
         """
         now = self._clock()
         if now - self._read_at > _TTL_S:
-            self._queues, states = read_served_queues(self._redis, self._pattern)
+            found, states = read_served_queues(self._redis, self._pattern)
+            self._queues = [queue for queue in found if self._is_mine(queue)]
             self._dropped |= {
                 queue
                 for queue, state in states.items()
@@ -95,6 +99,10 @@ class QueueScheduler:
         self._ordered_at = now
         self._prefetchable = None
         return self._order
+
+    def _is_mine(self, queue: str) -> bool:
+        only = self._only
+        return not only or queue in only or queue.partition("@")[0] in only
 
     def prefetchable(self) -> list[str]:
         """Return those of `queues`, as ordered last, to prefetch from: their batches are quick.

@@ -47,11 +47,12 @@ local function watch_deadline(id, due)
   end
 end
 
--- Returns a time to live that a job carries, within bounds; else the default.
+-- Returns a time to live that a job carries, within bounds; else the default. RQ's -1, for ever, is
+-- the longest, and its 0 the shortest: those who wait for the job must hear of its end.
 local function ttl_of(text, default)
-  if not text or not string.match(text, '^%d+$') or #text > 7 then return default end
-  local seconds = tonumber(text)
-  return seconds >= 1 and math.min(seconds, 604800) or default
+  if text == '-1' then return K.longest_ttl end
+  if not text or not string.match(text, '^%d+$') or #text > 18 then return default end
+  return math.max(K.shortest_ttl, math.min(tonumber(text), K.longest_ttl))
 end
 
 -- Fails one job that its worker could not end. `failure` is {code, error JSON, RQ's exc_string}.

@@ -11,9 +11,11 @@
 --                                  that were no job to run
 --       batch, queue, now (us), shortest timeout (s), whether more wait (1 | 0), a list of the jobs, and
 --       the version's entry of K.retired, or '': a worker that has loaded other bytes knows by it
---       of the list, for each job eight:
---           id, created_at, attempt, crashes, result_ttl, failure_ttl, flaw, data
---           flaw is '' or expired | too_large | status, and data is empty where there is one
+--       of the list, for each job nine:
+--           id, since when it waits, attempt, crashes, result_ttl, failure_ttl, flaw, data,
+--           1 if no script of ours has queued it, else 0
+--           flaw is '' or expired | too_large | status | id | webhooks | callback | retry | repeat, and
+--           data is empty where there is one
 -- Reads  K.suspended, K.retired, and all keys that it writes but K.deadlines and K.metrics
 -- Writes K.queue..queue, K.job..id, K.batch..worker, K.leases, K.wip..queue, K.worker..worker,
 --        K.deadlines, K.quarantine, K.metrics, K.bell..queue

@@ -39,23 +39,46 @@ local function quarantine(queue, id, reason)
   skipped = skipped + 1
 end
 
+-- Fields of jobs by RQ's clients that ask for what is not done here, each with its flaw. Jobs that
+-- submit.lua or forward.lua has queued have none, and are not asked.
+local REFUSED = {'webhooks', 'success_callback_name', 'failure_callback_name',
+  'stopped_callback_name', 'retries_left', 'repeats_left'}
+local FLAWS = {'webhooks', 'callback', 'callback', 'callback', 'retry', 'repeat'}
+
+-- Returns the feature of RQ's that a job asks for and that is refused; nil for none.
+local function refused(id)
+  local fields = redis.call('HMGET', K.job .. id, unpack(REFUSED))
+  for place = 1, #FLAWS do
+    local value = fields[place]
+    if value and value ~= '' and value ~= '0' and value ~= '[]' then return FLAWS[place] end
+  end
+end
+
 -- Returns the reason not to run a job; '' for none.
-local function flaw_of(status, data, deadline, attempts)
+local function flaw_of(id, status, data, deadline, attempts, is_foreign)
   if status ~= 'queued' then return 'status' end
+  if #id > 64 then return 'id' end
+  local flaw = is_foreign and refused(id)
+  if flaw then return flaw end
   if #data > MOST_JOB_BYTES then return 'too_large' end
   if deadline and attempts == 0 and us > (tonumber(deadline) or us) then return 'expired' end
   return ''
 end
 
--- Returns a job's timeout in seconds, within bounds. Most jobs of a batch have the same.
+-- Returns a job's timeout in seconds, within bounds. Most jobs of a batch have the same. RQ's forms are
+-- seconds, 30s, 5m and 1h, and -1 for no bound.
+local UNITS = {[''] = 1, s = 1, m = 60, h = 3600}
 local timeouts = {}
 local function timeout_of(text)
   if not text then return TIMEOUT end
   local seconds = timeouts[text]
   if not seconds then
     seconds = TIMEOUT
-    if #text <= 9 and string.match(text, '^%d+$') then
-      seconds = math.max(1, math.min(tonumber(text), MOST_TIMEOUT))
+    local number, unit = string.match(#text <= 9 and text or '', '^(%d+)([smh]?)$')
+    if number then
+      seconds = math.max(1, math.min(tonumber(number) * UNITS[unit], MOST_TIMEOUT))
+    elseif text == '-1' then
+      seconds = MOST_TIMEOUT
     end
     timeouts[text] = seconds
   end
@@ -75,12 +98,14 @@ end
 
 -- Returns the fields of the job that an entry names; nil where it cannot run.
 local function read(queue, id)
-  if #id > 64 or not string.match(id, '^[%w_-]+$') then
+  -- An id of RQ's that is too long for us is claimed, to be failed with a word.
+  if #id > K.id_length or not string.match(id, '^[%w_-]+$') then
+    if #id < 1024 then redis.pcall('EXPIRE', K.job .. id, K.quarantined_ttl) end
     return quarantine(queue, id, 'not a job id')
   end
   local job = redis.pcall('HMGET', K.job .. id, 'status', 'data', 'my_attempts', 'my_crashes',
     'my_deadline', 'timeout', 'result_ttl', 'failure_ttl', 'created_at', 'my_rows', 'my_over',
-    'my_queued_at')
+    'my_queued_at', 'enqueued_at')
   if job.err then return quarantine(queue, id, 'its key is no hash') end
   local status = job[1]
   if not status then return quarantine(queue, id, 'no such job') end
@@ -124,18 +149,20 @@ local function look(queue, rows, bytes, most_rows)
         break
       end
       local attempts, own_timeout = count_of(job[3]), timeout_of(job[6])
-      local flaw = flaw_of(job[1], data, due, attempts)
+      local flaw = flaw_of(id, job[1], data, due, attempts, not job[10])
       seen[id], is_first = true, false
-      local queued_at = job[12]
+      -- A job that was scheduled, or waited for another, has waited since it was enqueued.
+      local queued_at, text = job[12], job[13] or job[9]
       if not job[10] and (not queued_at or count_of(job[3]) == 0) then
-        local believed, told = queued_us(queue, job[9])
+        local believed, told = queued_us(queue, text)
         if believed ~= told then queued_at = iso(believed) end
         jobs.queued[count + 1] = queued_at
       end
-      replies[8 * count + 1], replies[8 * count + 2] = id, queued_at or job[9] or ''
-      replies[8 * count + 3], replies[8 * count + 4] = attempts + 1, crashes
-      replies[8 * count + 5], replies[8 * count + 6] = job[7] or '', job[8] or ''
-      replies[8 * count + 7], replies[8 * count + 8] = flaw, flaw == '' and data or ''
+      replies[9 * count + 1], replies[9 * count + 2] = id, queued_at or text or ''
+      replies[9 * count + 3], replies[9 * count + 4] = attempts + 1, crashes
+      replies[9 * count + 5], replies[9 * count + 6] = job[7] or '', job[8] or ''
+      replies[9 * count + 7], replies[9 * count + 8] = flaw, flaw == '' and data or ''
+      replies[9 * count + 9] = job[10] and 0 or 1
       count = count + 1
       jobs.ids[count], jobs.attempts[count] = id, attempts + 1
       jobs.timeouts[count], jobs.dues[count] = own_timeout, due

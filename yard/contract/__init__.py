@@ -1,6 +1,6 @@
 """The contract between the parts: values, their wire form, and the Redis keys."""
 
-from yard.contract import keys, lenient, wire
+from yard.contract import keys, lenient, timestamps, wire
 from yard.contract.ids import new_id
 from yard.contract.keys import parse_queue, queue_name
 from yard.contract.payload import (
@@ -68,5 +68,6 @@ __all__ = [
     "parse_queue",
     "parse_time",
     "queue_name",
+    "timestamps",
     "wire",
 ]

@@ -13,6 +13,10 @@ Modelyard keeps RQ's keys with RQ's meaning, so that RQ's own tools read them, a
     rq:results:{id}                  stream  finish, reap        get, wait        result or failure TTL
     rq:wip:{queue}                   zset    claim, finish, reap RQ's tools       when empty
     rq:finished|failed|canceled:{queue}  zset  finish, cancel, reap  RQ's tools     members go with their jobs
+    rq:scheduled:{queue}             zset    RQ's clients        pool             when empty
+    rq:deferred:{queue}              zset    RQ's clients        pool             when empty
+    rq:scheduler-lock:{queue}        string  RQ's scheduler      pool             RQ's time, a minute
+    rq:groups, rq:group:{name}       set     RQ's clients        pool             when empty; members go with their jobs
     rq:workers, rq:workers:{queue}   set     worker              RQ's tools       when empty
     rq:worker:{name}                 hash    worker              RQ's tools       WORKER_TTL_S after its last beat
     rq:pubsub:{name}                 channel RQ's tools          worker           -
@@ -75,6 +79,13 @@ TOMBSTONE_TTL_S = 7_200
 HISTORY_LENGTH = 1_000
 #: Number of unreadable pushes that are kept for the operator.
 QUARANTINE_LENGTH = 1_000
+#: Bounds of the time that an ended job is kept, in seconds: RQ's 0 and -1 are these.
+SHORTEST_TTL_S = 10
+LONGEST_TTL_S = 604_800
+#: Bytes of an id from which on a push is no job; those above 64 are failed with a word.
+ID_LENGTH = 255
+#: Seconds that the hash of a quarantined push stays.
+QUARANTINED_TTL_S = 86_400
 #: Seconds added to a job's timeout for RQ's started registry, so that RQ's clean-up never acts
 #: first.
 RQ_WIP_MARGIN_S = 600
@@ -83,6 +94,7 @@ RQ_WIP_MARGIN_S = 600
 QUEUES = "rq:queues"
 WORKERS = "rq:workers"
 SUSPENDED = "rq:suspended"
+GROUPS = "rq:groups"
 FORMAT = "modelyard:format"
 MODELS = "modelyard:models"
 RETIRED = "modelyard:retired"
@@ -106,6 +118,10 @@ PREFIXES = {
     "finished": "rq:finished:",
     "failed": "rq:failed:",
     "canceled": "rq:canceled:",
+    "scheduled": "rq:scheduled:",
+    "deferred": "rq:deferred:",
+    "scheduler_lock": "rq:scheduler-lock:",
+    "group": "rq:group:",
     "workers": "rq:workers:",
     "worker": "rq:worker:",
     "pubsub": "rq:pubsub:",
@@ -130,6 +146,7 @@ PREFIXES = {
 SINGLES = {
     "queues": QUEUES,
     "suspended": SUSPENDED,
+    "groups": GROUPS,
     "models": MODELS,
     "retired": RETIRED,
     "leases": LEASES,
@@ -153,6 +170,10 @@ NUMBERS = {
     "tombstone_ttl": TOMBSTONE_TTL_S,
     "history_length": HISTORY_LENGTH,
     "quarantine_length": QUARANTINE_LENGTH,
+    "shortest_ttl": SHORTEST_TTL_S,
+    "longest_ttl": LONGEST_TTL_S,
+    "id_length": ID_LENGTH,
+    "quarantined_ttl": QUARANTINED_TTL_S,
     "worker_ttl": WORKER_TTL_S,
     "crashes_ttl": CRASHES_TTL_S,
     "wip_margin": RQ_WIP_MARGIN_S,
@@ -183,12 +204,16 @@ WHILE_IN_USE = (
     DEADLINES,
     PRESENCE,
     WORKERS,
+    GROUPS,
     PREFIXES["queue"],
     PREFIXES["job"],
     PREFIXES["wip"],
     PREFIXES["finished"],
     PREFIXES["failed"],
     PREFIXES["canceled"],
+    PREFIXES["scheduled"],
+    PREFIXES["deferred"],
+    PREFIXES["group"],
     PREFIXES["workers"],
     PREFIXES["batch"],
 )

@@ -293,7 +293,19 @@ def test_jobs_that_no_version_will_run_are_told(settings, redis):
     assert "iris@v7" in wrong(run_checks(settings))["queues"]
 
 
-@pytest.mark.parametrize("key", ["rq:queue:iris@v1", "modelyard:quarantine"])
+def test_scheduled_jobs_that_are_late_are_told(settings, redis):
+    seconds, _ = redis.time()
+    scheduled = keys.key("scheduled", "iris@v1")
+    redis.zadd(scheduled, {"j1": seconds + 3600})
+    redis.zadd(keys.key("deferred", "iris@v1"), {"j2": seconds})
+    assert wrong(run_checks(settings)) == {}
+    redis.zadd(scheduled, {"j0": seconds - 60})
+    assert "no pool queues them" in wrong(run_checks(settings))["scheduled"]
+    redis.set(keys.key("scheduler_lock", "iris@v1"), "theirs", ex=60)
+    assert "an RQ scheduler holds its lock" in wrong(run_checks(settings))["scheduled"]
+
+
+@pytest.mark.parametrize("key", ["rq:queue:iris@v1", "rq:scheduled:iris", "modelyard:quarantine"])
 @pytest.mark.leaks_keys
 def test_a_key_of_another_type_stops_no_check(settings, redis, key):
     redis.set(key, "x")

@@ -394,7 +394,7 @@ class TestUnversionedQueue:
         job = protocol.enqueue()
         redis.set(keys.key("active", "echo"), "v2")
         batch = protocol.claim("echo")
-        assert protocol.lease().forward(batch, "echo", [(job.id, "", 0.5, 1)]) == {}
+        assert protocol.lease().forward(batch, "echo", [(job.id, "", 0.5, 1, "")]) == {}
         protocol.finish(batch, [])
         assert "echo@v2" in [queue.name for queue in Queue.all(connection=redis)]
         moved = protocol.claim("echo@v2")
@@ -407,7 +407,7 @@ class TestUnversionedQueue:
         redis.delete(keys.key("active", "echo"))
         job = protocol.enqueue()
         batch = protocol.claim("echo")
-        problems = protocol.lease().forward(batch, "echo", [(job.id, "v9", 0.5, 1)])
+        problems = protocol.lease().forward(batch, "echo", [(job.id, "v9", 0.5, 1, "")])
         assert problems == {job.id: "unknown_version"}
         protocol.finish(batch, [EndedJob(job.id, Failure("unknown_version", ""), 60)])
 
@@ -415,7 +415,7 @@ class TestUnversionedQueue:
         job = protocol.enqueue()
         redis.delete(keys.QUEUES)
         batch = protocol.claim("echo")
-        protocol.lease().forward(batch, "echo", [(job.id, "", 0.5, 1)])
+        protocol.lease().forward(batch, "echo", [(job.id, "", 0.5, 1, "")])
         assert QUEUE in [queue.name for queue in Queue.all(connection=redis)]
 
 

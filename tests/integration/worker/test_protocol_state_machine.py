@@ -517,7 +517,7 @@ class Protocol(RuleBasedStateMachine):
                 assert _FINISH(self.redis, ended.calls[call - 2]) == wanted
 
     def _forward(self, worker: str, batch: Batch) -> None:
-        wanted = [(job.id, "", 0.5, 1) for job in batch.jobs]
+        wanted = [(job.id, "", 0.5, 1, "") for job in batch.jobs]
         assert self.protocol.lease(worker).forward(batch, "echo", wanted) == {}
         self.model.forward(batch)
         self.protocol.finish(batch, [])

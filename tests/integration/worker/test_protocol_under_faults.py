@@ -249,5 +249,5 @@ class TestFullRedis:
         redis.delete(keys.key("route", "echo"))  # it is worked out again, and written
         batch = protocol.claim("echo")
         redis.config_set("maxmemory", 1)
-        assert protocol.lease().forward(batch, "echo", [(job.id, "", 0.5, 1)]) == {}
+        assert protocol.lease().forward(batch, "echo", [(job.id, "", 0.5, 1, "")]) == {}
         assert protocol.waiting() == [job.id]

@@ -317,7 +317,7 @@ def test_an_unversioned_job_that_asks_for_a_retired_version_is_version_gone(clie
     redis.rpush(keys.key("queue", "iris"), "asked")
     batch = lease.claim(["iris"])
     assert isinstance(batch, Batch)
-    problems = lease.forward(batch, "iris", [("asked", "v1", 0.5, 1)])
+    problems = lease.forward(batch, "iris", [("asked", "v1", 0.5, 1, "")])
     assert problems == {"asked": "version_gone"}
 
 
