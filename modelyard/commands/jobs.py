@@ -96,7 +96,7 @@ def submit(
         _print_job(client, handle.id, wait_s, as_json)
 
 
-@click.command(epilog=examples("modelyard result 6f1d0a... --wait 10"))
+@click.command(epilog=examples("modelyard result ID --wait 10"))
 @click.argument("job_id", metavar="ID")
 @_wait
 @common
@@ -106,7 +106,7 @@ def result(job_id: str, wait_s: float | None, redis_url: str | None, as_json: bo
         _print_job(client, job_id, wait_s, as_json)
 
 
-@click.command(epilog=examples("modelyard cancel 6f1d0a..."))
+@click.command(epilog=examples("modelyard cancel ID"))
 @click.argument("job_id", metavar="ID")
 @common
 def cancel(job_id: str, redis_url: str | None, as_json: bool) -> None:

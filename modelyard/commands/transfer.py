@@ -22,7 +22,7 @@ from yard.settings import Settings
 
 
 @click.command(
-    epilog=examples("modelyard export iris v1 iris-v1.tar", "modelyard export iris v1 /srv/iris-v1")
+    epilog=examples("modelyard export iris v1 iris-v1.tar", "modelyard export iris v1 ./iris-v1")
 )
 @version
 @click.argument("target", metavar="FILE.tar|FOLDER", type=click.Path(path_type=Path))
@@ -53,7 +53,7 @@ def export(
 
 @click.command(
     "import",
-    epilog=examples("modelyard import iris-v1.tar", "modelyard import /srv/iris-v1 --activate"),
+    epilog=examples("modelyard import iris-v1.tar", "modelyard import ./iris-v1 --activate"),
 )
 @click.argument("source", metavar="FILE.tar|FOLDER", type=click.Path(exists=True, path_type=Path))
 @activating
