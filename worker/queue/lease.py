@@ -142,6 +142,7 @@ class Lease:
         redis: A connection with time-outs and no retries of its own.
         worker: The worker's name, unique to this process.
         settings: Bounds and times to live.
+        first_number: Number of the first token; above those of an earlier worker of that name.
 
     Attributes:
         worker: The worker's name.
@@ -150,7 +151,9 @@ class Lease:
         most_rows: Most rows of a batch, by queue, of those that take fewer than the setting's.
     """
 
-    def __init__(self, redis: Redis, worker: str, settings: Settings) -> None:
+    def __init__(
+        self, redis: Redis, worker: str, settings: Settings, first_number: int = 1
+    ) -> None:
         self.worker = worker
         self.held: Batch | None = None
         self.most_rows: dict[str, int] = {}
@@ -158,8 +161,7 @@ class Lease:
         self._settings = settings
         self._lease_ms = int(settings.lease_s * 1000)
         self.limit(settings.batch_jobs)
-        # Not from 1: a worker with the name of one that was killed must not use its tokens again.
-        self._numbers = count(time.time_ns() // 1000)
+        self._numbers = count(first_number)
         self._may_come_late = False
 
     def limit(self, most_jobs: int) -> None:

@@ -454,7 +454,7 @@ class Protocol(RuleBasedStateMachine):
             assert self._ids(_MORE(self.redis, arguments)) == wanted
 
     def _ids(self, reply: list[Any]) -> list[str]:
-        return [raw.decode() for raw in reply[5][::8]] if reply[0] == b"batch" else []
+        return [raw.decode() for raw in reply[5][::9]] if reply[0] == b"batch" else []
 
     @rule(batch=batches)
     def renew(self, batch: tuple[str, Batch]) -> None:
