@@ -37,8 +37,8 @@ class CompletionListener(Generic[W]):
 
     Args:
         url: The Redis to listen on.
-        tell: Called on that thread with waiters whose jobs have ended, and what Redis holds of
-            them.
+        tell: Called on that thread with waiters whose jobs have ended, or are gone, and what Redis
+            holds of them.
     """
 
     def __init__(self, url: str, tell: Callable[[Sequence[tuple[W, Raw]]], None]) -> None:
@@ -51,6 +51,7 @@ class CompletionListener(Generic[W]):
         """Starts without waiters; in a forked child the parent's, and its thread, are gone."""
         self._lock = threading.Lock()
         self._waiters: dict[str, tuple[W, ...]] = {}
+        self._seen: set[str] = set()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -62,12 +63,20 @@ class CompletionListener(Generic[W]):
                 self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
                 self._thread.start()
 
+    def confirm(self, job_id: str) -> None:
+        """Notes that an awaited job is in Redis: if it is not there later, it was removed."""
+        with self._lock:
+            if job_id in self._waiters:
+                self._seen.add(job_id)
+
     def forget(self, job_id: str, waiter: W) -> None:
         """Ends a wait, whether its job has ended or not."""
         with self._lock:
             left = tuple(one for one in self._waiters.pop(job_id, ()) if one is not waiter)
             if left:
                 self._waiters[job_id] = left
+            else:
+                self._seen.discard(job_id)
 
     @property
     def waiting(self) -> int:
@@ -112,10 +121,12 @@ class CompletionListener(Generic[W]):
         wanted = [job_id for job_id in job_ids if job_id in self._waiters]
         for begin in range(0, len(wanted), CHUNK):
             chunk = wanted[begin : begin + CHUNK]
+            with self._lock:  # before the read: a job confirmed behind it may not have been there
+                seen = self._seen.intersection(chunk)
             told = [
                 (waiter, raw)
                 for job_id, raw in zip(chunk, read_raw(reader, chunk), strict=True)
-                if raw[0][0] in _ENDED
+                if raw[0][0] in _ENDED or (raw[0][0] is None and job_id in seen)
                 for waiter in self._waiters.get(job_id, ())
             ]
             if told:

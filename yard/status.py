@@ -20,6 +20,9 @@ from yard.errors import UnknownModel
 from yard.registry import PublishedVersion, model_names, read_versions
 from yard.routing import cold_versions, read_route
 
+#: Said while RQ's key is there.
+SUSPENDED = "suspended by `rq suspend`: jobs are accepted and wait until `rq resume`"
+
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
@@ -64,6 +67,16 @@ class Status:
 
     models: tuple[ModelStatus, ...]
     presence: Presence
+
+
+def read_suspended(redis: Redis) -> str:
+    """Returns what is wrong while ``rq suspend`` is in force, with the way back; empty otherwise.
+
+    Raises:
+        Unavailable: Redis does not answer.
+    """
+    with redis_reachable():
+        return SUSPENDED if redis.exists(keys.SUSPENDED) else ""
 
 
 def read_status(redis: Redis, only: str | None = None, *, with_waits: bool = False) -> Status:

@@ -16,7 +16,7 @@ from yard.broker import redis_reachable
 from yard.cluster import format_problem, why_no_pool_works
 from yard.contract import wire
 from yard.errors import Unavailable
-from yard.status import Status, read_status
+from yard.status import Status, read_status, read_suspended
 
 blueprint = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operation", description="Health and metrics.")]
@@ -50,10 +50,13 @@ def readyz() -> Response:
     """
     try:
         checks = _checks(read_status(services().redis), _format_problem())
+        suspended = read_suspended(services().redis)
     except Unavailable as error:
         checks = {"redis": error.message}
     missing = [name for name, state in checks.items() if state != _OK]
     if not missing:
+        # Jobs are accepted and wait: an operator wants it so, and no gateway is to be taken out.
+        checks |= {"jobs": suspended} if suspended else {}
         body = wire.dumps({"status": "ready", "checks": checks})
         return Response(body, mimetype="application/json")
     detail = "; ".join(f"{name}: {checks[name]}" for name in missing)

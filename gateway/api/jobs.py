@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 from flask import Response
@@ -217,8 +218,8 @@ async def _commit_large(
     """Has another process read a body and queue its job."""
     try:
         known = await services.body_processes.run(_submit_large, job_id, body, model, version, key)
-    except errors.Unavailable as error:
-        raise errors.Unavailable(error.message, [job_id]) from error
+    except BrokenProcessPool:  # it may have queued the job before
+        raise errors.Unavailable("the process that read the body has died", [job_id]) from None
     return Handle(*known, services.client)
 
 

@@ -14,7 +14,7 @@ from gateway.api.parameters import model_in_path, version_in_path
 from gateway.services import services
 from yard import errors
 from yard.contract import wire
-from yard.status import model_json, read_models, read_status, version_json
+from yard.status import model_json, read_models, read_status, read_suspended, version_json
 
 blueprint = APIBlueprint(
     "catalogue",
@@ -29,7 +29,9 @@ blueprint = APIBlueprint(
 )
 def list_models() -> Response:
     """Every published model."""
-    return _answer({"models": read_models(services().redis)})
+    suspended = read_suspended(services().redis)
+    known: dict[str, Any] = {"models": read_models(services().redis)}
+    return _answer(known | ({"suspended": suspended} if suspended else {}))
 
 
 @blueprint.get(

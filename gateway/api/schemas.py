@@ -321,6 +321,10 @@ class Models(_Answer):
     """Every published model."""
 
     models: list[Model]
+    suspended: str | None = Field(
+        default=None,
+        description="While `rq suspend` is in force: that jobs wait, and the way back.",
+    )
 
 
 class Health(_Answer):

@@ -120,7 +120,7 @@ class AsyncClient:
         try:
             committed = commit()
             del commit  # its rows are in Redis soon: a wait must not hold their memory
-            committed.add_done_callback(partial(_end_if_settled, ended))
+            committed.add_done_callback(partial(self._settled, job_id, ended))
             try:
                 raw = await self._ended(ended, timeout_s)
             except asyncio.CancelledError:
@@ -158,10 +158,19 @@ class AsyncClient:
             job = await self.get(job_id)
             if job.status.is_terminal:
                 return job
+            self.completions.confirm(job_id)
             raw = await self._ended(ended, timeout_s)
         finally:
             self.completions.forget(job_id, ended)
         return await (self.get(job_id) if raw is None else self._found(job_id, raw))
+
+    def _settled(self, job_id: str, ended: _Ended, committed: asyncio.Future[Handle]) -> None:
+        """Ends a wait whose job was refused, or is an earlier request's."""
+        is_refused = committed.cancelled() or committed.exception() is not None
+        if is_refused or committed.result().is_repeat:
+            _end(ended)
+        else:
+            self.completions.confirm(job_id)
 
     async def _found(self, job_id: str, raw: Raw) -> Job:
         size_bytes = sum(map(len, raw[1].values()))
@@ -227,9 +236,3 @@ def _end(ended: _Ended) -> None:
     """Ends a wait without its job."""
     if not ended.done():
         ended.set_result(None)
-
-
-def _end_if_settled(ended: _Ended, committed: asyncio.Future[Handle]) -> None:
-    """Ends a wait whose job was refused, or is an earlier request's."""
-    if committed.cancelled() or committed.exception() is not None or committed.result().is_repeat:
-        _end(ended)

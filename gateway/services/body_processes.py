@@ -54,7 +54,8 @@ class BodyProcesses:
             arguments: Behind the client.
 
         Raises:
-            Unavailable: Too many bodies wait, or the process has died.
+            Unavailable: Too many bodies wait; nothing was done.
+            BrokenProcessPool: The process has died, and may have done its work.
             Exception: As ``work`` raises.
         """
         if self._count >= _MOST_BODIES:
@@ -66,7 +67,7 @@ class BodyProcesses:
         except BrokenProcessPool:
             if self._pool is pool:
                 self._pool = None
-            raise Unavailable("the process that read the body has died") from None
+            raise
         finally:
             self._count -= 1
 

@@ -142,6 +142,7 @@ def test_too_many_large_bodies_are_refused(gateway: LiveGateway, monkeypatch: py
     monkeypatch.setattr(body_processes, "_MOST_BODIES", 0)
     status, problem = call(gateway, {"instances": ROWS})
     assert (status, problem["code"]) == (503, "unavailable")
+    assert "job_id" not in problem  # nothing was sent
 
 
 @pytest.mark.parametrize(

@@ -421,7 +421,7 @@ def test_requests_are_counted_by_template_method_and_status(http):
     assert found[submitted] == 1
     assert found[series(name, route="/v1/jobs/{job_id}", method="GET", status="404")] == 1
     assert found[series(name, route="unmatched", method="GET", status="404")] == 1
-    assert found[series(name, route="unmatched", method="other", status="405")] == 1
+    assert found[series(name, route="unmatched", method="other", status="501")] == 1
 
 
 def test_without_redis_a_scrape_shows_what_the_process_knows(http, redis_server: RedisServer):
