@@ -23,7 +23,14 @@ from redis.exceptions import RedisError, ResponseError
 from gateway import endpoint
 from modelyard.up import RESULT_NODE_BYTES, find_server
 from yard.broker import check_server, server_version
-from yard.cluster import LOOP_CRASHES, PoolInfo, read_crash_loops, read_presence, why_no_pool_works
+from yard.cluster import (
+    LOOP_CRASHES,
+    PoolInfo,
+    read_crash_loops,
+    read_mistyped_keys,
+    read_presence,
+    why_no_pool_works,
+)
 from yard.contract import is_name, keys, lenient, wire
 from yard.errors import AccessDenied, ConfigurationError, InvalidJson, ModelyardError, Unavailable
 from yard.platform import child_environment, exit_cause, extras
@@ -161,6 +168,31 @@ def check_gateway(host: str, port: int) -> Check:
     return Check("gateway", False, f"{where} is not ready: {detail}", "see the other checks")
 
 
+def check_keys(redis: Redis) -> Check:
+    """Every key of ours has its type: one that was overwritten stops what needs it."""
+    models = _members(redis, keys.MODELS)
+    queues = [
+        name.removeprefix(keys.PREFIXES["queue"])
+        for name in _members(redis, keys.QUEUES)
+        if keys.parse_queue(name.removeprefix(keys.PREFIXES["queue"])) is not None
+    ]
+    found = read_mistyped_keys(redis, models, queues)
+    if not found:
+        return Check("keys", True, "every key has its type")
+    faults = [f"{key} is a {kind}, not a {wanted}" for key, (kind, wanted) in found.items()]
+    ways = [f"redis-cli DEL {key}" for key in found]
+    return Check("keys", False, _some(faults), f"{' && '.join(ways[:_MOST])}; work goes on then")
+
+
+def _members(redis: Redis, key: str) -> list[str]:
+    """Names in a set; none where the key holds another type."""
+    try:
+        found: Any = redis.smembers(key)
+    except ResponseError:
+        return []
+    return sorted(lenient.decode(raw) for raw in found)
+
+
 def check_workers(redis: Redis) -> Check:
     """A pool is alive, by Redis' clock, and none is stuck."""
     present = read_presence(redis)
@@ -168,9 +200,8 @@ def check_workers(redis: Redis) -> Check:
     stuck = [pool for pool in present.pools if pool.is_stuck]
     detail = f"pools: {_some(names) or 'none'}; workers: {len(present.workers)}"
     if stuck:
-        return Check(
-            "workers", False, f"{detail}; {why_no_pool_works(stuck)}", "end it with SIGKILL"
-        )
+        way = "end it with SIGKILL" if check_keys(redis).ok else "mend the keys first"
+        return Check("workers", False, f"{detail}; {why_no_pool_works(stuck)}", way)
     hint = "" if names else "modelyard up, or modelyard pool"
     return Check("workers", bool(names), detail, hint)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import click
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from modelyard import tables
 from modelyard.doctor import checks
@@ -107,14 +107,26 @@ def _look_at_redis(
     if not redis_checks[0].ok:
         return
     report.versions["redis-server"] = ".".join(map(str, connections.server_version(redis)))
-    yield checks.check_workers(redis)
-    yield checks.check_crashes(redis)
-    yield checks.check_catalogue(redis, stored)
-    yield checks.check_routes(redis)
-    yield checks.check_quarantine(redis)
-    yield checks.check_suspension(redis)
-    yield checks.check_queues(redis)
-    yield checks.check_due(redis)
+    for check in (checks.check_keys, checks.check_workers, checks.check_crashes):
+        yield _tried(check, redis)
+    yield _tried(lambda redis: checks.check_catalogue(redis, stored), redis, "catalogue")
+    for check in (
+        checks.check_routes,
+        checks.check_quarantine,
+        checks.check_suspension,
+        checks.check_queues,
+        checks.check_due,
+    ):
+        yield _tried(check, redis)
+
+
+def _tried(check: Callable[[Redis], Check], redis: Redis, name: str = "") -> Check:
+    """The outcome of a check; one that a key of another type stops, stops no other."""
+    try:
+        return check(redis)
+    except ResponseError as error:
+        name = name or check.__name__.removeprefix("check_")
+        return Check(name, False, f"cannot be read: {error}", "mend the keys first")
 
 
 def _no_redis(error: Exception) -> Check:

@@ -72,7 +72,7 @@ FACES: dict[str, str] = {
     "worker.queue": """
         Batch Claimed EndedBatch EndedJob GaveUp Lease MOST_TIMEOUT_S OUTAGE OrphanCollector
         Prefetcher QueueScheduler Reaped Reason Retry Suspended UNREACHABLE backoff
-        enqueue_due keep_off reap retry_until_up sweep
+        describe_outage enqueue_due keep_off reap retry_until_up sweep
     """,
     "yard.broker": """
         OLDEST_REDIS Script ScriptArgument Subscription check_server connections redact_url
@@ -82,10 +82,10 @@ FACES: dict[str, str] = {
         Bounds CrashLoop KEEP_HEADROOM LOOP_CRASHES METRIC_DEFINITIONS MetricDefinition Pace
         PoolInfo Presence Series WORKER_STATES Work announce_presence announced_arrivals_s
         announced_start_s believed_wait_s count_crash format_problem has_long_batches
-        held_back_queues metrics parse_metric_field read_crash_loops read_presence
-        read_waiting_since_s read_waits_s read_workload record_crash seconds_of_work
-        settle_format version_labels why_no_pool_works withdraw_worker workers_wanted
-        write_paces
+        held_back_queues metrics parse_metric_field read_crash_loops read_mistyped_keys
+        read_presence read_waiting_since_s read_waits_s read_workload record_crash
+        seconds_of_work settle_format version_labels why_no_pool_works withdraw_worker
+        workers_wanted write_paces
     """,
     "yard.contract": """
         Call Column ColumnType Failure JOB_ARGUMENTS Job JobStatus MAX_INPUT_ERRORS

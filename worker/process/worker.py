@@ -47,6 +47,7 @@ from worker.queue import (
     QueueScheduler,
     Suspended,
     backoff,
+    describe_outage,
     reap,
     retry_until_up,
 )
@@ -184,7 +185,7 @@ class Worker:
                 self._step()
                 pause = backoff()
             except OUTAGE as error:
-                _log.warning("Redis is away: %s", error, worker=self.name)
+                _log.warning(describe_outage(error), worker=self.name)
                 self._signals.wait(next(pause))
             except GaveUp:
                 _log.warning("Redis is away: the batch is left to others", worker=self.name)

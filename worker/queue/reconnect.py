@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 _log = logging.getLogger(__name__)
@@ -18,10 +18,19 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError)
 #: Those, and errors of a broken socket or a Redis that refuses for a while (full, read-only).
 OUTAGE = (RedisError, OSError)
 
+
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 
 _T = TypeVar("_T")
+
+
+def describe_outage(error: Exception) -> str:
+    """Returns what an error of `OUTAGE` means: that Redis is away, or that it refuses a call."""
+    if isinstance(error, ResponseError) and not isinstance(error, NoScriptError):
+        hint = ": `modelyard doctor` names the key" if "WRONGTYPE" in str(error) else ""
+        return f"Redis refuses: {error}{hint}"
+    return f"Redis is away: {error}"
 
 
 class GaveUp(BaseException):
@@ -74,6 +83,6 @@ def retry_until_up(
         except OUTAGE as error:
             if is_over():
                 raise GaveUp from error
-            _log.warning("Redis is away, trying again: %s", error)
+            _log.warning("trying again: %s", describe_outage(error))
             wait(pause_s)
     raise AssertionError  # the pauses never end

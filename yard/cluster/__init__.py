@@ -19,6 +19,7 @@ from yard.cluster.crash_loops import (
     record_crash,
 )
 from yard.cluster.format_version import format_problem, settle_format
+from yard.cluster.key_types import read_mistyped_keys
 from yard.cluster.metrics import (
     METRIC_DEFINITIONS,
     MetricDefinition,
@@ -69,6 +70,7 @@ __all__ = [
     "metrics",
     "parse_metric_field",
     "read_crash_loops",
+    "read_mistyped_keys",
     "read_presence",
     "read_waiting_since_s",
     "read_waits_s",

@@ -179,6 +179,43 @@ NUMBERS = {
     "wip_margin": RQ_WIP_MARGIN_S,
 }
 
+#: Types of single keys, by name, as the table above has them.
+TYPES = {
+    QUEUES: "set",
+    WORKERS: "set",
+    MODELS: "set",
+    RETIRED: "hash",
+    LEASES: "zset",
+    SWEPT: "hash",
+    DEADLINES: "zset",
+    METRICS: "hash",
+    QUARANTINE: "list",
+    CRASHES: "hash",
+    PRESENCE: "zset",
+    WANTED: "hash",
+    WAITING: "hash",
+    FORMAT: "string",
+}
+
+#: Types of the families that have a key for each model, and for each queue.
+MODEL_TYPES = {
+    "versions": "hash",
+    "signatures": "hash",
+    "route": "hash",
+    "history": "stream",
+    "aliases": "hash",
+}
+QUEUE_TYPES = {
+    "queue": "list",
+    "wip": "zset",
+    "finished": "zset",
+    "failed": "zset",
+    "canceled": "zset",
+    "bell": "list",
+    "pace": "string",
+    "workers": "set",
+}
+
 #: Keys, or prefixes of keys, that stay until an operator deletes them; the catalogue bounds them.
 PERMANENT = (
     QUEUES,

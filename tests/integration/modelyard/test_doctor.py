@@ -321,3 +321,26 @@ def test_rubbish_in_every_key_stops_no_check(settings, redis):
     redis.set(keys.key("pool", "p1"), "[")
     report = run_checks(settings)
     assert {"routes", "queues", "workers"} <= {check.name for check in report.checks}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [*keys.TYPES, "modelyard:route:iris", "modelyard:history:iris", "rq:wip:iris@v1"],
+)
+@pytest.mark.leaks_keys
+def test_a_key_of_another_type_is_named_with_the_way_out(settings, redis, key):
+    redis.sadd(keys.MODELS, "iris")
+    redis.sadd(keys.QUEUES, keys.key("queue", "iris@v1"))
+    redis.delete(key)
+    if keys.TYPES.get(key) == "string":
+        redis.rpush(key, "x")
+    else:
+        redis.set(key, "x")
+    report = run_checks(settings)
+    found = next((check for check in report.checks if check.name == "keys"), None)
+    assert found is not None
+    if key not in (keys.MODELS, keys.QUEUES):
+        assert {"routes", "queues", "workers"} <= {check.name for check in report.checks}
+    assert not found.ok
+    assert found.detail.startswith(f"{key} is a ")
+    assert f"redis-cli DEL {key}" in found.hint
