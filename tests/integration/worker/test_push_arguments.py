@@ -34,13 +34,22 @@ def codes(batch: Batch) -> dict[str, str]:
 
 @pytest.mark.parametrize("queue", [QUEUE, "echo"])
 def test_a_pushed_deadline_is_obeyed(protocol, queue):
+    protocol.redis.hset(keys.WAITING, queue, protocol.now_us() - 120_000_000)
+    protocol.redis.expire(keys.WAITING, 60)
     push(protocol, "late", queue, ago_s=60, deadline_ms=5_000)
     push(protocol, "early", queue, ago_s=1, deadline_ms=50_000)
-    push(protocol, "ancient", queue, ago_s=30 * 86_400, deadline_ms=5_000)
     push(protocol, "none", queue, ago_s=60)
     batch = protocol.claim(queue)
-    expected = {"late": "expired", "early": "", "ancient": "", "none": ""}
-    assert codes(batch) == expected
+    assert codes(batch) == {"late": "expired", "early": "", "none": ""}
+    protocol.finish(batch)
+
+
+@pytest.mark.parametrize("queue", [QUEUE, "echo"])
+def test_a_date_that_the_queue_does_not_bear_out_expires_no_job(protocol, queue):
+    push(protocol, "minutes", queue, ago_s=600, deadline_ms=5_000)
+    push(protocol, "ancient", queue, ago_s=30 * 86_400, deadline_ms=5_000)
+    batch = protocol.claim(queue)
+    assert codes(batch) == {"minutes": "", "ancient": ""}
     protocol.finish(batch)
 
 

@@ -350,7 +350,9 @@ def honoured_requeue(plain: Plain) -> None:
     job = plain.enqueue(estimators.RAISE)
     plain.has_failed(job)
     job.requeue()
-    wait_until(lambda: plain.ours.get(job.id).attempts == 2, 30)
+    wait_until(lambda: plain.redis.xlen(keys.key("results", job.id)) == 2, 30)
+    again = plain.ours.get(job.id)
+    assert (again.status.value, again.attempts) == ("failed", 1), "a run has its own attempts"
 
 
 @case("Retry")
