@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from types import FrameType
 from typing import Any
 
@@ -81,7 +81,8 @@ def _check_push(job: Job, call: Call) -> None:
         ModelyardError: It is refused.
     """
     if call.deadline_ms is not None and job.enqueued_at is not None:
-        waited_s = (datetime.now(UTC) - job.enqueued_at).total_seconds()
+        seconds, micros = job.connection.time()
+        waited_s = seconds + micros / 1e6 - job.enqueued_at.replace(tzinfo=UTC).timestamp()
         if waited_s * 1000 > call.deadline_ms:
             raise job_failure("expired", "the job was not started before its deadline")
     served = job.origin.partition("@")[2]

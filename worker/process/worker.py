@@ -122,7 +122,7 @@ class Worker:
         self._redis = connections.steady(url, self.name)
         self._bell = connections.blocking(url, settings.look_s, self.name)
         # A worker with the name of one that was killed must not use its tokens again.
-        self._lease = Lease(self._redis, self.name, settings, time.time_ns() // 1000)
+        self._lease = Lease(self._redis, self.name, settings, secrets.randbits(48))
         self._registration = Registration(self._redis, self.name, pool)
         self._signals = StopSignals(on_second=self._leave_now)
         self._watchdog = Watchdog(settings.lease_s, is_on=bool(pool) or limits.is_watched)

@@ -142,7 +142,7 @@ class Lease:
         redis: A connection with time-outs and no retries of its own.
         worker: The worker's name, unique to this process.
         settings: Bounds and times to live.
-        first_number: Number of the first token; above those of an earlier worker of that name.
+        first_number: Number of the first token; unlike those of an earlier worker of that name.
 
     Attributes:
         worker: The worker's name.
