@@ -1,9 +1,9 @@
 """The worker's part of warm-up: versions are loaded on request, before they get traffic.
 
-The wishes are in Redis, see `yard.routing.warmup`. The main thread reads them when it finds no job,
-and between two batches, loads one version at a time into the cache, and announces the result at
-once. A load that kills the worker leaves a trace, so that the wish does not kill one worker after
-the other.
+The requests are in Redis, see `yard.routing.warmup`. The main thread reads them when it finds no
+job, and between two batches, loads one version at a time into the cache, and announces the result
+at once. A load that kills the worker leaves a trace, so that the request does not kill one worker
+after the other.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from yard.settings import Settings
 
 _log = structlog.get_logger()
 
-#: Time between two reads of the wishes, unless a bell rings, in seconds.
+#: Time between two reads of the requests, unless a bell rings, in seconds.
 _LOOK_S = 1.0
 #: Most failures that are announced, and most characters of each reason.
 _MOST, _REASON = 64, 500
 
 
-class Wish(NamedTuple):
+class WarmupRequest(NamedTuple):
     """A version that is to be loaded.
 
     Attributes:
         queue: The version's queue.
-        wanted_ms: Time of the wish, which identifies it among wishes for the same version.
+        wanted_ms: Time of the request, which identifies it among those for the same version.
     """
 
     queue: str
@@ -46,10 +46,10 @@ class Warmer:
     """Loads versions that are wished for.
 
     Args:
-        redis: Where the wishes are.
+        redis: Where the requests are.
         cache: Where models are loaded to.
         worker: This worker's name.
-        settings: Deaths after which a wish is refused, and whether routed versions are pinned.
+        settings: Deaths after which a request is refused, and whether routed versions are pinned.
         clock: Seconds, never going back.
     """
 
@@ -67,16 +67,18 @@ class Warmer:
         self._settings = settings
         self._clock = clock
         self._due = clock()
-        self._waiting: dict[str, int] = {}  # queue to the moment of a wish that was not tried yet
-        self._answered: dict[str, int] = {}  # queue to the moment of the wish that was tried
+        self._waiting: dict[
+            str, int
+        ] = {}  # queue to the moment of a request that was not tried yet
+        self._answered: dict[str, int] = {}  # queue to the moment of the request that was tried
         self._refused: dict[str, str] = {}  # queue to why it was not loaded, or not found
 
     def hurry(self) -> None:
-        """Let the next call read the wishes, however recent the last read is."""
+        """Let the next call read the requests, however recent the last read is."""
         self._due = self._clock()
 
-    def next_wish(self, queues: Collection[str]) -> Wish | None:
-        """Return a wish that was not tried yet, to be given to `load`; None if there is none.
+    def next_request(self, queues: Collection[str]) -> WarmupRequest | None:
+        """Return a request that was not tried yet, to be given to `load`; None if there is none.
 
         Args:
             queues: Those that the worker serves.
@@ -84,15 +86,15 @@ class Warmer:
         Raises:
             RedisError: Redis does not answer.
         """
-        return Wish(*self._waiting.popitem()) if self.has_wish(queues) else None
+        return WarmupRequest(*self._waiting.popitem()) if self.has_request(queues) else None
 
-    def load(self, wish: Wish) -> None:
+    def load(self, request: WarmupRequest) -> None:
         """Try to load a version; the result is in the cache, or in `failures`.
 
         Raises:
             RedisError: Redis does not answer.
         """
-        queue, wanted_ms = wish
+        queue, wanted_ms = request
         model, version = parse_queue(queue) or (queue, None)
         self._refused.pop(queue, None)
         if version is not None:
@@ -105,7 +107,7 @@ class Warmer:
         self._answered[queue] = wanted_ms
         self._redis.hdel(keys.key("loading", queue), self._worker)
 
-    def has_wish(self, queues: Collection[str]) -> bool:
+    def has_request(self, queues: Collection[str]) -> bool:
         """Return whether there is a version to load; reads Redis once a second.
 
         Raises:
@@ -157,7 +159,7 @@ class Warmer:
         _log.info("warm", worker=self._worker, queue=queue, load_s=round(load_s, 3))
 
     def _leave_trace(self, queue: str, wanted_ms: int) -> int:
-        """Record the load that begins; return how many workers have died loading for this wish."""
+        """Record the load that begins; return how many workers have died of this request."""
         key = keys.key("loading", queue)
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(key, self._worker, wanted_ms)

@@ -341,7 +341,7 @@ class Worker:
             return ()
         with contextlib.suppress(*OUTAGE):
             queues = self._scheduler.queues()
-            return () if self._warmer.has_wish(queues) else self._scheduler.prefetchable()
+            return () if self._warmer.has_request(queues) else self._scheduler.prefetchable()
         return ()
 
     def _rest(self) -> None:
@@ -356,12 +356,12 @@ class Worker:
         Its entry says busy meanwhile: the pool, or the watchdog, ends a load that hangs as it ends
         a batch.
         """
-        wish = self._warmer.next_wish(queues)
-        if wish is None:
+        request = self._warmer.next_request(queues)
+        if request is None:
             return
         self._enter(Activity.LOADING)
         with self._watchdog.within(self._settings.timeout_s):
-            self._warmer.load(wish)
+            self._warmer.load(request)
         self._heartbeat.announce()
 
     def _leave(self, threads: Sequence[threading.Thread]) -> None:
