@@ -10,23 +10,35 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from redis import Redis
 
 from producer.handle import Handle
 from producer.plain import rows_of
 from producer.results import found_job, read_jobs
-from producer.submission import CHUNK
+from producer.submission import CHUNK, Outcome
 from yard.broker import redis_reachable
 from yard.contract import Job, Request, check_job_id, keys
 from yard.errors import ModelyardError, QueueFull, Timeout
 
-if TYPE_CHECKING:
-    from producer.client import Client
-
 #: Called with the number of those that are done, and of all, if that is known.
 Progress = Callable[[int, int | None], object]
+
+
+class BulkClient(Protocol):
+    """Submits many jobs and waits for one, as `producer.client.Client` does."""
+
+    @property
+    def redis(self) -> Redis:
+        """The connection by which jobs are read."""
+
+    def submit_many(self, requests: Iterable[Request]) -> list[Outcome]:
+        """Queues many jobs; returns for each its handle, or why it was refused."""
+
+    def wait(self, job_id: str, timeout_s: float = 30.0) -> Job:
+        """Waits for a job to end and returns it."""
+
 
 #: Longest blocking read, in seconds; after it all awaited jobs are looked at.
 _SLICE_S = 1.0
@@ -36,7 +48,7 @@ _STREAMS = 256
 
 
 def as_completed(
-    client: Client,
+    client: BulkClient,
     blocking: Redis,
     handles: Iterable[Handle | str],
     timeout_s: float | None,
@@ -50,7 +62,7 @@ def as_completed(
 
 
 def _completed(
-    client: Client,
+    client: BulkClient,
     blocking: Redis,
     pending: list[str],
     until: float | None,
@@ -77,7 +89,7 @@ def _completed(
         ask = _wait_for_any(blocking, pending, newest, min(left_s, _SLICE_S)) or pending
 
 
-def _read(client: Client, job_ids: Sequence[str]) -> Iterator[Job]:
+def _read(client: BulkClient, job_ids: Sequence[str]) -> Iterator[Job]:
     for begin in range(0, len(job_ids), CHUNK):
         chunk = job_ids[begin : begin + CHUNK]
         for job_id, raw in zip(chunk, read_jobs(client.redis, chunk), strict=True):
@@ -101,7 +113,7 @@ def _wait_for_any(
 
 
 def map_rows(
-    client: Client,
+    client: BulkClient,
     model: str,
     rows: Iterable[Any],
     *,
@@ -175,7 +187,7 @@ class _Window:
 
     def __init__(
         self,
-        client: Client,
+        client: BulkClient,
         model: str,
         rows: Iterator[Any],
         rows_per_job: int,
