@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -135,18 +136,17 @@ def case(feature: str) -> Callable[[Callable[[Plain], None]], Callable[[Plain], 
     return keep
 
 
+PAGE = ROOT / "docs" / "rq.md"
+
+
 def table() -> dict[str, str]:
     """The rows of the first table: feature to ``honoured`` or ``refused``."""
-    text = (ROOT / "docs" / "rq.md").read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| (honoured|refused) \| .*\|$", text, re.MULTILINE)
     return {feature.replace("`", ""): verdict for feature, verdict in rows}
 
 
-@pytest.mark.parametrize("feature", sorted(table()))
-def test_a_feature_of_the_table(plain: Plain, feature: str):
-    CASES[feature](plain)
-
-
+@pytest.mark.skipif(not PAGE.is_file(), reason="no checkout: docs/ is not here")
 def test_the_table_lists_every_case_with_its_verdict():
     assert set(table()) == set(CASES)
     refused = {feature for feature, verdict in table().items() if verdict == "refused"}
@@ -412,7 +412,12 @@ def refused_function(plain: Plain) -> None:
 
 
 def test_each_flaw_that_a_script_finds_has_a_sentence():
-    source = (ROOT / "worker" / "scripts" / "take.lua").read_text(encoding="utf-8")
+    source = files("worker").joinpath("scripts", "take.lua").read_text(encoding="utf-8")
     listed = re.search(r"^local FLAWS = \{(.+?)\}", source, re.MULTILINE)
     assert listed is not None
     assert set(re.findall(r"'(\w+)'", listed[1])) <= set(_FLAWS)
+
+
+@pytest.mark.parametrize("feature", sorted(CASES))
+def test_a_feature_of_the_table(plain: Plain, feature: str):
+    CASES[feature](plain)
