@@ -93,7 +93,7 @@ def test_http_1_0_needs_no_host(gateway: LiveGateway):
         (sent("GET /v1/jobs/x?timeout=1 HTTP/1.1"), "timeout"),
         (sent("GET /v1/jobs/x?wait=1&wait=2 HTTP/1.1"), "wait"),
         (sent("GET /v1/models?x HTTP/1.1"), "x"),
-        (sent("HEAD /v1/scaling?models=iris HTTP/1.1"), ""),
+        (sent("HEAD /v1/scaling?models=iris HTTP/1.1", "Connection: close"), ""),
         (sent("GET /v1/models/iris/route?wait=1 HTTP/1.1"), "wait"),
         (sent("DELETE /v1/jobs/x?force=1 HTTP/1.1"), "force"),
         (
