@@ -8,20 +8,16 @@ SIGTERM when their parent dies, so that a killed gateway leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,7 +25,7 @@ import structlog
 from gateway import endpoint
 from yard import local
 from yard.broker import connections
-from yard.platform import logs, prctl, signals
+from yard.platform import logs, prctl, run_folder, signals
 from yard.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,7 +62,8 @@ def serve(settings: Settings) -> None:
     logs.configure(settings)
     os.environ.update(settings.environ())
     _raise_open_files()
-    with _metrics_folder() as folder:
+    # Counts of workers that died stay in it, so that no counter ever falls.
+    with run_folder(_METRICS) as folder:
         # Read by prometheus_client when it is imported, so it comes before the application.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         import gateway.server.rsgi  # noqa: F401  # once, before the workers are forked
@@ -161,38 +158,6 @@ def _raise_open_files() -> None:
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextlib.contextmanager
-def _metrics_folder() -> Iterator[str]:
-    """Yields a private folder for this run's metrics; removes those of killed gateways.
-
-    Counts of workers that died stay in it, so that no counter ever falls.
-    """
-    for left in Path(tempfile.gettempdir()).glob(f"{_METRICS}*"):
-        with contextlib.suppress(OSError):  # another gateway may have removed it
-            _clear_if_left(left)
-    folder = tempfile.mkdtemp(prefix=f"{_METRICS}{os.getpid()}-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear_if_left(folder: Path) -> None:
-    pid = folder.name.removeprefix(_METRICS).partition("-")[0]
-    if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and not _is_alive(int(pid)):
-        shutil.rmtree(folder)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _die_with_parent() -> None:

@@ -96,7 +96,7 @@ FACES: dict[str, str] = {
     """,
     "yard.platform": """
         StopSignals child_environment exit_cause extras logs pdeathsig prctl renew_in_children
-        signals work_folder
+        run_folder signals work_folder
     """,
     "yard.registry": """
         Catalog PublishedVersion VersionState catalog lifecycle model_names queue_names
